@@ -1,0 +1,73 @@
+// Attention processors: replace or watch any attention of the model.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "kineograph/tensor.h"
+
+namespace kineograph {
+
+/// diffusers' cross_attention_kwargs: handed to every attention's processor.
+using CrossAttentionKwargs = std::map<std::string, std::variant<bool, std::int64_t, double, std::string, TensorView>>;
+
+/// One call of an attention for a run of sequences. A sequence is one pixel of one video through all frames.
+struct AttentionCall {
+  std::string_view name;           ///< "transformer_blocks.0.attn1"
+  std::int64_t layer = 0;          ///< index of the block
+  std::int64_t attention = 1;      ///< 1 or 2: attn1 or attn2
+  std::int64_t video = 0;          ///< index b of the video
+  std::int64_t num_videos = 1;     ///< B
+  std::int64_t first_pixel = 0;    ///< pixel (h * W + w) of the first sequence
+  std::int64_t num_pixels = 1;     ///< H * W
+  double scale = 1.0;              ///< 1 / sqrt(head_dim), not yet applied to query
+  TensorView query;                ///< (sequences, heads, F, head_dim)
+  TensorView key;                  ///< (sequences, heads, S, head_dim); S = F for self-attention
+  TensorView value;                ///< (sequences, heads, S, head_dim)
+  MutableTensorView output;        ///< (sequences, heads, F, head_dim), to be written
+  const CrossAttentionKwargs* cross_attention_kwargs = nullptr;  ///< never null during a call
+};
+
+/// Replaces the core of one attention: softmax(query * key^T * scale) * value. The projections stay the model's.
+/// Calls may come from several threads at once, in any order of pixels.
+class AttentionProcessor {
+ public:
+  virtual ~AttentionProcessor() = default;
+  /// Writes call.output. Views may be f32 or f64 (all four the same) and strided.
+  virtual void operator()(const AttentionCall& call) = 0;
+  /// Whether this processor understands a key of cross_attention_kwargs; the model warns of keys nobody understands.
+  virtual bool accepts(std::string_view /*key*/) const { return false; }
+};
+
+/// The default computation, as a processor.
+class DefaultAttentionProcessor : public AttentionProcessor {
+ public:
+  void operator()(const AttentionCall& call) override;
+};
+
+/// Computes the default attention and keeps the probabilities.
+class AttentionRecorder : public AttentionProcessor {
+ public:
+  void operator()(const AttentionCall& call) override;
+
+  /// Names seen so far, sorted.
+  std::vector<std::string> names() const;
+  /// Probabilities of one attention as f32 (B, H*W, heads, F, S); an empty tensor for a name not seen.
+  Tensor probabilities(std::string_view name) const;
+  void clear();
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::string, Tensor, std::less<>> maps_;
+};
+
+/// Which processor an attention has, by its name; attentions not named have the default.
+using AttentionProcessors = std::map<std::string, std::shared_ptr<AttentionProcessor>, std::less<>>;
+
+}  // namespace kineograph

@@ -1,0 +1,53 @@
+// Errors of the library: typed exceptions, thrown before any work starts.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace kineograph {
+
+/// Base of every exception the library throws. what() reads
+/// "<where>: expected <expected>, found <found>. <hint>"; the parts are kept for programs.
+class Error : public std::runtime_error {
+ public:
+  Error(std::string where, std::string expected, std::string found, std::string hint = {});
+
+  /// A message that is not of the expected/found form.
+  explicit Error(const std::string& message) : std::runtime_error(message) {}
+
+  /// The file, key, tensor or argument at fault.
+  const std::string& where() const noexcept { return where_; }
+  const std::string& expected() const noexcept { return expected_; }
+  const std::string& found() const noexcept { return found_; }
+  const std::string& hint() const noexcept { return hint_; }
+
+ private:
+  std::string where_, expected_, found_, hint_;
+};
+
+/// A configuration that is unknown, inconsistent or out of range.
+class ConfigError : public Error {
+  using Error::Error;
+};
+
+/// A file whose bytes are not what its format says (truncated, overlapping, lying about sizes).
+class FormatError : public Error {
+  using Error::Error;
+};
+
+/// A checkpoint whose tensors do not fit the configuration (missing, extra, misshapen; all named at once).
+class CheckpointError : public Error {
+  using Error::Error;
+};
+
+/// An argument of forward() of the wrong shape, dtype or range.
+class ArgumentError : public Error {
+  using Error::Error;
+};
+
+/// The operating system refused: a file that cannot be opened, read, written or renamed.
+class IoError : public Error {
+  using Error::Error;
+};
+
+}  // namespace kineograph

@@ -1,0 +1,9 @@
+// Everything.
+#pragma once
+
+#include "kineograph/attention.h"
+#include "kineograph/checkpoint.h"
+#include "kineograph/config.h"
+#include "kineograph/error.h"
+#include "kineograph/model.h"
+#include "kineograph/tensor.h"

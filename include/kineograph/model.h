@@ -1,0 +1,123 @@
+// TransformerTemporalModel: load, run, save.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kineograph/attention.h"
+#include "kineograph/config.h"
+#include "kineograph/error.h"
+#include "kineograph/tensor.h"
+
+namespace kineograph {
+
+/// What forward returns, as in diffusers.
+struct TransformerTemporalModelOutput {
+  /// (B*F, C, H, W) in the dtype of hidden_states; for discrete latents (B*F, V-1, sample_size^2), f32.
+  Tensor sample;
+};
+
+/// How a model is made ready.
+struct ModelOptions {
+  /// "auto", or the name of an engine (see engines()).
+  std::string engine = "auto";
+  /// What GEMM inputs are rounded to: f32 or bf16; nullopt follows the checkpoint (f16 and f32 files compute in f32).
+  std::optional<DType> compute_dtype;
+  /// Overrides the configuration's group_norm_scope.
+  std::optional<GroupNormScope> group_norm_scope;
+  /// Instruction set to force ("avx2", "avx512", ...); empty chooses the best one. See instruction_sets().
+  std::string isa;
+  /// File variant of from_pretrained, such as "fp16"; empty for none.
+  std::string variant;
+  UnknownKeys unknown_keys = UnknownKeys::refuse;
+  WarningHandler on_warning;
+};
+
+/// The arguments of diffusers' forward after hidden_states. Views are read during the call only.
+struct ForwardOptions {
+  /// F. hidden_states has B*F rows.
+  std::int64_t num_frames = 1;
+  /// (B*H*W, S, D), a row per pixel as in diffusers, or (B, S, D), a row per video.
+  TensorView encoder_hidden_states = {};
+  /// One value per video, (B), or one for all, () or (1): integers for ada_norm, integers or floats for ada_norm_zero.
+  /// Without effect for norm_type layer_norm, as in diffusers.
+  TensorView timestep = {};
+  /// Integers, (B) or () or (1), in [0, num_embeds_ada_norm]; the last is the unconditional class. ada_norm_zero only.
+  TensorView class_labels = {};
+  const CrossAttentionKwargs* cross_attention_kwargs = nullptr;
+  const AttentionProcessors* attention_processors = nullptr;
+  /// Threads to use; 0 takes KINEOGRAPH_NUM_THREADS, or all cores.
+  int num_threads = 0;
+  /// Called for accepted arguments that have no effect, and for unknown cross_attention_kwargs.
+  WarningHandler on_warning = {};
+};
+
+/// One parameter of the model: its name in diffusers' state dict, and its values.
+struct Parameter {
+  std::string name;
+  TensorView value;
+};
+
+/// diffusers' TransformerTemporalModel. Immutable once made: forward is const and may be called from any number of
+/// threads at once. Copies are cheap and share the weights.
+class TransformerTemporalModel {
+ public:
+  /// Opens a folder that diffusers' save_pretrained wrote: config.json and
+  /// diffusion_pytorch_model[.variant].safetensors, or its shards. Weights are memory-mapped.
+  /// Throws IoError, FormatError, ConfigError or CheckpointError.
+  static TransformerTemporalModel from_pretrained(const std::filesystem::path& directory, ModelOptions options = {});
+
+  /// A model with weights drawn from `seed`, the same on every machine: Linear as PyTorch draws them,
+  /// uniform in +-1/sqrt(fan_in); norms 1 and 0; embedding tables uniform with variance 1.
+  static TransformerTemporalModel from_config(const TransformerTemporalConfig& config, std::uint64_t seed = 0,
+                                              ModelOptions options = {}, DType dtype = DType::f32);
+
+  /// A model over tensors in the caller's memory, named as in diffusers' state dict. `owner` is kept alive with it.
+  static TransformerTemporalModel from_state_dict(const TransformerTemporalConfig& config,
+                                                  const std::vector<Parameter>& state_dict,
+                                                  std::shared_ptr<const void> owner, ModelOptions options = {});
+
+  /// Writes config.json and diffusion_pytorch_model[.variant].safetensors, each atomically.
+  void save_pretrained(const std::filesystem::path& directory, std::string_view variant = {}) const;
+
+  /// hidden_states: (B*F, C, H, W), row b*F+f is frame f of video b; f32, f16 or bf16; any strides, fastest for
+  /// contiguous ones. Discrete: i64 (B*F, sample_size^2). Throws ArgumentError before any work starts.
+  TransformerTemporalModelOutput forward(TensorView hidden_states, const ForwardOptions& options = {}) const;
+
+  /// The same into the caller's memory; `sample` may be hidden_states' own memory if its layout is the same.
+  void forward(TensorView hidden_states, MutableTensorView sample, const ForwardOptions& options = {}) const;
+
+  const TransformerTemporalConfig& config() const noexcept;
+  /// Parameters in the state dict's order; views into the model's memory.
+  const std::vector<Parameter>& parameters() const noexcept;
+  std::int64_t num_parameters() const;
+  /// The dtype most parameters are stored in.
+  DType dtype() const noexcept;
+  /// The engine that runs it, e.g. "cpu"; the instruction set it chose, e.g. "avx512"; what its GEMMs take.
+  std::string_view engine() const noexcept;
+  std::string_view isa() const noexcept;
+  DType compute_dtype() const noexcept;
+  /// Names of the attentions, for attention processors: "transformer_blocks.0.attn1", ...
+  std::vector<std::string> attention_names() const;
+  /// Bytes of working memory that one forward holds beyond its input, output and packed weights.
+  std::size_t workspace_bytes(TensorView hidden_states, const ForwardOptions& options = {}) const;
+
+ private:
+  struct Impl;
+  explicit TransformerTemporalModel(std::shared_ptr<const Impl> impl) : impl_(std::move(impl)) {}
+  std::shared_ptr<const Impl> impl_;
+};
+
+/// Names that ModelOptions::engine takes besides "auto", best first.
+std::vector<std::string> engines();
+/// Instruction sets this machine can run for an engine, best first.
+std::vector<std::string> instruction_sets(std::string_view engine);
+/// "0.1.0"
+std::string_view version() noexcept;
+
+}  // namespace kineograph

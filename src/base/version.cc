@@ -1,0 +1,7 @@
+#include "kineograph/model.h"
+
+namespace kineograph {
+
+std::string_view version() noexcept { return KINEOGRAPH_VERSION; }
+
+}  // namespace kineograph

@@ -1,0 +1,113 @@
+// The interface that every engine implements, and the weights it is given.
+//
+// The model resolves names, checks arguments and widths; an engine may rely on everything it receives being consistent.
+// Shapes below: B videos, F frames, C channels, H x W pixels, I inner width, D width of the conditioning.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kineograph/attention.h"
+#include "kineograph/config.h"
+#include "kineograph/tensor.h"
+
+namespace kineograph::engine {
+
+/// y = x W^T + b. weight (N, K); bias (N) or absent.
+struct Linear {
+  TensorView weight, bias;
+};
+
+/// weight and bias (width), both absent for a norm without affine.
+struct Norm {
+  TensorView weight, bias;
+};
+
+/// norm1 or norm2 when conditioned. AdaLayerNorm: emb (N, I) and linear (2I, I). AdaLayerNormZero: the timestep and label
+/// embedders and linear (6I, I). Absent members for a plain norm.
+struct AdaNorm {
+  TensorView emb;                               // AdaLayerNorm's emb.weight (N, I)
+  Linear timestep_linear_1, timestep_linear_2;  // (I, 256), (I, I)
+  TensorView class_table;                       // (N+1, I)
+  Linear linear;
+};
+
+struct Attention {
+  Linear to_q, to_k, to_v, to_out;
+};
+
+struct Block {
+  Norm norm1, norm2, norm3;
+  AdaNorm ada_norm1, ada_norm2;
+  Attention attn1, attn2;  // attn2 absent when the configuration has none
+  Linear ff_in, ff_out;    // ff.net.0.proj, ff.net.2
+  TensorView pe;           // (1, N, I) or absent
+};
+
+struct Weights {
+  // Continuous input.
+  Norm norm;
+  Linear proj_in, proj_out;
+  std::vector<Block> blocks;
+  // Discrete input.
+  TensorView latent_emb, latent_height_emb, latent_width_emb;  // (V, I), (s, I), (s, I)
+  Norm norm_out;
+  Linear out;  // (V-1, I)
+};
+
+/// A checked call. Views are of the caller's memory.
+struct Inputs {
+  std::int64_t num_videos = 0, num_frames = 0, channels = 0, height = 0, width = 0;
+  /// (B*F, C, H, W) f32/f16/bf16 with strides, or i64 (B*F, H*W) for discrete input.
+  TensorView hidden_states;
+  /// (B*H*W, S, D) or (B, S, D); absent: attn2 attends to its own tokens.
+  TensorView encoder_hidden_states;
+  bool encoder_per_video = false;
+  /// One per video; empty where the configuration is not conditioned on it.
+  std::vector<double> timestep;
+  std::vector<std::int64_t> class_labels;
+  /// One per attention in order (layer 0 attn1, layer 0 attn2, layer 1 attn1, ...); null for the default. Empty: all
+  /// default.
+  std::vector<AttentionProcessor*> processors;
+  const CrossAttentionKwargs* cross_attention_kwargs = nullptr;
+  int num_threads = 0;
+};
+
+/// A model made ready for one engine. Immutable; forward may be called from any number of threads at once.
+class Plan {
+ public:
+  virtual ~Plan() = default;
+  /// output: (B*F, C, H, W) in f32/f16/bf16 with strides, possibly hidden_states' own memory; discrete: f32
+  /// (B*F, V-1, H*W).
+  virtual void forward(const Inputs& inputs, const MutableTensorView& output) const = 0;
+  virtual std::string_view isa() const noexcept = 0;
+  virtual DType compute_dtype() const noexcept = 0;
+  virtual std::size_t workspace_bytes(const Inputs& inputs) const = 0;
+};
+
+struct PrepareOptions {
+  DType compute_dtype = DType::f32;  // f32 or bf16
+  std::string isa;                   // empty: the best one
+};
+
+class Engine {
+ public:
+  virtual ~Engine() = default;
+  virtual std::string_view name() const noexcept = 0;
+  /// Best first; never empty for an engine that can run here.
+  virtual std::vector<std::string> instruction_sets() const = 0;
+  /// The weights' memory outlives the plan; an engine that packs copies of its own lets go of it.
+  virtual std::unique_ptr<const Plan> prepare(const TransformerTemporalConfig& config, const Weights& weights,
+                                              const PrepareOptions& options) const = 0;
+};
+
+/// Every engine that is built and can run here, best first.
+const std::vector<const Engine*>& engines();
+const Engine& reference_engine();
+/// Null where the fused engine is not built.
+const Engine* cpu_engine();
+
+}  // namespace kineograph::engine

@@ -1,0 +1,15 @@
+#include "engine/engine.h"
+
+namespace kineograph::engine {
+
+const std::vector<const Engine*>& engines() {
+  static const std::vector<const Engine*> all = [] {
+    std::vector<const Engine*> found;
+    if (const Engine* cpu = cpu_engine()) found.push_back(cpu);
+    found.push_back(&reference_engine());
+    return found;
+  }();
+  return all;
+}
+
+}  // namespace kineograph::engine
