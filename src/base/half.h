@@ -51,19 +51,26 @@ inline float to_float(double value) { return static_cast<float>(value); }
 /// Rounds to T; double sources go through one rounding only for float (16-bit types see the value rounded to float).
 template <class T>
 T from_float(float value) {
-  if constexpr (std::is_same_v<T, bf16>) return to_bf16(value);
-  else if constexpr (std::is_same_v<T, f16>) return to_f16(value);
-  else return static_cast<T>(value);
+  if constexpr (std::is_same_v<T, bf16>)
+    return to_bf16(value);
+  else if constexpr (std::is_same_v<T, f16>)
+    return to_f16(value);
+  else
+    return static_cast<T>(value);
 }
 
 /// Calls `body` with a value of the C++ type of a floating dtype: dispatch_floating(dtype, [&]<class T>(T) { ... }).
 template <class Body>
 decltype(auto) dispatch_floating(DType dtype, Body&& body) {
   switch (dtype) {
-    case DType::f64: return body(double{});
-    case DType::f16: return body(f16{});
-    case DType::bf16: return body(bf16{});
-    default: return body(float{});
+    case DType::f64:
+      return body(double{});
+    case DType::f16:
+      return body(f16{});
+    case DType::bf16:
+      return body(bf16{});
+    default:
+      return body(float{});
   }
 }
 

@@ -138,8 +138,10 @@ Tensor convert(TensorView source, DType dtype) {
       const auto* in = static_cast<const S*>(source.data());
       auto* to = static_cast<D*>(result.data());
       for_each_offset(source.shape(), source.strides(), [&](std::int64_t offset) {
-        if constexpr (std::is_same_v<D, double> && std::is_same_v<S, float>) *to++ = in[offset];
-        else *to++ = from_float<D>(to_float(in[offset]));
+        if constexpr (std::is_same_v<D, double> && std::is_same_v<S, float>)
+          *to++ = in[offset];
+        else
+          *to++ = from_float<D>(to_float(in[offset]));
       });
     });
   });

@@ -26,8 +26,8 @@ struct Norm {
   TensorView weight, bias;
 };
 
-/// norm1 or norm2 when conditioned. AdaLayerNorm: emb (N, I) and linear (2I, I). AdaLayerNormZero: the timestep and label
-/// embedders and linear (6I, I). Absent members for a plain norm.
+/// norm1 or norm2 when conditioned. AdaLayerNorm: emb (N, I) and linear (2I, I). AdaLayerNormZero: the timestep and
+/// label embedders and linear (6I, I). Absent members for a plain norm.
 struct AdaNorm {
   TensorView emb;                               // AdaLayerNorm's emb.weight (N, I)
   Linear timestep_linear_1, timestep_linear_2;  // (I, 256), (I, I)

@@ -1,0 +1,195 @@
+// The micro-kernel, and the loop over blocks of weights and panels of tokens around it:
+// Y[n][token] = bias[n] + sum_k W[n][k] X[k][token].
+#if defined(KINEOGRAPH_CPU_GEMM_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef KINEOGRAPH_CPU_GEMM_INL_H_
+#undef KINEOGRAPH_CPU_GEMM_INL_H_
+#else
+#define KINEOGRAPH_CPU_GEMM_INL_H_
+#endif
+
+#include "engine/cpu/target-inl.h"
+
+KINEOGRAPH_BEFORE_NAMESPACE
+namespace kineograph::engine::cpu::HWY_NAMESPACE {
+
+#define KINEOGRAPH_UNROLL _Pragma("GCC unroll 16")
+
+/// What a kernel does with its sums: write them, or add them to what is there.
+enum class Sum { store, add };
+
+/// One step of the sum over k for all rows: one word of weights a row, one or two rows of activations.
+template <std::size_t kRows, Arithmetic kArithmetic>
+HWY_INLINE void MultiplyStep(const std::uint32_t* HWY_RESTRICT w, const std::uint32_t* HWY_RESTRICT x,
+                             Vec (&sum)[kRows][2]) {
+  const D d;
+  if constexpr (kArithmetic == Arithmetic::f32) {
+    const Vec x0 = hn::Load(d, reinterpret_cast<const float*>(x));
+    const Vec x1 = hn::Load(d, reinterpret_cast<const float*>(x) + kLanes);
+    KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kRows; ++i) {
+      const Vec weight = hn::Set(d, reinterpret_cast<const float*>(w)[i]);
+      sum[i][0] = hn::MulAdd(weight, x0, sum[i][0]);
+      sum[i][1] = hn::MulAdd(weight, x1, sum[i][1]);
+    }
+  } else if constexpr (kArithmetic == Arithmetic::bf16_storage) {
+    const auto* xf = reinterpret_cast<const float*>(x);
+    const Vec x00 = hn::Load(d, xf), x01 = hn::Load(d, xf + kLanes);
+    const Vec x10 = hn::Load(d, xf + kPanel), x11 = hn::Load(d, xf + kPanel + kLanes);
+    KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kRows; ++i) {
+      const auto pair = hn::Set(DU(), w[i]);
+      const Vec even = hn::BitCast(d, hn::ShiftLeft<16>(pair));
+      sum[i][0] = hn::MulAdd(even, x00, sum[i][0]);
+      sum[i][1] = hn::MulAdd(even, x01, sum[i][1]);
+      const Vec odd = hn::BitCast(d, hn::And(pair, hn::Set(DU(), 0xffff0000u)));
+      sum[i][0] = hn::MulAdd(odd, x10, sum[i][0]);
+      sum[i][1] = hn::MulAdd(odd, x11, sum[i][1]);
+    }
+  } else {
+#if KINEOGRAPH_NATIVE_BF16
+    const auto x0 = reinterpret_cast<__m512bh>(_mm512_load_si512(x));
+    const auto x1 = reinterpret_cast<__m512bh>(_mm512_load_si512(x + kLanes));
+    KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kRows; ++i) {
+      const auto weight = reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(w[i])));
+      sum[i][0].raw = _mm512_dpbf16_ps(sum[i][0].raw, weight, x0);
+      sum[i][1].raw = _mm512_dpbf16_ps(sum[i][1].raw, weight, x1);
+    }
+#endif
+  }
+}
+
+/// Words of activations that one word of weights meets.
+template <Arithmetic kArithmetic>
+inline constexpr std::size_t kStepWords = kArithmetic == Arithmetic::bf16_storage ? 2 * kPanel : kPanel;
+
+/// Lines that a kernel reads ahead for those who come after it, one of each stream every eight steps: a burst of
+/// prefetches would fill the queue of outstanding misses and stall.
+struct ReadAhead {
+  const char* line[3] = {};
+  std::ptrdiff_t step[3] = {};
+};
+
+/// kRows x one panel. w: [words][kRows]; x: [words][kStepWords]; y: [kRows][kPanel].
+template <std::size_t kRows, Arithmetic kArithmetic, Sum kSum>
+HWY_NOINLINE void Kernel(const std::uint32_t* HWY_RESTRICT w, const std::uint32_t* HWY_RESTRICT x, std::size_t words,
+                         const float* HWY_RESTRICT bias, float* HWY_RESTRICT y, const ReadAhead& ahead) {
+  const D d;
+  Vec sum[kRows][2];
+  KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kRows; ++i) sum[i][0] = sum[i][1] = hn::Set(d, bias[i]);
+  constexpr std::size_t kUnroll = 8;
+  constexpr std::size_t kX = kStepWords<kArithmetic>;
+  const char *line0 = ahead.line[0], *line1 = ahead.line[1], *line2 = ahead.line[2];
+  std::size_t k = words;
+  for (; k >= kUnroll; k -= kUnroll) {
+    __builtin_prefetch(line0);
+    __builtin_prefetch(line1);
+    __builtin_prefetch(line2);
+    line0 += ahead.step[0];
+    line1 += ahead.step[1];
+    line2 += ahead.step[2];
+    KINEOGRAPH_UNROLL for (std::size_t u = 0; u < kUnroll; ++u) {
+      MultiplyStep<kRows, kArithmetic>(w + u * kRows, x + u * kX, sum);
+    }
+    w += kUnroll * kRows;
+    x += kUnroll * kX;
+  }
+  for (; k != 0; --k) {
+    MultiplyStep<kRows, kArithmetic>(w, x, sum);
+    w += kRows;
+    x += kX;
+  }
+  KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kRows; ++i) {
+    if constexpr (kSum == Sum::add) {
+      sum[i][0] = hn::Add(sum[i][0], hn::Load(d, y + i * kPanel));
+      sum[i][1] = hn::Add(sum[i][1], hn::Load(d, y + i * kPanel + kLanes));
+    }
+    hn::Store(sum[i][0], d, y + i * kPanel);
+    hn::Store(sum[i][1], d, y + i * kPanel + kLanes);
+  }
+}
+
+using KernelFunction = void (*)(const std::uint32_t*, const std::uint32_t*, std::size_t, const float*, float*,
+                                const ReadAhead&);
+
+/// The kernel of 2 (i+1) rows at index i.
+template <Arithmetic kArithmetic, Sum kSum>
+HWY_INLINE KernelFunction KernelOf(std::size_t rows) {
+  static constexpr KernelFunction kKernels[] = {
+    &Kernel<2, kArithmetic, kSum>,
+    &Kernel<4, kArithmetic, kSum>,
+    &Kernel<6, kArithmetic, kSum>,
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL || HWY_ARCH_ARM_A64
+    &Kernel<8, kArithmetic, kSum>,
+    &Kernel<10, kArithmetic, kSum>,
+    &Kernel<12, kArithmetic, kSum>,
+    &Kernel<14, kArithmetic, kSum>,
+#endif
+  };
+  static_assert(std::size(kKernels) == kMaxRows / 2);
+  return kKernels[rows / 2 - 1];
+}
+
+/// Panels [begin, end) of a tile.
+struct PanelRange {
+  std::size_t begin, end;
+};
+
+/// Bytes of weights that stay in the L2 cache while the panels pass by.
+inline constexpr std::size_t kGroupBytes = 288 * 1024;
+
+/// Runs `linear` over the panels. Output is a policy:
+///   static constexpr Sum kSum;
+///   void Before(row, rows, panel, ahead);     // called first; may name lines to read ahead, streams 1 and 2
+///   float* Target(row, panel);                // where the kernel's [rows][kPanel] sums go
+///   void After(row, rows, panel);             // called last; may turn them into something else
+template <Arithmetic kArithmetic, class Output>
+HWY_INLINE void Gemm(const PackedLinear& linear, const std::uint32_t* x, std::size_t x_panel_words, PanelRange panels,
+                     Output&& output) {
+  using Policy = std::remove_reference_t<Output>;
+  const auto& blocks = linear.blocks;
+  const std::size_t block_bytes = linear.words * blocks[0].rows * sizeof(std::uint32_t);
+  const std::size_t group = std::clamp<std::size_t>(kGroupBytes / std::max<std::size_t>(1, block_bytes), 1, 8);
+  const std::size_t slice = linear.words / 8 * 64;  // what one kernel call reads ahead
+  ReadAhead ahead;
+  ahead.line[1] = ahead.line[2] = reinterpret_cast<const char*>(linear.bias.data());
+  ahead.step[0] = 64;
+  for (std::size_t first = 0; first < blocks.size(); first += group) {
+    const std::size_t last = std::min(blocks.size(), first + group);
+    // The next group's weights, or the first again for the next caller.
+    ahead.line[0] =
+        reinterpret_cast<const char*>(linear.weights.data() + (last < blocks.size() ? blocks[last].offset : 0));
+    for (std::size_t panel = panels.begin; panel < panels.end; ++panel) {
+      for (std::size_t b = first; b < last; ++b) {
+        const auto& block = blocks[b];
+        output.Before(block.row, block.rows, panel, ahead);
+        KernelOf<kArithmetic, Policy::kSum>(block.rows)(linear.weights.data() + block.offset, x + panel * x_panel_words,
+                                                        linear.words, linear.bias.data() + block.row,
+                                                        output.Target(block.row, panel), ahead);
+        output.After(block.row, block.rows, panel);
+        ahead.line[0] += slice;
+      }
+    }
+  }
+}
+
+/// Output into f32 [panel][row][kPanel].
+template <Sum kMode>
+struct ToRows {
+  static constexpr Sum kSum = kMode;
+  float* rows;
+  std::size_t panel_floats;
+  HWY_INLINE void Before(std::size_t row, std::size_t, std::size_t panel, ReadAhead& ahead) const {
+    if constexpr (kMode == Sum::add) {
+      ahead.line[1] = reinterpret_cast<const char*>(Target(row, panel));
+      ahead.line[2] = ahead.line[1] + 64;
+      ahead.step[1] = ahead.step[2] = 128;
+    }
+  }
+  HWY_INLINE float* Target(std::size_t row, std::size_t panel) const {
+    return rows + panel * panel_floats + row * kPanel;
+  }
+  HWY_INLINE void After(std::size_t, std::size_t, std::size_t) const {}
+};
+
+}  // namespace kineograph::engine::cpu::HWY_NAMESPACE
+KINEOGRAPH_AFTER_NAMESPACE
+
+#endif

@@ -1,0 +1,201 @@
+#include "engine/cpu/schedule.h"
+
+#include <tbb/info.h>
+#include <tbb/parallel_for.h>
+#include <tbb/task_arena.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <map>
+#include <thread>
+
+namespace kineograph::engine::cpu {
+namespace {
+
+template <class T>
+void grow(Buffer<T>& buffer, std::size_t size) {
+  if (buffer.size() < size) buffer = Buffer<T>(size);
+}
+
+class Borrowed {
+ public:
+  Borrowed(WorkspacePool& pool, const WorkspaceSizes& sizes) : pool_(pool), workspace_(pool.acquire(sizes)) {}
+  ~Borrowed() { pool_.release(std::move(workspace_)); }
+  Borrowed(const Borrowed&) = delete;
+  Borrowed& operator=(const Borrowed&) = delete;
+  Workspace& operator*() const { return *workspace_; }
+
+ private:
+  WorkspacePool& pool_;
+  std::unique_ptr<Workspace> workspace_;
+};
+
+/// One thread does it all.
+class Solo : public Team {
+ public:
+  explicit Solo(Workspace& own) : own_(own) {}
+
+ protected:
+  void run(std::size_t count, const RangeWork& work) override { work(0, count, own_); }
+
+ private:
+  Workspace& own_;
+};
+
+/// Cuts each phase among the arena's threads. A thread that waits takes up pieces of this phase only: never another
+/// tile, whose owner it would then keep waiting.
+class Together : public Team {
+ public:
+  Together(int threads, const WorkspaceSizes& sizes, WorkspacePool& pool)
+      : threads_(static_cast<std::size_t>(threads)), sizes_(sizes), pool_(pool) {}
+
+ protected:
+  void run(std::size_t count, const RangeWork& work) override {
+    const std::size_t pieces = std::min(count, threads_);
+    tbb::this_task_arena::isolate([&] {
+      tbb::parallel_for(
+          std::size_t{0}, pieces,
+          [&](std::size_t i) {
+            const Borrowed mine(pool_, sizes_);
+            work(count * i / pieces, count * (i + 1) / pieces, *mine);
+          },
+          tbb::simple_partitioner());
+    });
+  }
+
+ private:
+  std::size_t threads_;
+  const WorkspaceSizes& sizes_;
+  WorkspacePool& pool_;
+};
+
+/// The tiles of a call in order. Without tiles_may_span_videos each video is cut by itself.
+class Tiling {
+ public:
+  Tiling(const Call& call, const TileShape& shape) : shape_(shape) {
+    segments_ = call.tiles_may_span_videos ? 1 : call.videos;
+    segment_pixels_ = call.tiles_may_span_videos ? call.videos * call.pixels : call.pixels;
+    per_segment_ = (segment_pixels_ + shape.pixels() - 1) / shape.pixels();
+  }
+  std::size_t size() const { return segments_ * per_segment_; }
+  Tile operator[](std::size_t i) const {
+    const std::size_t segment = i / per_segment_, within = i % per_segment_ * shape_.pixels();
+    Tile tile;
+    tile.first = segment * segment_pixels_ + within;
+    tile.count = std::min(shape_.pixels(), segment_pixels_ - within);
+    tile.shape = shape_;
+    tile.shape.groups = (tile.count + shape_.lanes - 1) / shape_.lanes;
+    return tile;
+  }
+
+ private:
+  TileShape shape_;
+  std::size_t segments_, segment_pixels_, per_segment_;
+};
+
+}  // namespace
+
+std::unique_ptr<Workspace> WorkspacePool::acquire(const WorkspaceSizes& sizes) {
+  std::unique_ptr<Workspace> workspace;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!free_.empty()) {
+      workspace = std::move(free_.back());
+      free_.pop_back();
+    }
+  }
+  if (!workspace) workspace = std::make_unique<Workspace>();
+  grow(workspace->x, sizes.x);
+  grow(workspace->image, sizes.image);
+  grow(workspace->normed, sizes.normed);
+  grow(workspace->attended, sizes.attended);
+  grow(workspace->context, sizes.context);
+  grow(workspace->qkv, sizes.qkv);
+  grow(workspace->scores, sizes.scores);
+  grow(workspace->hidden, sizes.hidden);
+  grow(workspace->block, sizes.block);
+  return workspace;
+}
+
+void WorkspacePool::release(std::unique_ptr<Workspace> workspace) {
+  const std::lock_guard lock(mutex_);
+  free_.push_back(std::move(workspace));
+}
+
+WorkspaceSizes workspace_sizes(const PackedModel& model, const TileShape& shape, std::size_t context_tokens,
+                               std::size_t context_dim) {
+  const std::size_t panel = 2 * shape.lanes, panels = shape.panels();
+  // A pair of bf16 channels takes half the words of a pair of f32 ones.
+  const std::size_t pair_words = model.arithmetic == Arithmetic::bf16 ? panel : 2 * panel;
+  const auto operand = [&](std::size_t channels, std::size_t count) {
+    return count * pad_channels(channels) / 2 * pair_words;
+  };
+  const std::size_t context_panels = (context_tokens * shape.groups + 1) / 2;
+  WorkspaceSizes sizes;
+  sizes.x = panels * pad_channels(model.inner) * panel;
+  sizes.image = operand(model.channels, panels);
+  sizes.normed = operand(model.inner, panels);
+  sizes.attended = operand(model.inner, panels);
+  sizes.context = operand(context_dim, context_panels);
+  const std::size_t q_rows = pad_channels(model.head_dim), kv_rows = 2 * model.head_dim;
+  sizes.qkv = (panels * q_rows + std::max(panels, context_panels) * kv_rows) * panel;
+  const std::size_t keys = std::max(context_tokens, shape.frames);
+  // Four queries' scores; or one panel's scores and outputs; or one panel's class logits.
+  sizes.scores =
+      std::max({4 * keys * shape.lanes, (pad_channels(context_tokens) + q_rows) * panel, model.out.rows * panel});
+  sizes.hidden = operand(model.hidden_chunk, panels);
+  sizes.block = 16 * panel;
+  return sizes;
+}
+
+int resolve_threads(int asked) {
+  if (asked > 0) return asked;
+  if (const char* text = std::getenv("KINEOGRAPH_NUM_THREADS")) {
+    const int value = std::atoi(text);
+    if (value > 0) return value;
+  }
+  return tbb::info::default_concurrency();
+}
+
+void run_in_arena(int threads, const std::function<void()>& body) {
+  if (threads == 1) return body();
+  // More threads than cores only take turns, and oneTBB says so on stderr.
+  threads = std::min(threads, tbb::info::default_concurrency());
+  // Arenas are kept, and never destroyed: threads may outlive static destructors.
+  static std::mutex mutex;
+  static auto& arenas = *new std::map<int, std::unique_ptr<tbb::task_arena>>;
+  tbb::task_arena* arena = nullptr;
+  {
+    const std::lock_guard lock(mutex);
+    auto& slot = arenas[threads];
+    if (!slot) slot = std::make_unique<tbb::task_arena>(threads);
+    arena = slot.get();
+  }
+  arena->execute(body);
+}
+
+void walk_tiles(const Call& call, const Target& target, Arithmetic arithmetic, const TileShape& shape, int threads,
+                const WorkspaceSizes& sizes, WorkspacePool& pool) {
+  const auto walk = target.walk[static_cast<int>(arithmetic)];
+  const Tiling tiles(call, shape);
+  const auto workers = static_cast<std::size_t>(threads);
+  const std::size_t alone = workers == 1 ? tiles.size() : tiles.size() / workers * workers;
+  std::atomic<std::size_t> next{0};
+  const auto work = [&](std::size_t) {
+    const Borrowed own(pool, sizes);
+    for (std::size_t i = next++; i < tiles.size(); i = next++) {
+      const Tile tile = tiles[i];
+      if (i < alone) {
+        Solo team(*own);
+        walk(call, tile, team, *own);
+      } else {
+        Together team(threads, sizes, pool);
+        walk(call, tile, team, *own);
+      }
+    }
+  };
+  if (workers == 1) return work(0);
+  tbb::parallel_for(std::size_t{0}, workers, work, tbb::simple_partitioner());
+}
+
+}  // namespace kineograph::engine::cpu

@@ -1,0 +1,49 @@
+// Which thread does what: tiles to threads, and the memory they do it in.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "engine/cpu/call.h"
+#include "engine/cpu/targets.h"
+
+namespace kineograph::engine::cpu {
+
+/// Workspaces that come back after use, so that a steady stream of calls allocates nothing.
+class WorkspacePool {
+ public:
+  /// A workspace at least as large as `sizes` in every buffer.
+  std::unique_ptr<Workspace> acquire(const struct WorkspaceSizes& sizes);
+  void release(std::unique_ptr<Workspace> workspace);
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Workspace>> free_;
+};
+
+/// Elements of each buffer of a Workspace.
+struct WorkspaceSizes {
+  std::size_t x = 0, image = 0, normed = 0, attended = 0, context = 0, qkv = 0, scores = 0, hidden = 0, block = 0;
+  std::size_t bytes() const noexcept {
+    return 4 * (x + image + normed + attended + context + qkv + scores + hidden + block);
+  }
+};
+
+WorkspaceSizes workspace_sizes(const PackedModel& model, const TileShape& shape, std::size_t context_tokens,
+                               std::size_t context_dim);
+
+/// Threads a call gets: what it asks for, else KINEOGRAPH_NUM_THREADS, else every core.
+int resolve_threads(int asked);
+
+/// Runs `body` on `threads` threads of oneTBB's pool, from whichever thread calls. Calls from several threads share the
+/// cores.
+void run_in_arena(int threads, const std::function<void()>& body);
+
+/// Walks every tile of the call: whole tiles by one thread each, then those left over by all threads together, so that
+/// the last ones leave nobody idle. Which thread does what never changes a result.
+void walk_tiles(const Call& call, const Target& target, Arithmetic arithmetic, const TileShape& shape, int threads,
+                const WorkspaceSizes& sizes, WorkspacePool& pool);
+
+}  // namespace kineograph::engine::cpu

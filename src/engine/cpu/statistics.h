@@ -1,0 +1,20 @@
+// Statistics of the input GroupNorm.
+#pragma once
+
+#include <vector>
+
+#include "engine/cpu/call.h"
+#include "engine/cpu/targets.h"
+
+namespace kineograph::engine::cpu {
+
+/// (x - mean[c]) * scale[c] + shift[c] normalises channel c; C values for each video, or each frame.
+struct GroupNormTables {
+  std::vector<RunMoments> moments;  ///< (B, F, groups)
+  std::vector<float> mean, scale, shift;
+};
+
+/// Reads the whole input once. The order of every sum is fixed, whatever the number of threads.
+void compute_group_norm(const Call& call, const Target& target, GroupNormTables& tables);
+
+}  // namespace kineograph::engine::cpu

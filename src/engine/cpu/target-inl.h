@@ -1,0 +1,91 @@
+// What every file that is compiled once per instruction set starts from.
+#if defined(KINEOGRAPH_CPU_TARGET_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef KINEOGRAPH_CPU_TARGET_INL_H_
+#undef KINEOGRAPH_CPU_TARGET_INL_H_
+#else
+#define KINEOGRAPH_CPU_TARGET_INL_H_
+#endif
+
+#include "engine/cpu/layout.h"
+#include "hwy/highway.h"
+
+// Highway 1.0.3 has no target with AVX512-BF16. Its AVX3_DL region is compiled with that extension added, and
+// targets.cc offers it only to processors that have both.
+#undef KINEOGRAPH_NATIVE_BF16
+#undef KINEOGRAPH_BEFORE_NAMESPACE
+#undef KINEOGRAPH_AFTER_NAMESPACE
+#if HWY_TARGET == HWY_AVX3_DL
+#include <immintrin.h>
+#define KINEOGRAPH_NATIVE_BF16 1
+#define KINEOGRAPH_BEFORE_NAMESPACE HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512bf16") static_assert(true, "");
+#define KINEOGRAPH_AFTER_NAMESPACE HWY_POP_ATTRIBUTES static_assert(true, "");
+#else
+#define KINEOGRAPH_NATIVE_BF16 0
+#define KINEOGRAPH_BEFORE_NAMESPACE HWY_BEFORE_NAMESPACE();
+#define KINEOGRAPH_AFTER_NAMESPACE HWY_AFTER_NAMESPACE();
+#endif
+
+KINEOGRAPH_BEFORE_NAMESPACE
+namespace kineograph::engine::cpu::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+using D = hn::ScalableTag<float>;
+using DU = hn::RebindToUnsigned<D>;
+using DI = hn::RebindToSigned<D>;
+using Vec = hn::Vec<D>;
+
+/// Tokens of a vector, and of a panel.
+inline constexpr std::size_t kLanes = hn::MaxLanes(D());
+inline constexpr std::size_t kPanel = 2 * kLanes;
+
+/// Rows of the largest micro-kernel. It holds rows x 2 accumulators, 2 activations and a weight in registers: 14 x 2 +
+/// 3 of 32, 6 x 2 + 3 of 16.
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL || HWY_ARCH_ARM_A64
+inline constexpr std::size_t kMaxRows = 14;
+#else
+inline constexpr std::size_t kMaxRows = 6;
+#endif
+
+/// f32 to the bits of bf16 in the low half, rounded to nearest even; NaN stays NaN.
+HWY_INLINE hn::Vec<DU> RoundToBf16(Vec x) {
+  const DU du;
+  const auto bits = hn::BitCast(du, x);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
+  const auto rounded = hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(du, 0x7fffu)), odd));
+  return hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(x)), hn::Set(du, 0x7fc0u), rounded);
+}
+
+/// Lane by lane, the bf16 pair of `low` and `high`, as the dot product takes it.
+HWY_INLINE hn::Vec<DU> Bf16Pair(Vec low, Vec high) {
+#if KINEOGRAPH_NATIVE_BF16
+  // The instruction puts all of `high` above all of `low`; the permutation interleaves them.
+  alignas(64) static constexpr std::uint16_t kInterleave[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                                                21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                                                11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high.raw, low.raw));
+  return hn::Vec<DU>{_mm512_permutexvar_epi16(_mm512_load_si512(kInterleave), both)};
+#else
+  return hn::Or(RoundToBf16(low), hn::ShiftLeft<16>(RoundToBf16(high)));
+#endif
+}
+
+/// Stores channels 2r and 2r+1 of one vector as GEMM operands. `row` points at the vector's lanes of row 2r for f32, of
+/// pair r for bf16.
+template <Arithmetic kArithmetic>
+HWY_INLINE void StoreOperandPair(Vec even, Vec odd, std::uint32_t* HWY_RESTRICT row) {
+  if constexpr (kArithmetic == Arithmetic::bf16) {
+    hn::Store(Bf16Pair(even, odd), DU(), row);
+  } else {
+    hn::Store(even, D(), reinterpret_cast<float*>(row));
+    hn::Store(odd, D(), reinterpret_cast<float*>(row) + kPanel);
+  }
+}
+
+/// Words of one channel pair in a panel of operands.
+template <Arithmetic kArithmetic>
+inline constexpr std::size_t kPairWords = kArithmetic == Arithmetic::bf16 ? kPanel : 2 * kPanel;
+
+}  // namespace kineograph::engine::cpu::HWY_NAMESPACE
+KINEOGRAPH_AFTER_NAMESPACE
+
+#endif

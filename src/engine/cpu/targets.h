@@ -1,0 +1,52 @@
+// The engine's code, once per instruction set.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/cpu/call.h"
+
+namespace kineograph::engine::cpu {
+
+/// Count, mean and sum of squared deviations of a run of values.
+struct RunMoments {
+  double count = 0.0, mean = 0.0, m2 = 0.0;
+};
+
+/// Appends the run `b` to `a` (Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing
+/// sample variances", 1979).
+inline void append(RunMoments& a, const RunMoments& b) {
+  if (b.count == 0.0) return;
+  const double count = a.count + b.count, delta = b.mean - a.mean;
+  a.mean += delta * b.count / count;
+  a.m2 += b.m2 + delta * delta * a.count * b.count / count;
+  a.count = count;
+}
+
+/// What one instruction set offers.
+struct Target {
+  std::string_view name;
+  std::size_t lanes = 0;     ///< N
+  std::size_t max_rows = 0;  ///< of a micro-kernel
+  bool native_bf16 = false;
+  /// Walks one tile. Indexed by Arithmetic; null for bf16 without native dot products.
+  void (*walk[3])(const Call&, const Tile&, Team&, Workspace&) = {};
+  /// y = linear(tokens): see ProjectTokens. Indexed like walk.
+  void (*project_tokens[3])(const PackedLinear&, const float* tokens, std::size_t count, std::size_t dim,
+                            std::uint32_t* operands, float* y) = {};
+  /// Moments of `count` neighbouring pixels.
+  RunMoments (*moments)(const void* pixels, DType dtype, std::size_t count) = nullptr;
+  /// GFLOP/s that fused multiply-adds on registers reach on one thread in about `seconds`, for the peak of benchmarks.
+  double (*peak_flops)(Arithmetic arithmetic, double seconds) = nullptr;
+  /// Applies function `which` (see VectorFunction) to n floats; for tests.
+  void (*apply)(int which, const float* in, float* out, std::size_t n) = nullptr;
+};
+
+enum VectorFunction { kExp2, kSigmoid, kTanh, kGeluErf, kGeluTanh, kSilu, kGeluSigmoid };
+
+/// Those this machine can run, best first.
+const std::vector<const Target*>& targets();
+
+}  // namespace kineograph::engine::cpu

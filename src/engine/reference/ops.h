@@ -1,0 +1,48 @@
+// The operations of the model as plain loops over doubles: the definition that every other engine is held to.
+//
+// Shapes are row-major. T tokens, N outputs, K inputs, F frames, S keys, d head_dim.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "kineograph/config.h"
+
+namespace kineograph::engine::reference {
+
+using Array = std::vector<double>;
+
+/// y = x W^T + b, weights already in double: weight (N, K), bias (N) or empty.
+struct LinearLayer {
+  std::size_t rows = 0, cols = 0;
+  Array weight, bias;
+};
+
+/// Mean and variance (biased) of `count` values, in two passes: exact when the mean is large.
+struct MeanVariance {
+  double mean = 0.0, variance = 0.0;
+};
+
+/// y (T, N) = x (T, K) W^T + b
+Array linear(const LinearLayer& layer, const Array& x, std::size_t tokens);
+
+/// y (T, K) = (x - mean) / sqrt(variance + epsilon) * weight + bias, over each row; empty weight or bias: none.
+Array layer_norm(const Array& x, std::size_t tokens, std::size_t width, const Array& weight, const Array& bias,
+                 double epsilon);
+
+/// Attention of one head of one sequence: out[f] = sum_s softmax_s(scale * q[f] . k[s]) v[s]. `*_stride` is the
+/// distance between tokens.
+void attend(const double* q, std::size_t q_stride, std::size_t queries, const double* k, const double* v,
+            std::size_t kv_stride, std::size_t keys, std::size_t head_dim, double scale, double* out,
+            std::size_t out_stride);
+
+/// The activation between ff.net.0.proj and ff.net.2: (T, P) -> (T, 4I) with P = 8I for the gated kinds (values first,
+/// gates second), else 4I.
+Array activate(Activation kind, const Array& projected, std::size_t tokens, std::size_t hidden);
+
+/// x - max - log(sum(exp(x - max))) over each row (T, K).
+Array log_softmax(const Array& x, std::size_t tokens, std::size_t width);
+
+bool is_gated(Activation kind);
+
+}  // namespace kineograph::engine::reference

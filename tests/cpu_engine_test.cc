@@ -1,0 +1,126 @@
+// The fused engine against the reference: every instruction set, f32 and bf16, random configurations.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <thread>
+
+#include "kineograph/error.h"
+#include "random_case.h"
+
+namespace kineograph::testing {
+namespace {
+
+using engine::cpu_engine;
+using engine::reference_engine;
+
+constexpr std::uint64_t kCases = 500;
+
+/// Distance from one value of a dtype to the next, at `magnitude`.
+double spacing(DType dtype, double magnitude) {
+  const int digits = dtype == DType::f32 ? 23 : dtype == DType::f16 ? 10 : 7;
+  return std::ldexp(1.0, std::max(-24, std::ilogb(std::max(magnitude, 1e-30))) - digits);
+}
+
+/// What a computation may be off by. Rounding errors of a chain of products grow with the square root of what is
+/// summed; every stage here (projections, two attentions, feed-forward, a layer at a time) adds one relative error of
+/// the GEMM inputs' epsilon to a stream of the branch's size. The factor covers the peaked softmax of weights twice the
+/// usual size, whose scores multiply the error they come with. Storing the output adds one spacing of its dtype.
+double tolerance(const RandomCase& c, DType compute_dtype, double branch, double scale) {
+  const double epsilon = compute_dtype == DType::bf16 ? 0x1p-8 : 0x1p-23;
+  const double stages = 4.0 + 5.0 * static_cast<double>(c.config.num_layers);
+  return 4.0 * epsilon * stages * std::max(branch, 0.05 * scale) + 1.01 * spacing(c.make_output().dtype(), scale);
+}
+
+struct Extent {
+  double branch = 0.0, scale = 0.0;
+};
+
+Extent extent_of(const RandomCase& c, const Tensor& reference) {
+  Extent e;
+  const Tensor input = c.config.is_discrete() ? Tensor() : convert(c.inputs.hidden_states, DType::f64);
+  for (std::int64_t i = 0; i < reference.numel(); ++i) {
+    const double y = reference.data_as<double>()[i];
+    e.scale = std::max(e.scale, std::fabs(y));
+    e.branch = std::max(e.branch, std::fabs(y - (input ? input.data_as<double>()[i] : 0.0)));
+  }
+  return e;
+}
+
+class CpuEngine : public ::testing::TestWithParam<std::tuple<std::string, DType>> {};
+
+TEST_P(CpuEngine, AgreesWithTheReferenceOnRandomCases) {
+  const auto& [isa, dtype] = GetParam();
+  for (std::uint64_t seed = 0; seed < kCases; ++seed) {
+    const RandomCase c(seed);
+    const Tensor want = c.run(reference_engine(), DType::f32, "", 2);
+    const Tensor got = c.run(*cpu_engine(), dtype, isa, 1 + static_cast<int>(seed % 3), seed % 5 == 0);
+    const Extent e = extent_of(c, want);
+    const double allowed = tolerance(c, dtype, e.branch, e.scale);
+    std::int64_t worst = 0;
+    double error = 0.0;
+    for (std::int64_t i = 0; i < want.numel(); ++i) {
+      const double off = std::fabs(want.data_as<double>()[i] - got.data_as<double>()[i]);
+      if (!(off <= error)) error = off, worst = i;
+    }
+    ASSERT_LE(error, allowed) << "seed " << seed << ", element " << worst << ": want " << want.data_as<double>()[worst]
+                              << ", got " << got.data_as<double>()[worst] << "\n"
+                              << c.describe();
+  }
+}
+
+TEST_P(CpuEngine, GivesTheSameBitsForAnyNumberOfThreads) {
+  const auto& [isa, dtype] = GetParam();
+  for (std::uint64_t seed = 1000; seed < 1040; ++seed) {
+    const RandomCase c(seed);
+    const Tensor one = c.run(*cpu_engine(), dtype, isa, 1);
+    for (int threads : {2, 3, 7}) {
+      const Tensor many = c.run(*cpu_engine(), dtype, isa, threads);
+      ASSERT_EQ(std::memcmp(one.data(), many.data(), one.bytes()), 0) << threads << " threads, " << c.describe();
+    }
+  }
+}
+
+TEST_P(CpuEngine, RunsTheInstructionSetItWasAskedFor) {
+  const auto& [isa, dtype] = GetParam();
+  const RandomCase c(3);
+  EXPECT_EQ(cpu_engine()->prepare(c.config, c.weights, {dtype, isa})->isa(), isa);
+}
+
+std::vector<std::string> isas() { return cpu_engine()->instruction_sets(); }
+
+INSTANTIATE_TEST_SUITE_P(All, CpuEngine,
+                         ::testing::Combine(::testing::ValuesIn(isas()), ::testing::Values(DType::f32, DType::bf16)),
+                         [](const auto& info) {
+                           return std::get<0>(info.param) + "_" + std::string(name_of(std::get<1>(info.param)));
+                         });
+
+TEST(CpuEngineConcurrency, ManyCallsAtOnceAreEachRight) {
+  const RandomCase c(11);
+  const auto plan = cpu_engine()->prepare(c.config, c.weights, {DType::f32, ""});
+  Tensor want = c.make_output();
+  plan->forward(c.inputs, want.mutable_view());
+  std::vector<std::thread> threads;
+  std::vector<int> wrong(6, 0);
+  for (std::size_t t = 0; t < wrong.size(); ++t)
+    threads.emplace_back([&, t] {
+      for (int repeat = 0; repeat < 10; ++repeat) {
+        engine::Inputs inputs = c.inputs;
+        inputs.num_threads = 1 + static_cast<int>(t) % 3;
+        Tensor got = c.make_output();
+        plan->forward(inputs, got.mutable_view());
+        wrong[t] += std::memcmp(want.data(), got.data(), want.bytes()) != 0;
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  for (int count : wrong) EXPECT_EQ(count, 0);
+}
+
+TEST(CpuEngineErrors, AnUnknownInstructionSetIsRefusedByName) {
+  const RandomCase c(3);
+  EXPECT_THROW(cpu_engine()->prepare(c.config, c.weights, {DType::f32, "avx1024"}), ArgumentError);
+}
+
+}  // namespace
+}  // namespace kineograph::testing
