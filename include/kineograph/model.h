@@ -27,15 +27,15 @@ struct ModelOptions {
   /// "auto", or the name of an engine (see engines()).
   std::string engine = "auto";
   /// What GEMM inputs are rounded to: f32 or bf16; nullopt follows the checkpoint (f16 and f32 files compute in f32).
-  std::optional<DType> compute_dtype;
+  std::optional<DType> compute_dtype = {};
   /// Overrides the configuration's group_norm_scope.
-  std::optional<GroupNormScope> group_norm_scope;
+  std::optional<GroupNormScope> group_norm_scope = {};
   /// Instruction set to force ("avx2", "avx512", ...); empty chooses the best one. See instruction_sets().
-  std::string isa;
+  std::string isa = {};
   /// File variant of from_pretrained, such as "fp16"; empty for none.
-  std::string variant;
+  std::string variant = {};
   UnknownKeys unknown_keys = UnknownKeys::refuse;
-  WarningHandler on_warning;
+  WarningHandler on_warning = {};
 };
 
 /// The arguments of diffusers' forward after hidden_states. Views are read during the call only.
@@ -104,11 +104,12 @@ class TransformerTemporalModel {
   DType compute_dtype() const noexcept;
   /// Names of the attentions, for attention processors: "transformer_blocks.0.attn1", ...
   std::vector<std::string> attention_names() const;
+  struct Impl;  // the library's own
+
   /// Bytes of working memory that one forward holds beyond its input, output and packed weights.
   std::size_t workspace_bytes(TensorView hidden_states, const ForwardOptions& options = {}) const;
 
  private:
-  struct Impl;
   explicit TransformerTemporalModel(std::shared_ptr<const Impl> impl) : impl_(std::move(impl)) {}
   std::shared_ptr<const Impl> impl_;
 };

@@ -1,0 +1,21 @@
+// The subcommands. Each adds itself, with what it does, to the program.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <string_view>
+
+#include "kineograph/config.h"
+
+namespace kineograph::cli {
+
+void add_init(CLI::App& program);
+void add_inspect(CLI::App& program);
+void add_run(CLI::App& program);
+
+/// Says something on stderr.
+void say(std::string_view message);
+/// A handler that says each warning once.
+WarningHandler warn_once();
+
+}  // namespace kineograph::cli

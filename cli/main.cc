@@ -1,0 +1,64 @@
+// kineograph: the command line. stdout carries data or nothing; messages go to stderr. Exit codes: 0 done, 1 failed,
+// 2 wrong usage.
+#include <iostream>
+#include <memory>
+#include <new>
+#include <set>
+
+#include "commands.h"
+#include "kineograph/kineograph.h"
+
+namespace kineograph::cli {
+
+void say(std::string_view message) { std::cerr << "kineograph: " << message << '\n'; }
+
+WarningHandler warn_once() {
+  return [said = std::make_shared<std::set<std::string, std::less<>>>()](std::string_view message) {
+    if (said->emplace(message).second) say("warning: " + std::string(message));
+  };
+}
+
+namespace {
+
+std::string version_text() {
+  std::string text = "kineograph " + std::string(version());
+  for (const std::string& engine : engines()) {
+    text += "\nengine " + engine + ":";
+    for (const std::string& isa : instruction_sets(engine)) text += " " + isa;
+  }
+  return text;
+}
+
+int run_program(int argc, char** argv) {
+  CLI::App program("diffusers' TransformerTemporalModel: make, inspect and run it.", "kineograph");
+  program.set_version_flag("--version", version_text, "Version, engines and their instruction sets, best first");
+  program.require_subcommand(1);
+  program.footer("kineograph COMMAND --help explains a command and gives an example.");
+  add_init(program);
+  add_inspect(program);
+  add_run(program);
+  try {
+    program.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return program.exit(error) == 0 ? 0 : 2;
+  }
+  std::cout.flush();
+  if (!std::cout) throw IoError("stdout", "to write on", "an error of the operating system");
+  return 0;
+}
+
+}  // namespace
+}  // namespace kineograph::cli
+
+int main(int argc, char** argv) {
+  using kineograph::cli::say;
+  std::ios::sync_with_stdio(false);
+  try {
+    return kineograph::cli::run_program(argc, argv);
+  } catch (const std::bad_alloc&) {
+    say("error: out of memory");
+  } catch (const std::exception& error) {
+    say(std::string("error: ") + error.what());
+  }
+  return 1;
+}

@@ -1,0 +1,27 @@
+// A progress bar on a terminal, nothing elsewhere.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+namespace kineograph::cli {
+
+class Progress {
+ public:
+  /// `total` frames, where known.
+  explicit Progress(std::optional<std::int64_t> total);
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+  /// Clears the bar's line.
+  ~Progress();
+  void advance(std::int64_t frames);
+
+ private:
+  void draw() const;
+
+  std::optional<std::int64_t> total_;
+  std::int64_t done_ = 0;
+  bool on_terminal_;
+};
+
+}  // namespace kineograph::cli

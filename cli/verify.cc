@@ -1,0 +1,75 @@
+#include "verify.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+
+#include "commands.h"
+#include "kineograph/error.h"
+
+namespace kineograph::cli {
+namespace {
+
+// Half the distance from 1 to the next number.
+double unit_roundoff(DType dtype) {
+  switch (dtype) {
+    case DType::f64:
+      return 0x1p-53;
+    case DType::f16:
+      return 0x1p-11;
+    case DType::bf16:
+      return 0x1p-9;
+    default:
+      return 0x1p-24;
+  }
+}
+
+std::string scientific(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.2g", value);
+  return text;
+}
+
+ModelOptions on_reference(ModelOptions options) {
+  options.engine = "reference";
+  options.isa.clear();
+  options.compute_dtype = DType::f32;
+  return options;
+}
+
+}  // namespace
+
+Verifier::Verifier(const std::filesystem::path& model, ModelOptions options)
+    : reference_(TransformerTemporalModel::from_pretrained(model, on_reference(std::move(options)))) {}
+
+void Verifier::check(TensorView hidden_states, const ForwardOptions& options, const Tensor& sample) {
+  const Tensor expected = convert(reference_.forward(hidden_states, options).sample, DType::f32);
+  const Tensor found = convert(sample, DType::f32);
+  sample_dtype_ = sample.dtype();
+  const float* a = found.data_as<float>();
+  const float* b = expected.data_as<float>();
+  for (std::int64_t i = 0; i < expected.numel(); ++i) {
+    if (std::isfinite(b[i])) scale_ = std::max(scale_, std::abs(static_cast<double>(b[i])));
+    if (a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i]))) continue;
+    const double difference = std::abs(static_cast<double>(a[i]) - b[i]);
+    worst_ = std::max(worst_, std::isnan(difference) ? std::numeric_limits<double>::infinity() : difference);
+  }
+}
+
+void Verifier::conclude(const TransformerTemporalModel& checked) const {
+  // A block rounds about a dozen times between its input and its output, and what it adds to the residual stream is
+  // of the output's size at most; 32 roundings of the GEMMs' inputs a block is that with room to spare. The last
+  // rounding is the sample's own.
+  const auto layers = static_cast<double>(std::max<std::int64_t>(1, checked.config().num_layers));
+  const double tolerance = 32 * layers * unit_roundoff(checked.compute_dtype()) + 2 * unit_roundoff(sample_dtype_);
+  const double relative = scale_ > 0 ? worst_ / scale_ : worst_;
+  const std::string found = "worst difference " + scientific(worst_) + ", " + scientific(relative) +
+                            " of the output's largest value " + scientific(scale_);
+  if (!(relative <= tolerance))
+    throw Error("verification against the reference engine",
+                "at most " + scientific(tolerance) + " of the output's scale", found);
+  say("verified against the reference engine: " + found + " (allowed " + scientific(tolerance) + ")");
+}
+
+}  // namespace kineograph::cli

@@ -1,0 +1,26 @@
+// Holds an engine's samples against the reference engine's.
+#pragma once
+
+#include <filesystem>
+
+#include "kineograph/model.h"
+
+namespace kineograph::cli {
+
+class Verifier {
+ public:
+  /// Opens the model once more, on the reference engine in f32; the other options are kept.
+  Verifier(const std::filesystem::path& model, ModelOptions options);
+  /// Runs the reference on the same arguments and remembers the worst difference.
+  void check(TensorView hidden_states, const ForwardOptions& options, const Tensor& sample);
+  /// Says what was found. Throws Error when the worst difference exceeds what `checked`'s arithmetic explains.
+  void conclude(const TransformerTemporalModel& checked) const;
+
+ private:
+  TransformerTemporalModel reference_;
+  double worst_ = 0;  // |sample - reference|; infinite where exactly one of them is NaN
+  double scale_ = 0;  // largest |reference|
+  DType sample_dtype_ = DType::f32;
+};
+
+}  // namespace kineograph::cli

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Finds what the build, the tests and the demo need, and installs by apt what is missing. Says what first; does nothing,
+# and needs no network, when everything is there.
+set -euo pipefail
+
+# What is asked for is what will be used (a program, a header), so that a copy that apt did not install counts too.
+programs=(g++:g++ cmake:cmake make:make ffmpeg:ffmpeg python3:python3)
+headers=(hwy/highway.h:libhwy-dev tbb/parallel_for.h:libtbb-dev nlohmann/json.hpp:nlohmann-json3-dev
+  CLI/CLI.hpp:libcli11-dev zip.h:libzip-dev gtest/gtest.h:libgtest-dev benchmark/benchmark.h:libbenchmark-dev)
+
+missing=()
+for entry in "${programs[@]}"; do
+  command -v "${entry%%:*}" >/dev/null || missing+=("${entry##*:}")
+done
+# The demo's clip comes by pip.
+python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
+if command -v g++ >/dev/null; then
+  for entry in "${headers[@]}"; do
+    printf '#if !__has_include(<%s>)\n#error\n#endif\n' "${entry%%:*}" | g++ -E -x c++ - >/dev/null 2>&1 ||
+      missing+=("${entry##*:}")
+  done
+else
+  for entry in "${headers[@]}"; do missing+=("${entry##*:}"); done
+fi
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+echo "Missing: ${missing[*]}" >&2
+if ! command -v apt-get >/dev/null; then
+  echo "There is no apt-get here: install what these Debian packages hold, then try again." >&2
+  exit 1
+fi
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+  command -v sudo >/dev/null || { echo "Installing needs root or sudo." >&2; exit 1; }
+  as_root=(sudo)
+fi
+echo "Installing them with apt-get." >&2
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive sh -c \
+  'apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@"' install "${missing[@]}" </dev/null >&2

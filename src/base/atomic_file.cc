@@ -1,0 +1,65 @@
+#include "base/atomic_file.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <string>
+
+#include "kineograph/error.h"
+
+namespace kineograph {
+
+AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+  // A device or a pipe cannot be replaced by a rename; it is written to directly.
+  std::error_code ignored;
+  const auto status = std::filesystem::status(path_, ignored);
+  const bool special = std::filesystem::exists(status) && !std::filesystem::is_regular_file(status);
+  if (special) {
+    descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+  } else {
+    // A name of this process's own, and a new one for every file it writes.
+    static std::atomic<unsigned> counter{0};
+    do {
+      temporary_ = path_.string() + "." + std::to_string(::getpid()) + "-" + std::to_string(counter++) + ".tmp";
+      descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    } while (descriptor_ < 0 && errno == EEXIST);
+    if (descriptor_ < 0) temporary_.clear();
+  }
+  if (descriptor_ < 0) fail("opened");
+}
+
+AtomicFile::~AtomicFile() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::write(const void* data, std::size_t size) {
+  const char* from = static_cast<const char*>(data);
+  while (size > 0) {
+    const ssize_t written = ::write(descriptor_, from, size);
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) fail("written");
+    from += written;
+    size -= static_cast<std::size_t>(written);
+  }
+}
+
+void AtomicFile::commit() {
+  if (!temporary_.empty() && ::fsync(descriptor_) != 0) fail("flushed");
+  const int closed = ::close(descriptor_);
+  descriptor_ = -1;
+  if (closed != 0) fail("closed");
+  if (temporary_.empty()) return;
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail("renamed into place");
+  temporary_.clear();
+}
+
+void AtomicFile::fail(const char* action) const {
+  throw IoError(path_.string(), std::string("a file that can be ") + action, std::strerror(errno),
+                "Nothing was changed.");
+}
+
+}  // namespace kineograph

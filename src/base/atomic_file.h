@@ -1,0 +1,30 @@
+// A file that appears whole or not at all.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <string_view>
+
+namespace kineograph {
+
+/// Writes to a temporary file beside `path` and takes its name in commit(). Without commit() the temporary is removed
+/// and an older file of that name stays as it was. Throws IoError.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::filesystem::path path);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  void write(const void* data, std::size_t size);
+  void write(std::string_view text) { write(text.data(), text.size()); }
+  /// Flushes to the disk and renames.
+  void commit();
+
+ private:
+  [[noreturn]] void fail(const char* action) const;
+  std::filesystem::path path_, temporary_;
+  int descriptor_ = -1;
+};
+
+}  // namespace kineograph

@@ -1,0 +1,182 @@
+// TransformerTemporalModel: from tensors to a prepared plan, and back to files.
+#include "kineograph/model.h"
+
+#include <algorithm>
+#include <deque>
+#include <map>
+
+#include "base/atomic_file.h"
+#include "engine/engine.h"
+#include "kineograph/checkpoint.h"
+#include "model/impl.h"
+#include "model/parameters.h"
+
+namespace kineograph {
+namespace {
+
+std::string join(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+const engine::Engine& find_engine(const std::string& name) {
+  if (name == "auto") return *engine::engines().front();
+  for (const engine::Engine* known : engine::engines())
+    if (known->name() == name) return *known;
+  throw ArgumentError("engine", "auto or one of " + join(engines()), name);
+}
+
+/// The dtype that holds most elements.
+DType main_dtype(const std::vector<Parameter>& parameters) {
+  std::map<DType, std::int64_t> counts;
+  for (const Parameter& parameter : parameters) counts[parameter.value.dtype()] += parameter.value.numel();
+  DType most = DType::f32;
+  for (const auto& [dtype, count] : counts)
+    if (count > counts[most]) most = dtype;
+  return most;
+}
+
+/// Puts the state dict's tensors where the engine looks for them. Everything that does not fit is named at once.
+void fill_slots(TransformerTemporalModel::Impl& impl, const std::vector<model::Slot>& slots,
+                const std::vector<Parameter>& state_dict) {
+  std::map<std::string_view, const TensorView*> given;
+  for (const Parameter& parameter : state_dict) given[parameter.name] = &parameter.value;
+  std::string problems;
+  for (const model::Slot& slot : slots) {
+    const auto found = given.find(slot.name);
+    if (found == given.end()) {
+      if (slot.role != model::Role::positions) {
+        problems += "\n  missing " + slot.name + " " + to_string(slot.shape);
+        continue;
+      }
+      impl.tensors.push_back(model::sinusoidal_positions(slot.shape[1], slot.shape[2]));
+      *slot.view = impl.tensors.back();
+    } else {
+      const TensorView& view = *found->second;
+      given.erase(found);
+      if (!(view.shape() == slot.shape)) {
+        problems +=
+            "\n  misshapen " + slot.name + ": expected " + to_string(slot.shape) + ", found " + to_string(view.shape());
+      } else if (!is_floating(view.dtype())) {
+        problems += "\n  wrong dtype of " + slot.name + ": expected f32, f16, bf16 or f64, found " +
+                    std::string(name_of(view.dtype()));
+      } else if (!view.is_contiguous()) {
+        impl.tensors.push_back(convert(view, view.dtype()));
+        *slot.view = impl.tensors.back();
+      } else {
+        *slot.view = view;
+      }
+    }
+    impl.parameters.push_back({slot.name, *slot.view});
+  }
+  for (const auto& [name, view] : given)
+    problems += "\n  unexpected " + std::string(name) + " " + to_string(view->shape());
+  if (!problems.empty()) throw CheckpointError("The checkpoint does not fit its configuration:" + problems);
+}
+
+TransformerTemporalConfig with_overrides(TransformerTemporalConfig config, const ModelOptions& options) {
+  if (options.group_norm_scope) config.group_norm_scope = *options.group_norm_scope;
+  config.validate();
+  return config;
+}
+
+void prepare(TransformerTemporalModel::Impl& impl, const ModelOptions& options) {
+  const engine::Engine& chosen = find_engine(options.engine);
+  impl.dtype = main_dtype(impl.parameters);
+  const DType compute = options.compute_dtype.value_or(impl.dtype == DType::bf16 ? DType::bf16 : DType::f32);
+  if (compute != DType::f32 && compute != DType::bf16)
+    throw ArgumentError("compute_dtype", "f32 or bf16", std::string(name_of(compute)));
+  if (!options.isa.empty()) {
+    const std::vector<std::string> known = chosen.instruction_sets();
+    if (std::find(known.begin(), known.end(), options.isa) == known.end())
+      throw ArgumentError("instruction set", "one of " + join(known) + " on this machine", options.isa);
+  }
+  impl.engine = chosen.name();
+  impl.plan = chosen.prepare(impl.config, impl.weights, {compute, options.isa});
+}
+
+}  // namespace
+
+TransformerTemporalModel TransformerTemporalModel::from_state_dict(const TransformerTemporalConfig& config,
+                                                                   const std::vector<Parameter>& state_dict,
+                                                                   std::shared_ptr<const void> owner,
+                                                                   ModelOptions options) {
+  auto impl = std::make_shared<Impl>();
+  impl->config = with_overrides(config, options);
+  impl->owner = std::move(owner);
+  fill_slots(*impl, model::parameter_slots(impl->config, impl->weights), state_dict);
+  prepare(*impl, options);
+  return TransformerTemporalModel(std::move(impl));
+}
+
+TransformerTemporalModel TransformerTemporalModel::from_pretrained(const std::filesystem::path& directory,
+                                                                   ModelOptions options) {
+  const auto config =
+      TransformerTemporalConfig::from_file(directory / "config.json", options.unknown_keys, options.on_warning);
+  const Checkpoint checkpoint = Checkpoint::open(directory, options.variant);
+  std::vector<Parameter> state_dict;
+  for (const auto& [name, view] : checkpoint.tensors()) state_dict.push_back({name, view});
+  return from_state_dict(config, state_dict, checkpoint.owner(), std::move(options));
+}
+
+TransformerTemporalModel TransformerTemporalModel::from_config(const TransformerTemporalConfig& config,
+                                                               std::uint64_t seed, ModelOptions options, DType dtype) {
+  if (dtype != DType::f32 && dtype != DType::f16 && dtype != DType::bf16)
+    throw ArgumentError("dtype", "f32, f16 or bf16", std::string(name_of(dtype)));
+  auto impl = std::make_shared<Impl>();
+  impl->config = with_overrides(config, options);
+  for (const model::Slot& slot : model::parameter_slots(impl->config, impl->weights)) {
+    impl->tensors.push_back(model::seeded_parameter(slot, seed, dtype));
+    *slot.view = impl->tensors.back();
+    impl->parameters.push_back({slot.name, *slot.view});
+  }
+  prepare(*impl, options);
+  return TransformerTemporalModel(std::move(impl));
+}
+
+void TransformerTemporalModel::save_pretrained(const std::filesystem::path& directory, std::string_view variant) const {
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  if (error) throw IoError(directory.string(), "a folder that can be made", error.message());
+  std::vector<std::pair<std::string, TensorView>> tensors;
+  for (const Parameter& parameter : parameters()) tensors.emplace_back(parameter.name, parameter.value);
+  const std::string dotted = variant.empty() ? "" : "." + std::string(variant);
+  save_safetensors(directory / ("diffusion_pytorch_model" + dotted + ".safetensors"), tensors, {{"format", "pt"}});
+  AtomicFile file(directory / "config.json");
+  file.write(config().to_json());
+  file.commit();
+}
+
+const TransformerTemporalConfig& TransformerTemporalModel::config() const noexcept { return impl_->config; }
+const std::vector<Parameter>& TransformerTemporalModel::parameters() const noexcept { return impl_->parameters; }
+DType TransformerTemporalModel::dtype() const noexcept { return impl_->dtype; }
+std::string_view TransformerTemporalModel::engine() const noexcept { return impl_->engine; }
+std::string_view TransformerTemporalModel::isa() const noexcept { return impl_->plan->isa(); }
+DType TransformerTemporalModel::compute_dtype() const noexcept { return impl_->plan->compute_dtype(); }
+
+std::int64_t TransformerTemporalModel::num_parameters() const {
+  std::int64_t count = 0;
+  for (const Parameter& parameter : parameters()) count += parameter.value.numel();
+  return count;
+}
+
+std::vector<std::string> TransformerTemporalModel::attention_names() const {
+  std::vector<std::string> names;
+  for (std::int64_t layer = 0; layer < config().num_layers; ++layer)
+    for (int which = 1; which <= (config().has_attn2() ? 2 : 1); ++which)
+      names.push_back("transformer_blocks." + std::to_string(layer) + ".attn" + std::to_string(which));
+  return names;
+}
+
+std::vector<std::string> engines() {
+  std::vector<std::string> names;
+  for (const engine::Engine* known : engine::engines()) names.emplace_back(known->name());
+  return names;
+}
+
+std::vector<std::string> instruction_sets(std::string_view name) {
+  return find_engine(std::string(name)).instruction_sets();
+}
+
+}  // namespace kineograph

@@ -1,0 +1,134 @@
+#include "model/parameters.h"
+
+#include <cmath>
+
+#include "model/seeded.h"
+
+namespace kineograph::model {
+namespace {
+
+class Table {
+ public:
+  explicit Table(std::vector<Slot>& slots) : slots_(slots) {}
+
+  void add(const std::string& name, Shape shape, Role role, std::int64_t fan_in, TensorView& view) {
+    slots_.push_back({name, shape, role, fan_in, &view});
+  }
+  void linear(const std::string& name, std::int64_t rows, std::int64_t cols, bool bias, engine::Linear& layer) {
+    add(name + ".weight", {rows, cols}, Role::linear_weight, cols, layer.weight);
+    if (bias) add(name + ".bias", {rows}, Role::linear_bias, cols, layer.bias);
+  }
+  void norm(const std::string& name, std::int64_t width, engine::Norm& layer) {
+    add(name + ".weight", {width}, Role::norm_weight, 0, layer.weight);
+    add(name + ".bias", {width}, Role::norm_bias, 0, layer.bias);
+  }
+  void embedding(const std::string& name, std::int64_t rows, std::int64_t width, TensorView& view) {
+    add(name + ".weight", {rows, width}, Role::embedding, 0, view);
+  }
+  void attention(const std::string& name, std::int64_t inner, std::int64_t context, bool bias,
+                 engine::Attention& layer) {
+    linear(name + ".to_q", inner, inner, bias, layer.to_q);
+    linear(name + ".to_k", inner, context, bias, layer.to_k);
+    linear(name + ".to_v", inner, context, bias, layer.to_v);
+    linear(name + ".to_out.0", inner, inner, true, layer.to_out);
+  }
+  void ada_norm(const std::string& name, const TransformerTemporalConfig& config, engine::AdaNorm& layer) {
+    const std::int64_t inner = config.inner_dim(), embeds = *config.num_embeds_ada_norm;
+    if (config.norm_type == NormType::ada_norm) {
+      embedding(name + ".emb", embeds, inner, layer.emb);
+      linear(name + ".linear", 2 * inner, inner, true, layer.linear);
+      return;
+    }
+    linear(name + ".emb.timestep_embedder.linear_1", inner, 256, true, layer.timestep_linear_1);
+    linear(name + ".emb.timestep_embedder.linear_2", inner, inner, true, layer.timestep_linear_2);
+    // The last row is the class of dropped labels.
+    embedding(name + ".emb.class_embedder.embedding_table", embeds + 1, inner, layer.class_table);
+    linear(name + ".linear", 6 * inner, inner, true, layer.linear);
+  }
+
+ private:
+  std::vector<Slot>& slots_;
+};
+
+void add_block(Table& table, const TransformerTemporalConfig& config, const std::string& name, engine::Block& block) {
+  const std::int64_t inner = config.inner_dim();
+  const bool affine = config.norm_elementwise_affine;
+  const bool gated = config.activation_fn == Activation::geglu || config.activation_fn == Activation::swiglu;
+  if (config.positional_embeddings == PositionalEmbeddings::sinusoidal)
+    table.add(name + ".pos_embed.pe", {1, *config.num_positional_embeddings, inner}, Role::positions, 0, block.pe);
+  if (config.norm_type != NormType::layer_norm)
+    table.ada_norm(name + ".norm1", config, block.ada_norm1);
+  else if (affine)
+    table.norm(name + ".norm1", inner, block.norm1);
+  table.attention(name + ".attn1", inner, inner, config.attention_bias, block.attn1);
+  if (config.has_attn2()) {
+    if (config.norm_type == NormType::ada_norm)
+      table.ada_norm(name + ".norm2", config, block.ada_norm2);
+    else if (affine)
+      table.norm(name + ".norm2", inner, block.norm2);
+    table.attention(name + ".attn2", inner, config.attn2_context_dim(), config.attention_bias, block.attn2);
+  }
+  if (affine) table.norm(name + ".norm3", inner, block.norm3);
+  table.linear(name + ".ff.net.0.proj", (gated ? 8 : 4) * inner, inner, true, block.ff_in);
+  table.linear(name + ".ff.net.2", inner, 4 * inner, true, block.ff_out);
+}
+
+}  // namespace
+
+std::vector<Slot> parameter_slots(const TransformerTemporalConfig& config, engine::Weights& weights) {
+  std::vector<Slot> slots;
+  Table table(slots);
+  const std::int64_t inner = config.inner_dim();
+  weights.blocks.resize(static_cast<std::size_t>(config.num_layers));
+  if (config.is_discrete()) {
+    table.embedding("latent_image_embedding.emb", *config.num_vector_embeds, inner, weights.latent_emb);
+    table.embedding("latent_image_embedding.height_emb", *config.sample_size, inner, weights.latent_height_emb);
+    table.embedding("latent_image_embedding.width_emb", *config.sample_size, inner, weights.latent_width_emb);
+  } else {
+    table.norm("norm", *config.in_channels, weights.norm);
+    table.linear("proj_in", inner, *config.in_channels, true, weights.proj_in);
+  }
+  for (std::size_t layer = 0; layer < weights.blocks.size(); ++layer)
+    add_block(table, config, "transformer_blocks." + std::to_string(layer), weights.blocks[layer]);
+  if (config.is_discrete()) {
+    table.norm("norm_out", inner, weights.norm_out);
+    table.linear("out", *config.num_vector_embeds - 1, inner, true, weights.out);
+  } else {
+    table.linear("proj_out", *config.in_channels, inner, true, weights.proj_out);
+  }
+  return slots;
+}
+
+Tensor sinusoidal_positions(std::int64_t positions, std::int64_t width) {
+  Tensor table(DType::f32, {1, positions, width});
+  float* pe = table.data_as<float>();
+  const auto rate = static_cast<float>(-std::log(10000.0) / static_cast<double>(width));
+  for (std::int64_t i = 0; 2 * i < width; ++i) {
+    const float frequency = std::exp(static_cast<float>(2 * i) * rate);
+    for (std::int64_t p = 0; p < positions; ++p) {
+      const float angle = static_cast<float>(p) * frequency;
+      pe[p * width + 2 * i] = std::sin(angle);
+      if (2 * i + 1 < width) pe[p * width + 2 * i + 1] = std::cos(angle);
+    }
+  }
+  return table;
+}
+
+Tensor seeded_parameter(const Slot& slot, std::uint64_t seed, DType dtype) {
+  if (slot.role == Role::positions) {
+    const Tensor table = sinusoidal_positions(slot.shape[1], slot.shape[2]);
+    return dtype == DType::f32 ? table : convert(table, dtype);
+  }
+  Tensor values(DType::f32, slot.shape);
+  float* out = values.data_as<float>();
+  const SeededUniform uniform(seed, slot.name);
+  const auto bound = static_cast<float>(
+      slot.role == Role::embedding ? std::sqrt(3.0)  // variance 1
+                                   : 1.0 / std::sqrt(static_cast<double>(std::max<std::int64_t>(1, slot.fan_in))));
+  const bool constant = slot.role == Role::norm_weight || slot.role == Role::norm_bias;
+  for (std::int64_t i = 0; i < values.numel(); ++i)
+    out[i] = constant ? (slot.role == Role::norm_weight ? 1.0f : 0.0f) : bound * uniform(static_cast<std::uint64_t>(i));
+  return dtype == DType::f32 ? values : convert(values, dtype);
+}
+
+}  // namespace kineograph::model

@@ -1,0 +1,35 @@
+// The one table of parameter names and shapes.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+#include "kineograph/config.h"
+
+namespace kineograph::model {
+
+/// What a parameter is; decides how a seed fills it.
+enum class Role { linear_weight, linear_bias, norm_weight, norm_bias, embedding, positions };
+
+/// One parameter: its name in diffusers' state dict, its shape, and where an engine finds it.
+struct Slot {
+  std::string name;
+  Shape shape;
+  Role role;
+  std::int64_t fan_in;  ///< columns of the linear layer it belongs to, else 0
+  TensorView* view;
+};
+
+/// Every parameter of `config` in the state dict's order. `weights` gets its blocks; the slots point into it.
+std::vector<Slot> parameter_slots(const TransformerTemporalConfig& config, engine::Weights& weights);
+
+/// The position table (1, N, I) as diffusers' SinusoidalPositionalEmbedding computes it, in f32:
+/// pe[p, 2i] = sin(p exp(-2i ln(10000) / I)), pe[p, 2i+1] = cos(the same).
+Tensor sinusoidal_positions(std::int64_t positions, std::int64_t width);
+
+/// Fills a parameter from a seed as PyTorch would initialise it: see TransformerTemporalModel::from_config.
+Tensor seeded_parameter(const Slot& slot, std::uint64_t seed, DType dtype);
+
+}  // namespace kineograph::model

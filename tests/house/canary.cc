@@ -1,0 +1,3 @@
+#include <gtest/gtest.h>
+
+TEST(Canary, Dies) { EXPECT_EQ(1, 2) << "this failure is wanted"; }
