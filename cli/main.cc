@@ -37,6 +37,7 @@ int run_program(int argc, char** argv) {
   add_init(program);
   add_inspect(program);
   add_run(program);
+  add_bench(program);
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -99,6 +99,8 @@ class Engine {
   virtual std::string_view name() const noexcept = 0;
   /// Best first; never empty for an engine that can run here.
   virtual std::vector<std::string> instruction_sets() const = 0;
+  /// GFLOP/s that multiply-adds on registers reach on `threads` threads at once; 0 for an engine without such a limit.
+  virtual double peak_gflops(const std::string& /*isa*/, DType /*compute_dtype*/, int /*threads*/) const { return 0.0; }
   /// The weights' memory outlives the plan; an engine that packs copies of its own lets go of it.
   virtual std::unique_ptr<const Plan> prepare(const TransformerTemporalConfig& config, const Weights& weights,
                                               const PrepareOptions& options) const = 0;

@@ -175,6 +175,10 @@ std::vector<std::string> engines() {
   return names;
 }
 
+double peak_gflops(std::string_view engine, const std::string& isa, DType compute_dtype, int threads) {
+  return find_engine(std::string(engine)).peak_gflops(isa, compute_dtype, threads);
+}
+
 std::vector<std::string> instruction_sets(std::string_view name) {
   return find_engine(std::string(name)).instruction_sets();
 }

@@ -1,7 +1,10 @@
 // The fused engine: GroupNorm statistics, then tiles that walk through all layers in cache.
 #include <tbb/parallel_for.h>
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <thread>
 
 #include "engine/conditioning.h"
 #include "engine/cpu/pack.h"
@@ -242,16 +245,30 @@ class CpuEngine : public Engine {
     return names;
   }
 
+  double peak_gflops(const std::string& isa, DType compute_dtype, int threads) const override {
+    const Target& target = find(isa);
+    const Arithmetic arithmetic = compute_dtype == DType::bf16 ? Arithmetic::bf16 : Arithmetic::f32;
+    std::vector<double> rates(static_cast<std::size_t>(resolve_threads(threads)));
+    std::vector<std::thread> others;
+    for (double& rate : rates) others.emplace_back([&] { rate = target.peak_flops(arithmetic, 0.05); });
+    for (std::thread& thread : others) thread.join();
+    return std::accumulate(rates.begin(), rates.end(), 0.0);
+  }
+
   std::unique_ptr<const Plan> prepare(const TransformerTemporalConfig& config, const Weights& weights,
                                       const PrepareOptions& options) const override {
-    const Target* chosen = options.isa.empty() && !targets().empty() ? targets().front() : nullptr;
+    return std::make_unique<CpuPlan>(config, weights, find(options.isa), options.compute_dtype);
+  }
+
+ private:
+  /// The instruction set of a name; the best one for none.
+  static const Target& find(const std::string& isa) {
     std::string known;
     for (const Target* target : targets()) {
-      if (target->name == options.isa) chosen = target;
+      if (isa.empty() || target->name == isa) return *target;
       known += (known.empty() ? "" : ", ") + std::string(target->name);
     }
-    if (chosen == nullptr) throw ArgumentError("instruction set", "one of " + known, options.isa);
-    return std::make_unique<CpuPlan>(config, weights, *chosen, options.compute_dtype);
+    throw ArgumentError("instruction set", "one of " + known, isa);
   }
 };
 
