@@ -47,8 +47,12 @@ void AtomicFile::write(const void* data, std::size_t size) {
   }
 }
 
-void AtomicFile::commit() {
+void AtomicFile::flush() {
   if (!temporary_.empty() && ::fsync(descriptor_) != 0) fail("flushed");
+}
+
+void AtomicFile::commit() {
+  flush();
   const int closed = ::close(descriptor_);
   descriptor_ = -1;
   if (closed != 0) fail("closed");

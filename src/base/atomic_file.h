@@ -18,7 +18,9 @@ class AtomicFile {
 
   void write(const void* data, std::size_t size);
   void write(std::string_view text) { write(text.data(), text.size()); }
-  /// Flushes to the disk and renames.
+  /// Waits until all that was written is on the disk.
+  void flush();
+  /// Flushes and renames.
   void commit();
 
  private:

@@ -81,10 +81,10 @@ void read_hidden_states(const TransformerTemporalConfig& config, const TensorVie
              hidden_states ? dtype_and_shape(hidden_states) : "none");
     inputs.height = inputs.width = side;
   } else {
-    const std::string expected = "f32, f16 or bf16 (B*F, " + std::to_string(*config.in_channels) + ", H, W)";
     if (!hidden_states || !is_image_dtype(hidden_states.dtype()) || hidden_states.rank() != 4 ||
         hidden_states.size(1) != *config.in_channels)
-      refuse(where, expected, hidden_states ? dtype_and_shape(hidden_states) : "none");
+      refuse(where, "f32, f16 or bf16 (B*F, " + std::to_string(*config.in_channels) + ", H, W)",
+             hidden_states ? dtype_and_shape(hidden_states) : "none");
     inputs.channels = hidden_states.size(1);
     inputs.height = hidden_states.size(2);
     inputs.width = hidden_states.size(3);

@@ -142,9 +142,12 @@ void TransformerTemporalModel::save_pretrained(const std::filesystem::path& dire
   std::vector<std::pair<std::string, TensorView>> tensors;
   for (const Parameter& parameter : parameters()) tensors.emplace_back(parameter.name, parameter.value);
   const std::string dotted = variant.empty() ? "" : "." + std::string(variant);
-  save_safetensors(directory / ("diffusion_pytorch_model" + dotted + ".safetensors"), tensors, {{"format", "pt"}});
+  // Both files are whole on the disk before either takes its name: a full disk leaves an older model as it was, not
+  // with the other one's configuration.
   AtomicFile file(directory / "config.json");
   file.write(config().to_json());
+  file.flush();
+  save_safetensors(directory / ("diffusion_pytorch_model" + dotted + ".safetensors"), tensors, {{"format", "pt"}});
   file.commit();
 }
 

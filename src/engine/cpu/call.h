@@ -21,8 +21,8 @@ struct Image {
 /// What norms and residuals of one block do for one video.
 struct Modulation {
   Affine norm[3];
-  const float* gate_attn1 = nullptr;  ///< I factors of attn1's output, or null for 1
-  const float* gate_ff = nullptr;     ///< I factors of ff's output, or null for 1
+  const float* gate_attn1 = nullptr;  ///< I factors of attn1's output, padded with zero to even, or null for 1
+  const float* gate_ff = nullptr;     ///< I factors of ff's output, padded alike, or null for 1
 };
 
 /// Keys and values of a conditioning that all pixels of a video share, for one attention of one video: per head, keys

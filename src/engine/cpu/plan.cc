@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <numeric>
 #include <thread>
 
@@ -66,7 +67,7 @@ class CpuPlan : public Plan {
     const int threads = resolve_threads(inputs.num_threads);
     std::unique_ptr<CallState> state = acquire();
     describe(inputs, output, state->call);
-    run_in_arena(threads, [&] {
+    const auto body = [&] {
       Call& call = state->call;
       if (!model_.config.is_discrete()) {
         compute_group_norm(call, target_, state->group_norm);
@@ -79,7 +80,8 @@ class CpuPlan : public Plan {
       const TileShape shape = tile_shape(call);
       walk_tiles(call, target_, arithmetic_, shape, threads,
                  workspace_sizes(model_, shape, call.context_tokens, call.context_dim), workspaces_);
-    });
+    };
+    run_in_arena(threads, std::cref(body));  // a reference: std::function allocates for a lambda of this size
     release(std::move(state));
   }
 
@@ -138,8 +140,9 @@ class CpuPlan : public Plan {
         }
     if (model_.config.norm_type == NormType::layer_norm) return;
     state.conditioning = compute_conditioning(model_.config, weights_, inputs);
-    // Per block and video: three scales, three shifts a frame, two gates.
-    const std::size_t each = 3 * inner + 3 * frames * inner + 2 * inner;
+    // Per block and video: three scales, three shifts a frame, two gates. Gates meet padded rows of products too.
+    const std::size_t gate_rows = pad_channels(inner);
+    const std::size_t each = 3 * inner + 3 * frames * inner + 2 * gate_rows;
     state.modulations.resize(layers * call.videos * each);
     for (std::size_t layer = 0; layer < layers; ++layer)
       for (std::size_t video = 0; video < call.videos; ++video) {
@@ -170,10 +173,11 @@ class CpuPlan : public Plan {
         const auto set_gate = [&](const std::vector<double>& values, float* out, const float*& slot) {
           if (values.empty()) return;
           for (std::size_t c = 0; c < inner; ++c) out[c] = static_cast<float>(values[c]);
+          if (gate_rows > inner) out[inner] = 0.0f;
           slot = out;
         };
         set_gate(from.gate_attn1, gate, to.gate_attn1);
-        set_gate(from.gate_ff, gate + inner, to.gate_ff);
+        set_gate(from.gate_ff, gate + gate_rows, to.gate_ff);
       }
   }
 

@@ -12,11 +12,13 @@
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
-/// 2^x, relative error below 1.2e-7; 0 below 2^-126, 2^127 at and above 127.
+/// 2^x, relative error below 1.2e-7; 0 below -126.5, infinity from 127.5 on, NaN of NaN.
 HWY_INLINE Vec Exp2(Vec x) {
   const D d;
-  const Vec n = hn::Round(hn::Min(hn::Max(x, hn::Set(d, -127.0f)), hn::Set(d, 127.0f)));
-  const Vec r = hn::Max(hn::Min(hn::Sub(x, n), hn::Set(d, 0.5f)), hn::Set(d, -0.5f));
+  // The operands' order lets NaN through: x86 returns the second when either is NaN.
+  const Vec within = hn::Min(hn::Set(d, 128.0f), hn::Max(hn::Set(d, -127.0f), x));
+  const Vec n = hn::Round(within);
+  const Vec r = hn::Sub(within, n);
   // Minimax polynomial of 2^r on [-1/2, 1/2] with the constant term held at 1.
   Vec y = hn::Set(d, 1.535336188e-4f);
   y = hn::MulAdd(y, r, hn::Set(d, 1.339887440e-3f));
@@ -25,7 +27,7 @@ HWY_INLINE Vec Exp2(Vec x) {
   y = hn::MulAdd(y, r, hn::Set(d, 2.402264791e-1f));
   y = hn::MulAdd(y, r, hn::Set(d, 6.931472028e-1f));
   y = hn::MulAdd(y, r, hn::Set(d, 1.0f));
-  // n = -127 gives the exponent bits of zero: the product underflows to 0, as wanted.
+  // n = -127 gives the exponent bits of zero, n = 128 those of infinity.
   const auto exponent = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(DI(), n), hn::Set(DI(), 127)));
   return hn::Mul(y, hn::BitCast(d, exponent));
 }

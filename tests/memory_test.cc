@@ -1,0 +1,123 @@
+// What a forward allocates, counted at operator new: at most 16 MB a thread beyond input, output and packed weights,
+// and nothing at all once it has run before. Alone in its program, because it replaces operator new.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include "kineograph/kineograph.h"
+
+namespace {
+
+std::atomic<std::size_t> live{0}, most{0}, calls{0};
+
+// The size is kept in front of the block, at a distance that keeps its alignment.
+void* allocate(std::size_t size, std::size_t alignment) {
+  alignment = std::max<std::size_t>(alignment, 16);
+  auto* block = static_cast<char*>(std::aligned_alloc(alignment, (size + 2 * alignment - 1) / alignment * alignment));
+  if (block == nullptr) throw std::bad_alloc();
+  *reinterpret_cast<std::size_t*>(block + alignment - sizeof(std::size_t)) = size;
+  const std::size_t now = live += size;
+  for (std::size_t before = most; before < now && !most.compare_exchange_weak(before, now);) continue;
+  ++calls;
+  return block + alignment;
+}
+
+void release(void* p, std::size_t alignment) {
+  if (p == nullptr) return;
+  alignment = std::max<std::size_t>(alignment, 16);
+  live -= *reinterpret_cast<std::size_t*>(static_cast<char*>(p) - sizeof(std::size_t));
+  std::free(static_cast<char*>(p) - alignment);
+}
+
+}  // namespace
+
+void* operator new(std::size_t size) { return allocate(size, 16); }
+void* operator new[](std::size_t size) { return allocate(size, 16); }
+void* operator new(std::size_t size, std::align_val_t a) { return allocate(size, static_cast<std::size_t>(a)); }
+void* operator new[](std::size_t size, std::align_val_t a) { return allocate(size, static_cast<std::size_t>(a)); }
+void operator delete(void* p) noexcept { release(p, 16); }
+void operator delete[](void* p) noexcept { release(p, 16); }
+void operator delete(void* p, std::size_t) noexcept { release(p, 16); }
+void operator delete[](void* p, std::size_t) noexcept { release(p, 16); }
+void operator delete(void* p, std::align_val_t a) noexcept { release(p, static_cast<std::size_t>(a)); }
+void operator delete[](void* p, std::align_val_t a) noexcept { release(p, static_cast<std::size_t>(a)); }
+void operator delete(void* p, std::size_t, std::align_val_t a) noexcept { release(p, static_cast<std::size_t>(a)); }
+void operator delete[](void* p, std::size_t, std::align_val_t a) noexcept { release(p, static_cast<std::size_t>(a)); }
+
+namespace kineograph {
+namespace {
+
+constexpr std::size_t kLimit = 16'000'000;  // bytes a thread
+
+TransformerTemporalConfig config_of(std::int64_t channels, std::int64_t heads, std::int64_t head_dim) {
+  TransformerTemporalConfig config;
+  config.num_attention_heads = heads;
+  config.attention_head_dim = head_dim;
+  config.in_channels = channels;
+  config.positional_embeddings = PositionalEmbeddings::sinusoidal;
+  config.num_positional_embeddings = 64;
+  return config;
+}
+
+Tensor ramp(const Shape& shape) {
+  Tensor x(DType::f32, shape);
+  for (std::int64_t i = 0; i < x.numel(); ++i) x.data_as<float>()[i] = static_cast<float>(i % 97) * 0.03f - 1.4f;
+  return x;
+}
+
+struct Extents {
+  std::int64_t channels, heads, head_dim, videos, frames, height, width;
+};
+
+/// Bytes beyond what was there before, at the worst moment of a model's first forward.
+std::size_t first_forward(const TransformerTemporalModel& model, const Tensor& x, const ForwardOptions& options) {
+  Tensor y(DType::f32, x.shape());
+  const std::size_t before = live;
+  most = before;
+  model.forward(x, y.mutable_view(), options);
+  return most - before;
+}
+
+// Widths of published models; 32 frames; planes large and small, odd and even.
+TEST(Memory, StaysBelowItsLimitAtAnySize) {
+  for (const auto& instruction_set : instruction_sets("cpu"))
+    for (const DType dtype : {DType::f32, DType::bf16})
+      for (const Extents e : {Extents{320, 8, 40, 1, 32, 4, 8}, Extents{1280, 8, 160, 1, 32, 3, 3},
+                              Extents{1280, 20, 64, 1, 24, 5, 9}, Extents{32, 1, 32, 2, 16, 96, 160}}) {
+        if (e.channels > 1000 && instruction_set != instruction_sets("cpu").front()) continue;  // slow to draw
+        const auto model = TransformerTemporalModel::from_config(config_of(e.channels, e.heads, e.head_dim), 1,
+                                                                 {.compute_dtype = dtype, .isa = instruction_set});
+        const Tensor x = ramp({e.videos * e.frames, e.channels, e.height, e.width});
+        for (const int threads : {1, 2})
+          EXPECT_LE(first_forward(model, x, {.num_frames = e.frames, .num_threads = threads}),
+                    kLimit * static_cast<std::size_t>(threads))
+              << instruction_set << " " << name_of(dtype) << ", C = " << e.channels << ", F = " << e.frames;
+      }
+}
+
+TEST(Memory, IsWhatWorkspaceBytesSays) {
+  const auto model = TransformerTemporalModel::from_config(config_of(320, 8, 40), 1);
+  const Tensor x = ramp({16, 320, 16, 16});
+  const ForwardOptions options{.num_frames = 16, .num_threads = 1};
+  const double said = static_cast<double>(model.workspace_bytes(x, options));
+  const double used = static_cast<double>(first_forward(model, x, options));
+  EXPECT_NEAR(used / said, 1.0, 0.05);
+}
+
+TEST(Memory, ASteadyStreamOfCallsAllocatesNothing) {
+  const auto model = TransformerTemporalModel::from_config(config_of(32, 2, 16), 1);
+  const Tensor x = ramp({16, 32, 8, 8});
+  Tensor y(DType::f32, x.shape());
+  for (const int threads : {1, 2}) {
+    const ForwardOptions options{.num_frames = 16, .num_threads = threads};
+    for (int warm = 0; warm < 20; ++warm) model.forward(x, y.mutable_view(), options);
+    const std::size_t before = calls;
+    for (int i = 0; i < 100; ++i) model.forward(x, y.mutable_view(), options);
+    EXPECT_EQ(calls - before, 0u) << threads << " threads";
+  }
+}
+
+}  // namespace
+}  // namespace kineograph

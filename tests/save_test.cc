@@ -1,0 +1,116 @@
+// save_pretrained when the disk is full, or the process is killed: the model that was there stays.
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include "kineograph/kineograph.h"
+
+namespace kineograph {
+namespace {
+
+namespace fs = std::filesystem;
+
+TransformerTemporalConfig config_of_width(std::int64_t width) {
+  TransformerTemporalConfig config;
+  config.num_attention_heads = 4;
+  config.attention_head_dim = width / 4;
+  config.in_channels = width;
+  config.norm_num_groups = 4;
+  return config;
+}
+
+std::string contents(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+class Save : public ::testing::Test {
+ protected:
+  Save() {
+    std::string name = (fs::temp_directory_path() / "kineograph-save-XXXXXX").string();
+    folder_ = ::mkdtemp(name.data());
+    TransformerTemporalModel::from_config(config_of_width(16), 1).save_pretrained(folder_);
+    config_ = contents(folder_ / "config.json");
+    weights_ = contents(folder_ / "diffusion_pytorch_model.safetensors");
+  }
+  ~Save() override { fs::remove_all(folder_); }
+
+  void expect_the_old_model() const {
+    EXPECT_EQ(contents(folder_ / "config.json"), config_);
+    EXPECT_EQ(contents(folder_ / "diffusion_pytorch_model.safetensors"), weights_);
+    EXPECT_EQ(TransformerTemporalModel::from_pretrained(folder_).config().inner_dim(), 16);
+  }
+  std::size_t files() const {
+    return static_cast<std::size_t>(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()));
+  }
+
+  fs::path folder_;
+  std::string config_, weights_;
+};
+
+// A limit on the size of files stands for a full disk: write(2) fails in the middle of the weights.
+TEST_F(Save, AFullDiskLeavesTheOldModel) {
+  const auto larger = TransformerTemporalModel::from_config(config_of_width(64), 2);
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    ::signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit{100'000, 100'000};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+    try {
+      larger.save_pretrained(folder_);
+    } catch (const IoError& error) {
+      const bool named = std::strstr(error.what(), "diffusion_pytorch_model.safetensors") != nullptr;
+      ::_exit(named ? 7 : 8);
+    }
+    ::_exit(9);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 7);
+  expect_the_old_model();
+  EXPECT_EQ(files(), 2u) << "a temporary file was left";
+}
+
+TEST_F(Save, KilledInTheMiddleLeavesOneWholeModel) {
+  const auto larger = TransformerTemporalModel::from_config(config_of_width(512), 2);
+  bool interrupted = false;
+  for (int delay = 200; delay <= 51'200 && !interrupted; delay *= 2) {
+    const pid_t child = ::fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+      larger.save_pretrained(folder_);
+      ::_exit(0);
+    }
+    ::usleep(static_cast<useconds_t>(delay));
+    ::kill(child, SIGKILL);
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    if (!WIFSIGNALED(status)) break;  // it was faster
+    interrupted = files() > 2;        // a temporary file: it was in the middle of one
+    ASSERT_NO_FATAL_FAILURE(expect_the_old_model());
+  }
+  EXPECT_TRUE(interrupted) << "no delay met the process while it wrote";
+}
+
+TEST_F(Save, AFolderThatCannotBeMadeIsAnError) {
+  const auto model = TransformerTemporalModel::from_config(config_of_width(16), 1);
+  try {
+    model.save_pretrained(folder_ / "config.json" / "below");
+    FAIL() << "saved below a file";
+  } catch (const IoError& error) {
+    EXPECT_NE(std::strstr(error.what(), "below"), nullptr) << error.what();
+  }
+  expect_the_old_model();
+}
+
+}  // namespace
+}  // namespace kineograph
