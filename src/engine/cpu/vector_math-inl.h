@@ -50,6 +50,7 @@ HWY_INLINE Vec Tanh(Vec x) {
 HWY_INLINE Vec GeluTail(Vec a) {
   const D d;
   const Vec one = hn::Set(d, 1.0f);
+  a = hn::Min(hn::Set(d, 20.0f), a);  // 0 from there on, at infinity too; NaN passes
   // p / sqrt(2)
   const Vec t = hn::Div(one, hn::MulAdd(a, hn::Set(d, 0.3275911f * 0.70710678f), one));
   Vec y = hn::Set(d, 0.5f * 1.061405429f);
