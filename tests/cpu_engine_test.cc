@@ -6,7 +6,7 @@
 #include <cstring>
 #include <thread>
 
-#include "kineograph/error.h"
+#include "kineograph/kineograph.h"
 #include "random_case.h"
 
 namespace kineograph::testing {
@@ -115,6 +115,27 @@ TEST(CpuEngineConcurrency, ManyCallsAtOnceAreEachRight) {
     });
   for (std::thread& thread : threads) thread.join();
   for (int count : wrong) EXPECT_EQ(count, 0);
+}
+
+// 2 x 192 x 192 sequences are more than the 65,535 that a GPU's grid or a 16-bit index holds.
+TEST(CpuEngineGrid, EverySequenceOfALargeImageIsRight) {
+  constexpr std::int64_t kFrames = 4;
+  TransformerTemporalConfig config;
+  config.num_attention_heads = 2;
+  config.attention_head_dim = 4;
+  config.in_channels = 8;
+  config.norm_num_groups = 2;
+  Tensor x(DType::f32, {2 * kFrames, config.in_channels.value(), 192, 192});
+  for (std::int64_t i = 0; i < x.numel(); ++i)
+    x.data_as<float>()[i] = static_cast<float>(i * 2654435761 % 4093) / 1024.0f - 2.0f;
+  const auto run = [&](const std::string& engine) {
+    return TransformerTemporalModel::from_config(config, 5, {.engine = engine})
+        .forward(x, {.num_frames = kFrames})
+        .sample;
+  };
+  const Tensor want = run("reference"), got = run("cpu");
+  for (std::int64_t i = 0; i < want.numel(); ++i)
+    ASSERT_NEAR(want.data_as<float>()[i], got.data_as<float>()[i], 1e-5) << "element " << i;
 }
 
 TEST(CpuEngineErrors, AnUnknownInstructionSetIsRefusedByName) {
