@@ -8,7 +8,7 @@
 Every program runs in a process of its own, stopped (SIGSTOP) while another is timed, so that no pool of spinning threads
 takes a core from its neighbour. Answers are compared with diffusers in float64 before anything is timed, and one that is
 off is left out with its error. Rounds are interleaved; the figure is the median over them. Memory is how far a process
-grows during one forward beyond what it holds before and the output; for kineograph, its workspace_bytes.
+grows during its first forward, the output not counted; for kineograph, its workspace_bytes.
 Weights and input are bf16 values in either precision, so that both have the same answer.
 """
 
@@ -126,15 +126,15 @@ def worker(arguments):
     try:
         with torch.inference_mode():
             forward = prepare(arguments.worker, str(folder), arguments.frames, x, arguments.dtype, arguments.threads)
-            y = forward()  # compiles, where something is to be compiled
-            save_file({"sample": y.contiguous()}, folder / "answer.safetensors")
-            output_bytes = y.numel() * y.element_size()
-            del y
-            gc.collect()
+            if arguments.worker == "compile":
+                forward()  # compiling takes memory of its own
+                gc.collect()
+            # Elsewhere the first forward is the one: arenas that a program keeps afterwards are made in it.
             reset_peak()
             before = memory_kib("VmRSS")
-            forward()
-            memory = max(0, (memory_kib("VmHWM") - before) * 1024 - output_bytes)
+            y = forward()
+            memory = max(0, (memory_kib("VmHWM") - before) * 1024 - y.numel() * y.element_size())
+            save_file({"sample": y.contiguous()}, folder / "answer.safetensors")
             print(json.dumps({"memory_bytes": memory}), file=answers, flush=True)
             for _ in sys.stdin:
                 start = time.perf_counter()
