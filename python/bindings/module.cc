@@ -1,0 +1,259 @@
+// The extension module kineograph._native: the C++ library, call for call. kineograph/model.py is what users see.
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/variant.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "arrays.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace kineograph::python {
+namespace {
+
+using NamedArrays = std::vector<std::pair<std::string, nb::object>>;
+using Kwargs = std::map<std::string, std::variant<bool, std::int64_t, double, std::string>>;
+
+/// The library's exceptions as the classes of kineograph.errors, with their parts.
+void raise(const char* name, const Error& error) {
+  const nb::object type = nb::module_::import_("kineograph.errors").attr(name);
+  const nb::object value = type(error.what(), error.where(), error.expected(), error.found(), error.hint());
+  PyErr_SetObject(type.ptr(), value.ptr());
+}
+
+void translate(const std::exception_ptr& pointer, void*) {
+  try {
+    std::rethrow_exception(pointer);
+  } catch (const ConfigError& error) {
+    raise("ConfigError", error);
+  } catch (const FormatError& error) {
+    raise("FormatError", error);
+  } catch (const CheckpointError& error) {
+    raise("CheckpointError", error);
+  } catch (const ArgumentError& error) {
+    raise("ArgumentError", error);
+  } catch (const IoError& error) {
+    raise("IoError", error);
+  } catch (const Error& error) {
+    raise("Error", error);
+  }
+}
+
+/// Sentences that the library had to say during a call; issued as Python warnings once the call is over.
+class Warnings {
+ public:
+  WarningHandler handler() {
+    return [this](std::string_view text) { texts_.emplace_back(text); };
+  }
+  void issue() const {
+    for (const std::string& text : texts_)
+      if (PyErr_WarnEx(PyExc_UserWarning, text.c_str(), 3) < 0) throw nb::python_error();
+  }
+
+ private:
+  std::vector<std::string> texts_;
+};
+
+DType parse_dtype(const char* where, const std::string& name) {
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16})
+    if (name_of(dtype) == name) return dtype;
+  throw ArgumentError(where, "f32, f16 or bf16", name);
+}
+
+ModelOptions model_options(const std::string& engine, const std::string& compute_dtype, const std::string& isa,
+                           Warnings& warnings) {
+  ModelOptions options;
+  options.engine = engine;
+  if (compute_dtype != "auto") options.compute_dtype = parse_dtype("compute_dtype", compute_dtype);
+  options.isa = isa;
+  options.on_warning = warnings.handler();
+  return options;
+}
+
+/// Keeps Python objects alive; may be dropped by any thread.
+std::shared_ptr<const void> keep_alive(std::vector<Array> arrays) {
+  return {new std::vector<Array>(std::move(arrays)), [](const void* held) {
+            if (!nb::is_alive()) return;
+            const nb::gil_scoped_acquire gil;
+            delete static_cast<const std::vector<Array>*>(held);
+          }};
+}
+
+TransformerTemporalModel from_pretrained(const std::string& directory, const std::string& engine,
+                                         const std::string& compute_dtype, const std::string& isa,
+                                         const std::string& variant, const std::string& group_norm_scope) {
+  Warnings warnings;
+  ModelOptions options = model_options(engine, compute_dtype, isa, warnings);
+  options.variant = variant;
+  options.unknown_keys = UnknownKeys::warn;
+  if (!group_norm_scope.empty()) {
+    if (group_norm_scope != "clip" && group_norm_scope != "frame")
+      throw ArgumentError("group_norm_scope", "clip or frame", group_norm_scope);
+    options.group_norm_scope = group_norm_scope == "clip" ? GroupNormScope::clip : GroupNormScope::frame;
+  }
+  auto model = [&] {
+    const nb::gil_scoped_release free;
+    return TransformerTemporalModel::from_pretrained(directory, options);
+  }();
+  warnings.issue();
+  return model;
+}
+
+TransformerTemporalModel from_config(const std::string& config, std::uint64_t seed, const std::string& dtype,
+                                     const std::string& engine, const std::string& compute_dtype,
+                                     const std::string& isa) {
+  Warnings warnings;
+  const ModelOptions options = model_options(engine, compute_dtype, isa, warnings);
+  const auto parsed = TransformerTemporalConfig::from_json(config, "config");
+  const nb::gil_scoped_release free;
+  return TransformerTemporalModel::from_config(parsed, seed, options, parse_dtype("dtype", dtype));
+}
+
+TransformerTemporalModel from_state_dict(const std::string& config, const NamedArrays& state_dict,
+                                         const std::string& engine, const std::string& compute_dtype,
+                                         const std::string& isa) {
+  Warnings warnings;
+  const ModelOptions options = model_options(engine, compute_dtype, isa, warnings);
+  const auto parsed = TransformerTemporalConfig::from_json(config, "config");
+  std::vector<Array> arrays;
+  std::vector<Parameter> parameters;
+  for (const auto& [name, object] : state_dict) {
+    arrays.push_back(as_array(name.c_str(), object));
+    parameters.push_back({name, view_of(name.c_str(), arrays.back())});
+  }
+  const auto owner = keep_alive(std::move(arrays));
+  const nb::gil_scoped_release free;
+  return TransformerTemporalModel::from_state_dict(parsed, parameters, owner, options);
+}
+
+/// An argument that may be missing, with the array that keeps its memory.
+struct OptionalView {
+  OptionalView(const char* where, nb::handle object) {
+    if (object.is_none()) return;
+    array = as_array(where, object);
+    view = view_of(where, array);
+  }
+  Array array;
+  TensorView view;
+};
+
+nb::object forward(const TransformerTemporalModel& model, nb::handle hidden_states, std::int64_t num_frames,
+                   nb::handle encoder_hidden_states, nb::handle timestep, nb::handle class_labels,
+                   const Kwargs& cross_attention_kwargs, nb::handle out,
+                   const std::shared_ptr<AttentionRecorder>& recorder, int num_threads) {
+  const Array array = as_array("hidden_states", hidden_states);
+  const TensorView input = view_of("hidden_states", array);
+  const OptionalView encoder("encoder_hidden_states", encoder_hidden_states), time("timestep", timestep),
+      labels("class_labels", class_labels);
+  CrossAttentionKwargs kwargs;
+  for (const auto& [key, value] : cross_attention_kwargs)
+    std::visit([&](const auto& given) { kwargs[key] = given; }, value);
+  AttentionProcessors processors;
+  if (recorder)
+    for (const std::string& name : model.attention_names()) processors[name] = recorder;
+  Warnings warnings;
+  ForwardOptions options;
+  options.num_frames = num_frames;
+  options.encoder_hidden_states = encoder.view;
+  options.timestep = time.view;
+  options.class_labels = labels.view;
+  options.cross_attention_kwargs = &kwargs;
+  options.attention_processors = recorder ? &processors : nullptr;
+  options.num_threads = num_threads;
+  options.on_warning = warnings.handler();
+
+  const auto run = [&](const MutableTensorView& sample) {
+    {
+      const nb::gil_scoped_release free;
+      model.forward(input, sample, options);
+    }
+    warnings.issue();
+  };
+  if (!out.is_none()) {
+    const MutableArray output = as_mutable_array("out", out);
+    run(view_of("out", output));
+    return nb::borrow(out);
+  }
+  const auto& config = model.config();
+  const bool discrete = config.is_discrete() && input.rank() == 2;
+  MutableTensorView sample;
+  nb::object result = make_array(
+      discrete ? DType::f32 : input.dtype(),
+      discrete ? Shape{input.size(0), *config.num_vector_embeds - 1, input.size(1)} : input.shape(),
+      framework_of(hidden_states), sample);
+  run(sample);
+  return result;
+}
+
+NamedArrays parameters(nb::handle self) {
+  NamedArrays named;
+  for (const Parameter& parameter : nb::cast<const TransformerTemporalModel&>(self).parameters())
+    named.emplace_back(parameter.name, array_over(parameter.value, self, Framework::numpy));
+  return named;
+}
+
+/// One number for the bytes at `addresses`, XXH3 of one after the other: whoever packed them can tell whether they
+/// still are what they were.
+std::uint64_t fingerprint(const std::vector<std::uintptr_t>& addresses, const std::vector<std::size_t>& sizes) {
+  if (addresses.size() != sizes.size())
+    throw ArgumentError("sizes", std::to_string(addresses.size()), std::to_string(sizes.size()));
+  const nb::gil_scoped_release free;
+  XXH64_hash_t hash = 0;
+  for (std::size_t i = 0; i < addresses.size(); ++i)
+    hash = XXH3_64bits_withSeed(reinterpret_cast<const void*>(addresses[i]), sizes[i], hash);
+  return hash;
+}
+
+nb::object recorded(const AttentionRecorder& recorder, const std::string& name) {
+  auto* tensor = new Tensor(recorder.probabilities(name));
+  const nb::capsule owner(tensor, [](void* held) noexcept { delete static_cast<Tensor*>(held); });
+  return array_over(*tensor, owner, Framework::numpy);
+}
+
+}  // namespace
+}  // namespace kineograph::python
+
+NB_MODULE(_native, m) {
+  using namespace kineograph;
+  using namespace kineograph::python;
+  nb::register_exception_translator(translate);
+
+  nb::class_<AttentionRecorder>(m, "AttentionRecorder")
+      .def(nb::init<>())
+      .def("names", &AttentionRecorder::names)
+      .def("probabilities", recorded, "name"_a)
+      .def("clear", &AttentionRecorder::clear);
+
+  nb::class_<TransformerTemporalModel>(m, "Model", nb::is_weak_referenceable())
+      .def_static("from_pretrained", from_pretrained, "directory"_a, "engine"_a, "compute_dtype"_a, "isa"_a,
+                  "variant"_a, "group_norm_scope"_a)
+      .def_static("from_config", from_config, "config"_a, "seed"_a, "dtype"_a, "engine"_a, "compute_dtype"_a, "isa"_a)
+      .def_static("from_state_dict", from_state_dict, "config"_a, "state_dict"_a, "engine"_a, "compute_dtype"_a,
+                  "isa"_a)
+      .def("forward", forward, "hidden_states"_a.none(), "num_frames"_a, "encoder_hidden_states"_a.none(), "timestep"_a.none(),
+           "class_labels"_a.none(), "cross_attention_kwargs"_a, "out"_a.none(), "recorder"_a.none(), "num_threads"_a)
+      .def("save_pretrained",
+           [](const TransformerTemporalModel& model, const std::string& directory, const std::string& variant) {
+             const nb::gil_scoped_release free;
+             model.save_pretrained(directory, variant);
+           },
+           "directory"_a, "variant"_a)
+      .def("parameters", [](nb::handle self) { return parameters(self); })
+      .def_prop_ro("config", [](const TransformerTemporalModel& model) { return model.config().to_json(); })
+      .def_prop_ro("num_parameters", &TransformerTemporalModel::num_parameters)
+      .def_prop_ro("dtype", [](const TransformerTemporalModel& model) { return std::string(name_of(model.dtype())); })
+      .def_prop_ro("compute_dtype",
+                   [](const TransformerTemporalModel& model) { return std::string(name_of(model.compute_dtype())); })
+      .def_prop_ro("engine", [](const TransformerTemporalModel& model) { return std::string(model.engine()); })
+      .def_prop_ro("isa", [](const TransformerTemporalModel& model) { return std::string(model.isa()); })
+      .def_prop_ro("attention_names", &TransformerTemporalModel::attention_names);
+
+  m.def("engines", engines);
+  m.def("instruction_sets", [](const std::string& engine) { return instruction_sets(engine); }, "engine"_a);
+  m.def("version", [] { return std::string(version()); });
+  m.def("fingerprint", fingerprint, "addresses"_a, "sizes"_a);
+}

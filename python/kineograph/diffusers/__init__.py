@@ -1,0 +1,12 @@
+"""diffusers' temporal modules with a native forward. Needs torch and diffusers: ``pip install kineograph[diffusers]``."""
+
+try:
+    import diffusers as _diffusers  # noqa: F401
+    import torch as _torch  # noqa: F401
+except ImportError as error:
+    raise ImportError(f"{error}. kineograph.diffusers needs torch and diffusers: pip install kineograph[diffusers]") from error
+
+from .acceleration import Acceleration, accelerate, restore
+from .modules import AnimateDiffTransformer3D, TransformerTemporalModel
+
+__all__ = ["Acceleration", "AnimateDiffTransformer3D", "TransformerTemporalModel", "accelerate", "restore"]

@@ -1,0 +1,42 @@
+"""The exceptions of the library. Each says where, what was expected and what was found."""
+
+__all__ = ["Error", "ConfigError", "FormatError", "CheckpointError", "ArgumentError", "IoError"]
+
+
+class Error(Exception):
+    """Base of every exception that kineograph raises.
+
+    Attributes:
+        where: the file, key, tensor or argument at fault.
+        expected, found, hint: the parts of the message; empty where a message has another form.
+    """
+
+    def __init__(self, message: str, where: str = "", expected: str = "", found: str = "", hint: str = ""):
+        super().__init__(message)
+        self.where, self.expected, self.found, self.hint = where, expected, found, hint
+
+    def __reduce__(self):
+        return type(self), (self.args[0], self.where, self.expected, self.found, self.hint)
+
+
+class ConfigError(Error, ValueError):
+    """A configuration that is unknown, inconsistent or out of range."""
+
+
+class FormatError(Error, ValueError):
+    """A file whose bytes are not what its format says."""
+
+
+class CheckpointError(Error, ValueError):
+    """A checkpoint whose tensors do not fit the configuration."""
+
+
+class ArgumentError(Error, ValueError):
+    """An argument of the wrong shape, dtype or range."""
+
+
+class IoError(Error, OSError):
+    """A file that cannot be opened, read, written or renamed."""
+
+    def __str__(self):
+        return self.args[0]

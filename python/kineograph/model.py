@@ -1,0 +1,172 @@
+"""TransformerTemporalModel without torch: arrays in, arrays out."""
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any, Dict, Iterator, Mapping, Optional, Tuple, Union
+
+import numpy
+
+from . import _native, recording, statistics, threads
+
+__all__ = ["TransformerTemporalModel", "TransformerTemporalModelOutput", "Config"]
+
+
+@dataclass
+class TransformerTemporalModelOutput:
+    """What a forward returns.
+
+    Attributes:
+        sample: (B*F, C, H, W) in the dtype of hidden_states; for discrete latents (B*F, V-1, sample_size^2) in f32.
+    """
+
+    sample: Any
+
+    def to_tuple(self) -> Tuple[Any]:
+        return (self.sample,)
+
+    def __getitem__(self, key: Union[int, str]) -> Any:
+        return getattr(self, key) if isinstance(key, str) else self.to_tuple()[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.to_tuple())
+
+
+class Config(Dict[str, Any]):
+    """A configuration as diffusers has it: ``config["in_channels"]`` is ``config.in_channels``. For reading."""
+
+    def __getattr__(self, key: str) -> Any:
+        try:
+            return self[key]
+        except KeyError:
+            raise AttributeError(key) from None
+
+
+def _numbers(values: Any, dtype: Any) -> Any:
+    """Python numbers and lists of them as an array; arrays as they are."""
+    return numpy.asarray(values, dtype) if isinstance(values, (int, float, list, tuple)) else values
+
+
+class TransformerTemporalModel:
+    """diffusers' ``TransformerTemporalModel`` as a native model over arrays: NumPy's, torch's, JAX's, anything of the
+    host's memory with DLPack or the buffer protocol. Nothing is copied, and the GIL is free during a forward.
+
+    ``TransformerTemporalModel(num_attention_heads=8, attention_head_dim=40, in_channels=320)`` draws weights from a seed;
+    ``from_pretrained`` loads them. A model is immutable, and any number of threads may call it at once.
+    """
+
+    def __init__(self, *, seed: int = 0, dtype: str = "f32", engine: str = "auto", compute_dtype: str = "auto",
+                 isa: str = "", **config: Any):
+        """Weights drawn from `seed`, the same on every machine.
+
+        Args:
+            dtype: "f32", "f16" or "bf16", of the weights.
+            engine: "auto", "cpu" or "reference".
+            compute_dtype: what products round their inputs to, "f32" or "bf16"; "auto" follows the weights.
+            isa: an instruction set of ``instruction_sets(engine)`` to force; empty for the best one.
+            config: diffusers' configuration keys, and `norm_type`, `num_embeds_ada_norm`, `num_vector_embeds`,
+                `group_norm_scope`.
+
+        Raises:
+            ConfigError, ArgumentError
+        """  # fmt: skip
+        self._model = _native.Model.from_config(json.dumps(config), seed, dtype, engine, compute_dtype, isa)
+
+    @classmethod
+    def _over(cls, model: _native.Model) -> "TransformerTemporalModel":
+        self = cls.__new__(cls)
+        self._model = model
+        return self
+
+    @classmethod
+    def from_pretrained(cls, path: Union[str, "os.PathLike[str]"], *, variant: str = "", engine: str = "auto",
+                        compute_dtype: str = "auto", isa: str = "",
+                        group_norm_scope: str = "") -> "TransformerTemporalModel":
+        """Opens a folder that diffusers' ``save_pretrained`` wrote; weights are memory-mapped.
+
+        Args:
+            variant: such as "fp16", as in diffusers.
+            group_norm_scope: "clip" or "frame", over what the configuration says.
+
+        Raises:
+            IoError, FormatError, ConfigError, CheckpointError, ArgumentError
+        """  # fmt: skip
+        return cls._over(_native.Model.from_pretrained(os.fspath(path), engine, compute_dtype, isa, variant,
+                                                       group_norm_scope))  # fmt: skip
+
+    @classmethod
+    def from_state_dict(cls, config: Mapping[str, Any], state_dict: Mapping[str, Any], *, engine: str = "auto",
+                        compute_dtype: str = "auto", isa: str = "") -> "TransformerTemporalModel":
+        """A model over arrays named as in diffusers' state dict. They must not change while the model lives.
+
+        Raises:
+            ConfigError, CheckpointError, ArgumentError
+        """  # fmt: skip
+        return cls._over(_native.Model.from_state_dict(json.dumps(dict(config)), list(state_dict.items()), engine,
+                                                       compute_dtype, isa))  # fmt: skip
+
+    def __call__(self, hidden_states: Any, encoder_hidden_states: Any = None, timestep: Any = None,
+                 class_labels: Any = None, num_frames: int = 1,
+                 cross_attention_kwargs: Optional[Mapping[str, Any]] = None, return_dict: bool = True, *,
+                 out: Any = None) -> Union[TransformerTemporalModelOutput, Tuple[Any]]:
+        """diffusers' forward.
+
+        Args:
+            hidden_states: (B*F, C, H, W), row b*F+f is frame f of video b; f32, f16 or bf16, any strides. Discrete
+                latents: i64 (B*F, sample_size^2).
+            encoder_hidden_states: (B*H*W, S, D), a row a pixel as in diffusers, or (B, S, D), a row a video.
+            timestep: one a video or one for all; integers for norm_type "ada_norm", any numbers for "ada_norm_zero".
+            class_labels: integers, one a video or one for all, for "ada_norm_zero"; num_embeds_ada_norm is the
+                unconditional class.
+            num_frames: F.
+            cross_attention_kwargs: accepted as in diffusers; unknown keys warn.
+            return_dict: False for a tuple.
+            out: an array for the sample, such as hidden_states itself; by default a new one of the same library.
+
+        Raises:
+            ArgumentError: before any work starts.
+        """  # fmt: skip
+        sample = self._model.forward(hidden_states, num_frames, encoder_hidden_states, _numbers(timestep, None),
+                                     _numbers(class_labels, numpy.int64), dict(cross_attention_kwargs or {}), out,
+                                     recording.recorder_of(self), threads.num_threads())  # fmt: skip
+        statistics.count_native()
+        return TransformerTemporalModelOutput(sample) if return_dict else (sample,)
+
+    forward = __call__
+
+    def save_pretrained(self, path: Union[str, "os.PathLike[str]"], variant: str = "") -> None:
+        """Writes config.json and diffusion_pytorch_model[.variant].safetensors, each whole or not at all."""
+        self._model.save_pretrained(os.fspath(path), variant)
+
+    @property
+    def config(self) -> Config:
+        return Config(json.loads(self._model.config))
+
+    def state_dict(self) -> Dict[str, Any]:
+        """Read-only arrays over the model's memory; bf16, which NumPy lacks, as objects with ``__dlpack__``."""
+        return dict(self._model.parameters())
+
+    def num_parameters(self) -> int:
+        return self._model.num_parameters
+
+    @property
+    def dtype(self) -> str:
+        """What most parameters are stored in: "f32", "f16" or "bf16"."""
+        return self._model.dtype
+
+    @property
+    def compute_dtype(self) -> str:
+        return self._model.compute_dtype
+
+    @property
+    def engine(self) -> str:
+        return self._model.engine
+
+    @property
+    def isa(self) -> str:
+        """The instruction set that the engine chose, such as "avx2"."""
+        return self._model.isa
+
+    def __repr__(self) -> str:
+        return (f"TransformerTemporalModel({self.num_parameters():,} parameters, {self.dtype}, "
+                f"engine {self.engine}, {self.isa})")  # fmt: skip

@@ -1,0 +1,30 @@
+"""Shared by the tests of the Python package."""
+
+import os
+import sys
+
+import pytest
+
+# What is asked for by files that need torch; KINEOGRAPH_REQUIRE_TORCH=1 (CI) makes its absence an error.
+if os.environ.get("KINEOGRAPH_REQUIRE_TORCH"):
+    import diffusers  # noqa: F401
+    import torch  # noqa: F401
+
+
+def pytest_report_header(config):
+    try:
+        import diffusers
+        import torch
+
+        return f"torch {torch.__version__}, diffusers {diffusers.__version__}"
+    except ImportError as error:
+        return f"without diffusers' part: {error}"
+
+
+@pytest.fixture(autouse=True)
+def fresh_statistics():
+    import kineograph
+
+    kineograph.stats(reset=True)
+    if "torch" in sys.modules:
+        sys.modules["torch"]._dynamo.reset()
