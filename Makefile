@@ -1,12 +1,15 @@
 # Thin: cmake builds, ctest tests, scripts/ does the rest.
 #   make demo    install what is missing, build, run a real clip through a seeded module, check the result
 #   make test    the same, then the whole suite
+#   make python  build the Python package and run its tests; PYTHON_EXTRAS="diffusers plot" brings what they can use
 #   make build   the program, build/release/bin/kineograph
 PRESET ?= release
 BUILD := build/$(PRESET)
 JOBS ?= $(shell nproc)
 
-.PHONY: build test demo deps install clean
+PYTHON_EXTRAS ?=
+
+.PHONY: build test python demo deps install clean
 
 build: deps
 	scripts/configure.sh $(PRESET)
@@ -14,6 +17,10 @@ build: deps
 
 test: build
 	cd $(BUILD) && ctest --output-on-failure --parallel $(JOBS)
+	scripts/test-python.sh "$(PYTHON_EXTRAS)"
+
+python: deps
+	scripts/test-python.sh "$(PYTHON_EXTRAS)"
 
 demo: build
 	scripts/demo.sh $(BUILD)/bin/kineograph demo

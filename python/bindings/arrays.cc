@@ -38,9 +38,9 @@ constexpr DType kDTypes[] = {DType::f64, DType::f32, DType::f16, DType::bf16, DT
 DType from_dlpack(const char* where, nb::dlpack::dtype dtype) {
   for (const DType known : kDTypes)
     if (to_dlpack(known) == dtype) return known;
-  throw ArgumentError(where, "f32, f16, bf16, f64, integers or booleans",
-                      "elements of DLPack type code " + std::to_string(dtype.code) + " and " +
-                          std::to_string(dtype.bits) + " bits");
+  throw ArgumentError(
+      where, "f32, f16, bf16, f64, integers or booleans",
+      "elements of DLPack type code " + std::to_string(dtype.code) + " and " + std::to_string(dtype.bits) + " bits");
 }
 
 template <class View, class AnyArray, class Data>

@@ -181,10 +181,10 @@ nb::object forward(const TransformerTemporalModel& model, nb::handle hidden_stat
   const auto& config = model.config();
   const bool discrete = config.is_discrete() && input.rank() == 2;
   MutableTensorView sample;
-  nb::object result = make_array(
-      discrete ? DType::f32 : input.dtype(),
-      discrete ? Shape{input.size(0), *config.num_vector_embeds - 1, input.size(1)} : input.shape(),
-      framework_of(hidden_states), sample);
+  nb::object result =
+      make_array(discrete ? DType::f32 : input.dtype(),
+                 discrete ? Shape{input.size(0), *config.num_vector_embeds - 1, input.size(1)} : input.shape(),
+                 framework_of(hidden_states), sample);
   run(sample);
   return result;
 }
@@ -234,14 +234,16 @@ NB_MODULE(_native, m) {
       .def_static("from_config", from_config, "config"_a, "seed"_a, "dtype"_a, "engine"_a, "compute_dtype"_a, "isa"_a)
       .def_static("from_state_dict", from_state_dict, "config"_a, "state_dict"_a, "engine"_a, "compute_dtype"_a,
                   "isa"_a)
-      .def("forward", forward, "hidden_states"_a.none(), "num_frames"_a, "encoder_hidden_states"_a.none(), "timestep"_a.none(),
-           "class_labels"_a.none(), "cross_attention_kwargs"_a, "out"_a.none(), "recorder"_a.none(), "num_threads"_a)
-      .def("save_pretrained",
-           [](const TransformerTemporalModel& model, const std::string& directory, const std::string& variant) {
-             const nb::gil_scoped_release free;
-             model.save_pretrained(directory, variant);
-           },
-           "directory"_a, "variant"_a)
+      .def("forward", forward, "hidden_states"_a.none(), "num_frames"_a, "encoder_hidden_states"_a.none(),
+           "timestep"_a.none(), "class_labels"_a.none(), "cross_attention_kwargs"_a, "out"_a.none(),
+           "recorder"_a.none(), "num_threads"_a)
+      .def(
+          "save_pretrained",
+          [](const TransformerTemporalModel& model, const std::string& directory, const std::string& variant) {
+            const nb::gil_scoped_release free;
+            model.save_pretrained(directory, variant);
+          },
+          "directory"_a, "variant"_a)
       .def("parameters", [](nb::handle self) { return parameters(self); })
       .def_prop_ro("config", [](const TransformerTemporalModel& model) { return model.config().to_json(); })
       .def_prop_ro("num_parameters", &TransformerTemporalModel::num_parameters)
@@ -253,7 +255,8 @@ NB_MODULE(_native, m) {
       .def_prop_ro("attention_names", &TransformerTemporalModel::attention_names);
 
   m.def("engines", engines);
-  m.def("instruction_sets", [](const std::string& engine) { return instruction_sets(engine); }, "engine"_a);
+  m.def(
+      "instruction_sets", [](const std::string& engine) { return instruction_sets(engine); }, "engine"_a);
   m.def("version", [] { return std::string(version()); });
   m.def("fingerprint", fingerprint, "addresses"_a, "sizes"_a);
 }
