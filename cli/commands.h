@@ -10,6 +10,7 @@
 namespace kineograph::cli {
 
 void add_bench(CLI::App& program);
+void add_convert(CLI::App& program);
 void add_init(CLI::App& program);
 void add_inspect(CLI::App& program);
 void add_run(CLI::App& program);

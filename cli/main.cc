@@ -30,12 +30,13 @@ std::string version_text() {
 }
 
 int run_program(int argc, char** argv) {
-  CLI::App program("diffusers' TransformerTemporalModel: make, inspect and run it.", "kineograph");
+  CLI::App program("diffusers' TransformerTemporalModel: make, inspect, convert and run it.", "kineograph");
   program.set_version_flag("--version", version_text, "Version, engines and their instruction sets, best first");
   program.require_subcommand(1);
   program.footer("kineograph COMMAND --help explains a command and gives an example.");
   add_init(program);
   add_inspect(program);
+  add_convert(program);
   add_run(program);
   add_bench(program);
   try {

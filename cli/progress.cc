@@ -8,7 +8,8 @@
 
 namespace kineograph::cli {
 
-Progress::Progress(std::optional<std::int64_t> total) : total_(total), on_terminal_(isatty(STDERR_FILENO) != 0) {
+Progress::Progress(std::optional<std::int64_t> total, std::string unit)
+    : total_(total), unit_(std::move(unit)), on_terminal_(isatty(STDERR_FILENO) != 0) {
   draw();
 }
 
@@ -16,8 +17,8 @@ Progress::~Progress() {
   if (on_terminal_) std::cerr << "\r\x1b[K" << std::flush;
 }
 
-void Progress::advance(std::int64_t frames) {
-  done_ += frames;
+void Progress::advance(std::int64_t by) {
+  done_ += by;
   draw();
 }
 
@@ -28,10 +29,10 @@ void Progress::draw() const {
     constexpr std::int64_t kWidth = 40;
     const std::int64_t filled = std::min(done_, *total_) * kWidth / *total_;
     std::cerr << '[' << std::string(static_cast<std::size_t>(filled), '#')
-              << std::string(static_cast<std::size_t>(kWidth - filled), ' ') << "] " << done_ << '/' << *total_
-              << " frames" << std::flush;
+              << std::string(static_cast<std::size_t>(kWidth - filled), ' ') << "] " << done_ << '/' << *total_ << ' '
+              << unit_ << std::flush;
   } else {
-    std::cerr << done_ << " frames" << std::flush;
+    std::cerr << done_ << ' ' << unit_ << std::flush;
   }
 }
 

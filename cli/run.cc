@@ -4,6 +4,7 @@
 #include <charconv>
 #include <chrono>
 #include <cmath>
+#include <filesystem>
 #include <limits>
 #include <memory>
 #include <vector>
@@ -21,7 +22,7 @@ namespace {
 constexpr std::int64_t kVideoWindow = 16;
 
 struct RunArguments {
-  std::string model, input, output, encoder_hidden_states;
+  std::string model, module, input, output, encoder_hidden_states;
   std::string engine = "auto", dtype = "auto", isa, variant, group_norm_scope;
   std::vector<double> timestep;
   std::vector<std::int64_t> class_labels;
@@ -119,17 +120,25 @@ void check_video(const TransformerTemporalConfig& config, std::int64_t patch) {
           " channels (3 x patch x patch)");
 }
 
+/// A folder of a single model, or one module of any known checkpoint.
+TransformerTemporalModel open_model(const RunArguments& arguments, const ModelOptions& options) {
+  if (arguments.module.empty() && std::filesystem::is_directory(arguments.model))
+    return TransformerTemporalModel::from_pretrained(arguments.model, options);
+  return Checkpoint::open(arguments.model, arguments.variant).load(arguments.module, options);
+}
+
 void run(const RunArguments& arguments) {
   check_paths(arguments);
   using Clock = std::chrono::steady_clock;
   const ModelOptions options = model_options(arguments);
-  const auto model = TransformerTemporalModel::from_pretrained(arguments.model, options);
+  const auto model = open_model(arguments, options);
   const Overrides overrides = read_overrides(arguments);
   const auto source =
       open_clip(arguments.input, arguments.num_frames != 0 ? arguments.num_frames : kVideoWindow, arguments.patch);
   if (source->video()) check_video(model.config(), arguments.patch);
   std::optional<Verifier> verifier;
-  if (arguments.verify) verifier.emplace(arguments.model, options);
+  if (arguments.verify)
+    verifier.emplace([&](const ModelOptions& changed) { return open_model(arguments, changed); }, options);
   const auto sink = open_sample(arguments.output, source->video(), arguments.patch);
 
   std::int64_t rows = 0;
@@ -167,7 +176,11 @@ void add_run(CLI::App& program) {
   auto arguments = std::make_shared<RunArguments>();
   CLI::App* command = program.add_subcommand("run", "Run a clip through a model");
   const auto at_least = [](std::int64_t least) { return CLI::Range(least, std::numeric_limits<std::int64_t>::max()); };
-  command->add_option("--model", arguments->model, "Model folder, as diffusers' save_pretrained writes it")->required();
+  command
+      ->add_option("--model", arguments->model,
+                   "Model folder, as diffusers' save_pretrained writes it, or any checkpoint of docs/checkpoints.md")
+      ->required();
+  command->add_option("--module", arguments->module, "Which temporal module of a checkpoint (see inspect)");
   command
       ->add_option("--input", arguments->input,
                    ".safetensors (hidden_states, encoder_hidden_states, timestep, class_labels), .npy, .y4m, or - for "

@@ -40,8 +40,8 @@ ModelOptions on_reference(ModelOptions options) {
 
 }  // namespace
 
-Verifier::Verifier(const std::filesystem::path& model, ModelOptions options)
-    : reference_(TransformerTemporalModel::from_pretrained(model, on_reference(std::move(options)))) {}
+Verifier::Verifier(const std::function<TransformerTemporalModel(const ModelOptions&)>& open, ModelOptions options)
+    : reference_(open(on_reference(std::move(options)))) {}
 
 void Verifier::check(TensorView hidden_states, const ForwardOptions& options, const Tensor& sample) {
   const Tensor expected = convert(reference_.forward(hidden_states, options).sample, DType::f32);

@@ -1,7 +1,7 @@
 // Holds an engine's samples against the reference engine's.
 #pragma once
 
-#include <filesystem>
+#include <functional>
 
 #include "kineograph/model.h"
 
@@ -9,8 +9,8 @@ namespace kineograph::cli {
 
 class Verifier {
  public:
-  /// Opens the model once more, on the reference engine in f32; the other options are kept.
-  Verifier(const std::filesystem::path& model, ModelOptions options);
+  /// `open` opens the model once more, with `options` for the reference engine in f32.
+  Verifier(const std::function<TransformerTemporalModel(const ModelOptions&)>& open, ModelOptions options);
   /// Runs the reference on the same arguments and remembers the worst difference.
   void check(TensorView hidden_states, const ForwardOptions& options, const Tensor& sample);
   /// Says what was found. Throws Error when the worst difference exceeds what `checked`'s arithmetic explains.

@@ -6,7 +6,7 @@ set -euo pipefail
 # What is asked for is what will be used (a program, a header), so that a copy that apt did not install counts too.
 programs=(g++:g++ cmake:cmake make:make ffmpeg:ffmpeg python3:python3)
 headers=(hwy/highway.h:libhwy-dev tbb/parallel_for.h:libtbb-dev nlohmann/json.hpp:nlohmann-json3-dev
-  CLI/CLI.hpp:libcli11-dev zip.h:libzip-dev xxhash.h:libxxhash-dev gtest/gtest.h:libgtest-dev benchmark/benchmark.h:libbenchmark-dev)
+  CLI/CLI.hpp:libcli11-dev zlib.h:zlib1g-dev xxhash.h:libxxhash-dev gtest/gtest.h:libgtest-dev benchmark/benchmark.h:libbenchmark-dev)
 
 missing=()
 for entry in "${programs[@]}"; do

@@ -19,18 +19,18 @@ using CrossAttentionKwargs = std::map<std::string, std::variant<bool, std::int64
 
 /// One call of an attention for a run of sequences. A sequence is one pixel of one video through all frames.
 struct AttentionCall {
-  std::string_view name;           ///< "transformer_blocks.0.attn1"
-  std::int64_t layer = 0;          ///< index of the block
-  std::int64_t attention = 1;      ///< 1 or 2: attn1 or attn2
-  std::int64_t video = 0;          ///< index b of the video
-  std::int64_t num_videos = 1;     ///< B
-  std::int64_t first_pixel = 0;    ///< pixel (h * W + w) of the first sequence
-  std::int64_t num_pixels = 1;     ///< H * W
-  double scale = 1.0;              ///< 1 / sqrt(head_dim), not yet applied to query
-  TensorView query;                ///< (sequences, heads, F, head_dim)
-  TensorView key;                  ///< (sequences, heads, S, head_dim); S = F for self-attention
-  TensorView value;                ///< (sequences, heads, S, head_dim)
-  MutableTensorView output;        ///< (sequences, heads, F, head_dim), to be written
+  std::string_view name;         ///< "transformer_blocks.0.attn1"
+  std::int64_t layer = 0;        ///< index of the block
+  std::int64_t attention = 1;    ///< 1 or 2: attn1 or attn2
+  std::int64_t video = 0;        ///< index b of the video
+  std::int64_t num_videos = 1;   ///< B
+  std::int64_t first_pixel = 0;  ///< pixel (h * W + w) of the first sequence
+  std::int64_t num_pixels = 1;   ///< H * W
+  double scale = 1.0;            ///< 1 / sqrt(head_dim), not yet applied to query
+  TensorView query;              ///< (sequences, heads, F, head_dim)
+  TensorView key;                ///< (sequences, heads, S, head_dim); S = F for self-attention
+  TensorView value;              ///< (sequences, heads, S, head_dim)
+  MutableTensorView output;      ///< (sequences, heads, F, head_dim), to be written
   const CrossAttentionKwargs* cross_attention_kwargs = nullptr;  ///< never null during a call
 };
 

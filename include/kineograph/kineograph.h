@@ -4,6 +4,8 @@
 #include "kineograph/attention.h"
 #include "kineograph/checkpoint.h"
 #include "kineograph/config.h"
+#include "kineograph/convert.h"
 #include "kineograph/error.h"
+#include "kineograph/lora.h"
 #include "kineograph/model.h"
 #include "kineograph/tensor.h"

@@ -118,8 +118,8 @@ class TransformerTemporalModel {
 std::vector<std::string> engines();
 /// Instruction sets this machine can run for an engine, best first.
 std::vector<std::string> instruction_sets(std::string_view engine);
-/// The machine's limit, for benchmarks: GFLOP/s that multiply-adds on registers reach on `threads` threads (0: all) in a
-/// tenth of a second or so. 0 for an engine that is not bound by it. Throws ArgumentError for unknown names.
+/// The machine's limit, for benchmarks: GFLOP/s that multiply-adds on registers reach on `threads` threads (0: all) in
+/// a tenth of a second or so. 0 for an engine that is not bound by it. Throws ArgumentError for unknown names.
 double peak_gflops(std::string_view engine, const std::string& isa, DType compute_dtype, int threads = 0);
 /// "0.1.0"
 std::string_view version() noexcept;

@@ -35,15 +35,24 @@ struct bf16 {
 template <class T>
 constexpr DType dtype_of() {
   using U = std::remove_cv_t<T>;
-  if constexpr (std::is_same_v<U, double>) return DType::f64;
-  else if constexpr (std::is_same_v<U, float>) return DType::f32;
-  else if constexpr (std::is_same_v<U, f16>) return DType::f16;
-  else if constexpr (std::is_same_v<U, bf16>) return DType::bf16;
-  else if constexpr (std::is_same_v<U, std::int64_t>) return DType::i64;
-  else if constexpr (std::is_same_v<U, std::int32_t>) return DType::i32;
-  else if constexpr (std::is_same_v<U, std::int16_t>) return DType::i16;
-  else if constexpr (std::is_same_v<U, std::int8_t>) return DType::i8;
-  else if constexpr (std::is_same_v<U, std::uint8_t>) return DType::u8;
+  if constexpr (std::is_same_v<U, double>)
+    return DType::f64;
+  else if constexpr (std::is_same_v<U, float>)
+    return DType::f32;
+  else if constexpr (std::is_same_v<U, f16>)
+    return DType::f16;
+  else if constexpr (std::is_same_v<U, bf16>)
+    return DType::bf16;
+  else if constexpr (std::is_same_v<U, std::int64_t>)
+    return DType::i64;
+  else if constexpr (std::is_same_v<U, std::int32_t>)
+    return DType::i32;
+  else if constexpr (std::is_same_v<U, std::int16_t>)
+    return DType::i16;
+  else if constexpr (std::is_same_v<U, std::int8_t>)
+    return DType::i8;
+  else if constexpr (std::is_same_v<U, std::uint8_t>)
+    return DType::u8;
   else {
     static_assert(std::is_same_v<U, bool>, "not an element type");
     return DType::boolean;

@@ -83,9 +83,10 @@ std::shared_ptr<const void> keep_alive(std::vector<Array> arrays) {
           }};
 }
 
-TransformerTemporalModel from_pretrained(const std::string& directory, const std::string& engine,
-                                         const std::string& compute_dtype, const std::string& isa,
-                                         const std::string& variant, const std::string& group_norm_scope) {
+TransformerTemporalModel from_pretrained(const std::string& directory, const std::string& module,
+                                         const std::string& engine, const std::string& compute_dtype,
+                                         const std::string& isa, const std::string& variant,
+                                         const std::string& group_norm_scope) {
   Warnings warnings;
   ModelOptions options = model_options(engine, compute_dtype, isa, warnings);
   options.variant = variant;
@@ -97,7 +98,9 @@ TransformerTemporalModel from_pretrained(const std::string& directory, const std
   }
   auto model = [&] {
     const nb::gil_scoped_release free;
-    return TransformerTemporalModel::from_pretrained(directory, options);
+    if (module.empty() && std::filesystem::is_directory(directory))
+      return TransformerTemporalModel::from_pretrained(directory, options);
+    return Checkpoint::open(directory, variant).load(module, options);
   }();
   warnings.issue();
   return model;
@@ -229,7 +232,7 @@ NB_MODULE(_native, m) {
       .def("clear", &AttentionRecorder::clear);
 
   nb::class_<TransformerTemporalModel>(m, "Model", nb::is_weak_referenceable())
-      .def_static("from_pretrained", from_pretrained, "directory"_a, "engine"_a, "compute_dtype"_a, "isa"_a,
+      .def_static("from_pretrained", from_pretrained, "directory"_a, "module"_a, "engine"_a, "compute_dtype"_a, "isa"_a,
                   "variant"_a, "group_norm_scope"_a)
       .def_static("from_config", from_config, "config"_a, "seed"_a, "dtype"_a, "engine"_a, "compute_dtype"_a, "isa"_a)
       .def_static("from_state_dict", from_state_dict, "config"_a, "state_dict"_a, "engine"_a, "compute_dtype"_a,

@@ -79,19 +79,22 @@ class TransformerTemporalModel:
         return self
 
     @classmethod
-    def from_pretrained(cls, path: Union[str, "os.PathLike[str]"], *, variant: str = "", engine: str = "auto",
-                        compute_dtype: str = "auto", isa: str = "",
+    def from_pretrained(cls, path: Union[str, "os.PathLike[str]"], *, module: str = "", variant: str = "",
+                        engine: str = "auto", compute_dtype: str = "auto", isa: str = "",
                         group_norm_scope: str = "") -> "TransformerTemporalModel":
-        """Opens a folder that diffusers' ``save_pretrained`` wrote; weights are memory-mapped.
+        """Opens a folder that diffusers' ``save_pretrained`` wrote, or one temporal module of a whole UNet, an adapter or
+        an original checkpoint: safetensors, or a torch archive, in which nothing is run. Weights are memory-mapped.
 
         Args:
+            module: path of the module in diffusers, such as "down_blocks.0.motion_modules.1"; may be left out where
+                there is only one. ``kineograph inspect`` lists them.
             variant: such as "fp16", as in diffusers.
             group_norm_scope: "clip" or "frame", over what the configuration says.
 
         Raises:
             IoError, FormatError, ConfigError, CheckpointError, ArgumentError
         """  # fmt: skip
-        return cls._over(_native.Model.from_pretrained(os.fspath(path), engine, compute_dtype, isa, variant,
+        return cls._over(_native.Model.from_pretrained(os.fspath(path), module, engine, compute_dtype, isa, variant,
                                                        group_norm_scope))  # fmt: skip
 
     @classmethod

@@ -2,11 +2,13 @@
 #include "kineograph/checkpoint.h"
 
 #include <deque>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <unordered_map>
 
 #include "checkpoint/mapped_file.h"
 #include "checkpoint/safetensors.h"
+#include "checkpoint/torch_archive.h"
 
 namespace kineograph {
 namespace {
@@ -25,9 +27,10 @@ fs::path weights_file(const fs::path& folder, std::string_view variant) {
   const fs::path index = folder / (base + ".safetensors.index" + dotted + ".json");
   if (fs::exists(index)) return index;
   const fs::path pickled = folder / (base + dotted + ".bin");
-  throw IoError(folder.string(), single.filename().string() + " or " + index.filename().string(),
-                fs::exists(pickled) ? pickled.filename().string() + ", which is a pickle" : "neither",
-                variant.empty() ? "" : "The variant asked for is \"" + std::string(variant) + "\".");
+  if (fs::exists(pickled)) return pickled;
+  throw IoError(folder.string(),
+                single.filename().string() + ", " + index.filename().string() + " or " + pickled.filename().string(),
+                "none of them", variant.empty() ? "" : "The variant asked for is \"" + std::string(variant) + "\".");
 }
 
 }  // namespace
@@ -39,10 +42,45 @@ struct Checkpoint::Impl {
   std::vector<fs::path> files;
   std::deque<checkpoint::MappedFile> mapped;
   std::deque<Tensor> copies;
+  std::string container;
+  std::vector<Ignored> ignored;
+  // Of torch archives: the record behind each tensor, and which of them were read and found right.
+  std::vector<checkpoint::ZipEntry> records;
+  std::vector<std::size_t> record_of;
+  mutable std::mutex mutex;
+  mutable std::vector<bool> verified;
 
   void add_file(const fs::path& path) {
     const checkpoint::MappedFile& file = mapped.emplace_back(path);
-    checkpoint::SafetensorsHeader header = checkpoint::parse_safetensors(file.bytes(), path.string());
+    files.push_back(path);
+    if (checkpoint::looks_like_torch(file.bytes()))
+      add_torch(file.bytes(), path);
+    else
+      add_safetensors(file.bytes(), path);
+  }
+
+  void add_torch(std::span<const std::byte> bytes, const fs::path& path) {
+    checkpoint::TorchArchive archive = checkpoint::parse_torch(bytes, path.string());
+    container = archive.records.empty() ? "torch archive from before PyTorch 1.6" : "torch archive";
+    records = std::move(archive.records);
+    verified.assign(records.size(), false);
+    for (auto& entry : archive.tensors) {
+      const auto [found, added] = index.emplace(entry.name, tensors.size());
+      if (added) {
+        tensors.emplace_back(entry.name, entry.view);
+        record_of.push_back(entry.record);
+      } else {  // as in a Python dict
+        tensors[found->second].second = entry.view;
+        record_of[found->second] = entry.record;
+      }
+    }
+    for (auto& [name, what] : archive.opaque) ignored.push_back({name, what});
+    for (Tensor& copy : archive.copies) copies.push_back(std::move(copy));
+  }
+
+  void add_safetensors(std::span<const std::byte> bytes, const fs::path& path) {
+    container = "safetensors";
+    checkpoint::SafetensorsHeader header = checkpoint::parse_safetensors(bytes, path.string());
     for (auto& [name, view] : header.tensors) {
       if (!index.emplace(name, tensors.size()).second)
         throw FormatError(path.string() + ": tensor " + name, "every tensor in one shard", "a second one");
@@ -50,7 +88,6 @@ struct Checkpoint::Impl {
     }
     for (Tensor& copy : header.copies) copies.push_back(std::move(copy));
     metadata.merge(header.metadata);
-    files.push_back(path);
   }
 
   /// Opens the shards that an index names, and checks that they hold what it says.
@@ -86,10 +123,12 @@ struct Checkpoint::Impl {
 Checkpoint Checkpoint::open(const fs::path& path, std::string_view variant) {
   const fs::path file = fs::is_directory(path) ? weights_file(path, variant) : path;
   auto impl = std::make_shared<Impl>();
-  if (file.extension() == ".json")
+  if (file.extension() == ".json") {
     impl->add_shards(file);
-  else
+    impl->container = "safetensors in " + std::to_string(impl->files.size()) + " shards";
+  } else {
     impl->add_file(file);
+  }
   return Checkpoint(std::move(impl));
 }
 
@@ -102,6 +141,22 @@ TensorView Checkpoint::find(std::string_view name) const noexcept {
 
 const std::map<std::string, std::string>& Checkpoint::metadata() const noexcept { return impl_->metadata; }
 const std::vector<fs::path>& Checkpoint::files() const noexcept { return impl_->files; }
+const std::string& Checkpoint::container() const noexcept { return impl_->container; }
+const std::vector<Checkpoint::Ignored>& Checkpoint::ignored() const noexcept { return impl_->ignored; }
+
+void Checkpoint::verify(std::string_view name) const {
+  const auto found = impl_->index.find(std::string(name));
+  if (found == impl_->index.end() || impl_->records.empty()) return;
+  const std::size_t record = impl_->record_of[found->second];
+  {
+    const std::lock_guard lock(impl_->mutex);
+    if (impl_->verified[record]) return;
+  }
+  checkpoint::check_crc32(impl_->records[record], impl_->files.front().string());
+  const std::lock_guard lock(impl_->mutex);
+  impl_->verified[record] = true;
+}
+
 std::shared_ptr<const void> Checkpoint::owner() const noexcept { return impl_; }
 
 }  // namespace kineograph

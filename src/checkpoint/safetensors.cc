@@ -198,28 +198,26 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> bytes, std::strin
   return header;
 }
 
-}  // namespace kineograph::checkpoint
-
-namespace kineograph {
-
-void save_safetensors(const std::filesystem::path& path, const std::vector<std::pair<std::string, TensorView>>& tensors,
-                      const std::map<std::string, std::string>& metadata) {
-  using checkpoint::rank_of;
-  std::vector<const std::pair<std::string, TensorView>*> order;
-  for (const auto& tensor : tensors) order.push_back(&tensor);
-  std::sort(order.begin(), order.end(), [](const auto* a, const auto* b) {
-    const std::size_t ra = rank_of(a->second.dtype()), rb = rank_of(b->second.dtype());
-    return ra != rb ? ra > rb : a->first < b->first;
+void write_safetensors(const std::filesystem::path& path, const std::vector<LazyTensor>& tensors,
+                       const std::map<std::string, std::string>& metadata,
+                       const std::function<void(std::size_t, std::size_t)>& on_progress) {
+  std::vector<const LazyTensor*> order;
+  for (const LazyTensor& tensor : tensors) order.push_back(&tensor);
+  std::sort(order.begin(), order.end(), [](const LazyTensor* a, const LazyTensor* b) {
+    const std::size_t ra = rank_of(a->dtype), rb = rank_of(b->dtype);
+    return ra != rb ? ra > rb : a->name < b->name;
   });
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
   std::uint64_t offset = 0;
-  for (const auto* tensor : order) {
-    const TensorView& view = tensor->second;
-    const std::uint64_t size = static_cast<std::uint64_t>(view.numel()) * size_of(view.dtype());
-    header[tensor->first] = {{"dtype", checkpoint::kDTypeNames[rank_of(view.dtype())].name},
-                             {"shape", std::vector<std::int64_t>(view.shape().begin(), view.shape().end())},
-                             {"data_offsets", {offset, offset + size}}};
+  const auto bytes_of = [](const LazyTensor& tensor) {
+    return static_cast<std::uint64_t>(element_count(tensor.shape)) * size_of(tensor.dtype);
+  };
+  for (const LazyTensor* tensor : order) {
+    const std::uint64_t size = bytes_of(*tensor);
+    header[tensor->name] = {{"dtype", kDTypeNames[rank_of(tensor->dtype)].name},
+                            {"shape", std::vector<std::int64_t>(tensor->shape.begin(), tensor->shape.end())},
+                            {"data_offsets", {offset, offset + size}}};
     offset += size;
   }
   std::string text = header.dump();
@@ -228,15 +226,31 @@ void save_safetensors(const std::filesystem::path& path, const std::vector<std::
   AtomicFile file(path);
   file.write(&length, sizeof(length));
   file.write(text);
-  for (const auto* tensor : order) {
-    const TensorView& view = tensor->second;
-    const std::size_t size = static_cast<std::size_t>(view.numel()) * size_of(view.dtype());
-    if (view.is_contiguous())
-      file.write(view.data(), size);
-    else
-      file.write(convert(view, view.dtype()).data(), size);
+  std::uint64_t done = 0;
+  for (const LazyTensor* tensor : order) {
+    Tensor scratch;
+    TensorView view = tensor->make(scratch);
+    if (!view.is_contiguous()) {
+      scratch = convert(view, view.dtype());
+      view = scratch;
+    }
+    file.write(view.data(), bytes_of(*tensor));
+    done += bytes_of(*tensor);
+    if (on_progress) on_progress(done, offset);
   }
   file.commit();
+}
+
+}  // namespace kineograph::checkpoint
+
+namespace kineograph {
+
+void save_safetensors(const std::filesystem::path& path, const std::vector<std::pair<std::string, TensorView>>& tensors,
+                      const std::map<std::string, std::string>& metadata) {
+  std::vector<checkpoint::LazyTensor> lazy;
+  for (const auto& [name, view] : tensors)
+    lazy.push_back({name, view.dtype(), view.shape(), [&view = view](Tensor&) { return view; }});
+  checkpoint::write_safetensors(path, lazy, metadata);
 }
 
 }  // namespace kineograph

@@ -4,6 +4,8 @@
 
 #include <cstddef>
 #include <deque>
+#include <filesystem>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -25,5 +27,20 @@ struct SafetensorsHeader {
 /// Checks everything the header claims before it returns: lengths, dtypes, shapes, and that the tensors cover the data
 /// without a hole or an overlap. `where` names the file in errors. Throws FormatError.
 SafetensorsHeader parse_safetensors(std::span<const std::byte> bytes, std::string_view where);
+
+/// A tensor that is made when its turn comes to be written.
+struct LazyTensor {
+  std::string name;
+  DType dtype;
+  Shape shape;
+  /// Returns its values, as `dtype` and `shape`: somebody's memory, or `scratch`.
+  std::function<TensorView(Tensor& scratch)> make;
+};
+
+/// Writes a safetensors file atomically, a tensor at a time; see save_safetensors. `on_progress` hears of the bytes
+/// written so far and in all.
+void write_safetensors(const std::filesystem::path& path, const std::vector<LazyTensor>& tensors,
+                       const std::map<std::string, std::string>& metadata,
+                       const std::function<void(std::size_t, std::size_t)>& on_progress = {});
 
 }  // namespace kineograph::checkpoint

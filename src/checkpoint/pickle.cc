@@ -1,0 +1,444 @@
+#include "checkpoint/pickle.h"
+
+#include <algorithm>
+#include <bit>
+#include <charconv>
+#include <cstring>
+#include <unordered_map>
+
+#include "kineograph/error.h"
+
+namespace kineograph::checkpoint {
+namespace {
+
+using Kind = PickleValue::Kind;
+
+// Functions that pickles of data call. A class may be called too: that makes an object, and its name is reported.
+constexpr std::string_view kRebuilders[] = {
+    "torch._utils._rebuild_tensor",
+    "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_tensor_v3",
+    "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_parameter_with_state",
+    "torch._utils._rebuild_device_tensor_from_numpy",
+    "torch._utils._rebuild_qtensor",
+    "torch._utils._rebuild_sparse_tensor",
+    "torch._tensor._rebuild_from_type_v2",
+    "torch.device",
+    "torch.Size",
+    "copy_reg._reconstructor",
+    "copyreg._reconstructor",
+    "copyreg.__newobj__",
+    "collections.defaultdict",
+    "collections.deque",
+    "_codecs.encode",
+    "numpy.dtype",
+    "numpy.core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+    "datetime.datetime",
+    "datetime.timedelta",
+    "datetime.date",
+    "builtins.set",
+    "builtins.frozenset",
+    "builtins.list",
+    "builtins.dict",
+    "builtins.tuple",
+    "builtins.complex",
+    "builtins.bytearray",
+    "builtins.bytes",
+    "builtins.object",
+    "builtins.slice",
+    "builtins.range",
+    "__builtin__.set",
+    "__builtin__.object",
+    "__builtin__.bytearray",
+};
+
+// Modules in which even a class may start something.
+constexpr std::string_view kRefusedModules[] = {
+    "os",         "posix",   "nt",      "sys",        "subprocess",      "builtins",  "__builtin__", "importlib",
+    "runpy",      "shutil",  "socket",  "ctypes",     "multiprocessing", "threading", "pty",         "code",
+    "webbrowser", "http",    "urllib",  "requests",   "tempfile",        "operator",  "functools",   "types",
+    "pickle",     "marshal", "asyncio", "concurrent", "signal",          "gc"};
+
+// A pickle of a million parameters has some twelve million values. What is beyond was made to fill memory.
+constexpr std::size_t kMaxValues = 24'000'000, kMaxReferences = 96'000'000, kMaxNameLength = 1024;
+
+bool is_class_name(std::string_view name) {
+  const std::string_view last = name.substr(name.rfind('.') + 1);
+  return !last.empty() && last.find_first_not_of('_') != std::string_view::npos &&
+         last[last.find_first_not_of('_')] >= 'A' && last[last.find_first_not_of('_')] <= 'Z';
+}
+
+bool may_be_called(std::string_view name) {
+  if (std::find(std::begin(kRebuilders), std::end(kRebuilders), name) != std::end(kRebuilders)) return true;
+  const std::string_view module = name.substr(0, name.find('.'));
+  return is_class_name(name) &&
+         std::find(std::begin(kRefusedModules), std::end(kRefusedModules), module) == std::end(kRefusedModules);
+}
+
+class Machine {
+ public:
+  Machine(std::span<const std::byte> bytes, std::string_view where) : bytes_(bytes), where_(where) {}
+
+  Pickle run() {
+    for (;;) {
+      const auto opcode = number<std::uint8_t>();
+      if (opcode == '.') break;
+      step(opcode);
+    }
+    pickle_.root = pop();
+    pickle_.size = at_;
+    return std::move(pickle_);
+  }
+
+ private:
+  [[noreturn]] void refuse(const std::string& expected, const std::string& found, const std::string& hint = {}) const {
+    throw FormatError(where_ + ": byte " + std::to_string(at_) + " of the pickle", expected, found, hint);
+  }
+
+  // Bytes.
+  std::string_view take(std::uint64_t size) {
+    if (size > bytes_.size() - at_) refuse("a whole pickle", "its end", "The file is truncated, or no pickle.");
+    const std::string_view taken(reinterpret_cast<const char*>(bytes_.data()) + at_, size);
+    at_ += size;
+    return taken;
+  }
+  template <class T>
+  T number() {
+    T value;
+    std::memcpy(&value, take(sizeof(T)).data(), sizeof(T));
+    return value;
+  }
+  std::string_view line() {
+    const auto* begin = reinterpret_cast<const char*>(bytes_.data()) + at_;
+    const auto* end = static_cast<const char*>(std::memchr(begin, '\n', bytes_.size() - at_));
+    if (end == nullptr) refuse("a line", "no end of it");
+    at_ += static_cast<std::size_t>(end - begin) + 1;
+    return {begin, static_cast<std::size_t>(end - begin)};
+  }
+  std::int64_t decimal() {
+    std::string_view text = line();
+    if (!text.empty() && text.back() == 'L') text.remove_suffix(1);
+    std::int64_t value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc() || end != text.data() + text.size()) refuse("a 64-bit integer", std::string(text));
+    return value;
+  }
+
+  // Values and the stack.
+  void account(std::size_t references) {
+    references_ += references;
+    if (references_ > kMaxReferences || pickle_.values.size() > kMaxValues || memo_.size() > kMaxValues)
+      refuse("at most " + std::to_string(kMaxValues) + " values", "more");
+  }
+  PickleRef add(PickleValue value) {
+    account(value.items.size());
+    pickle_.values.push_back(std::move(value));
+    return static_cast<PickleRef>(pickle_.values.size() - 1);
+  }
+  void push(PickleRef ref) { stack_.push_back(ref); }
+  void push(PickleValue value) { push(add(std::move(value))); }
+  void push_integer(std::int64_t value, Kind kind = Kind::integer) { push({kind, value, 0.0, {}, {}}); }
+  void push_text(std::string_view text) { push({Kind::text, 0, 0.0, std::string(text), {}}); }
+  void push_items(Kind kind, std::vector<PickleRef> items) { push({kind, 0, 0.0, {}, std::move(items)}); }
+  void push_long(std::string_view bytes) {
+    if (bytes.size() > sizeof(std::int64_t))
+      return push_text("an integer of " + std::to_string(bytes.size()) + " bytes");
+    std::uint64_t value = 0;
+    for (std::size_t i = bytes.size(); i-- > 0;) value = value << 8 | static_cast<unsigned char>(bytes[i]);
+    if (!bytes.empty() && bytes.size() < 8 && (bytes.back() & 0x80) != 0)
+      value |= ~std::uint64_t{0} << 8 * bytes.size();
+    push_integer(static_cast<std::int64_t>(value));
+  }
+  std::size_t floor() const { return marks_.empty() ? 0 : marks_.back(); }
+  PickleRef pop() {
+    if (stack_.size() <= floor()) refuse("a value on the stack", "none");
+    const PickleRef top = stack_.back();
+    stack_.pop_back();
+    return top;
+  }
+  PickleRef top() {
+    if (stack_.size() <= floor()) refuse("a value on the stack", "none");
+    return stack_.back();
+  }
+  std::vector<PickleRef> pop_to_mark() {
+    if (marks_.empty()) refuse("a mark on the stack", "none");
+    const auto from = stack_.begin() + static_cast<std::ptrdiff_t>(marks_.back());
+    std::vector<PickleRef> items(from, stack_.end());
+    stack_.erase(from, stack_.end());
+    marks_.pop_back();
+    return items;
+  }
+  std::string pop_name() {
+    const PickleValue& value = pickle_.at(pop());
+    if (value.kind != Kind::text) refuse("the name of a global", "another value");
+    return value.text;
+  }
+  void push_global(std::string_view module, std::string_view name) {
+    if (module.size() + name.size() > kMaxNameLength) refuse("the name of a global", "a text of no such length");
+    push({Kind::global, 0, 0.0, std::string(module) + "." + std::string(name), {}});
+  }
+  void push_call(PickleRef callee, std::vector<PickleRef> arguments) {
+    const std::string name(pickle_.name_of(pickle_.at(callee)));
+    if (pickle_.at(callee).kind == Kind::global && !may_be_called(name))
+      refuse("tensors and plain values", "a call of " + name,
+             "Nothing was run. Weights need no such call: do not open this file with anything that runs pickles.");
+    if (pickle_.at(callee).kind != Kind::global && pickle_.at(callee).kind != Kind::call)
+      refuse("a global to call", "another value");
+    if (name == "collections.OrderedDict") return push_ordered_dict(arguments);
+    arguments.insert(arguments.begin(), callee);
+    push_items(Kind::call, std::move(arguments));
+  }
+
+  /// OrderedDict(), or as Python 2 wrote it, OrderedDict([[key, value], ...]).
+  void push_ordered_dict(const std::vector<PickleRef>& arguments) {
+    std::vector<PickleRef> items;
+    if (!arguments.empty())
+      for (const PickleRef pair : pickle_.at(arguments.front()).items) {
+        if (pickle_.at(pair).items.size() != 2) refuse("pairs of key and value", "another value");
+        items.insert(items.end(), pickle_.at(pair).items.begin(), pickle_.at(pair).items.end());
+      }
+    push_items(Kind::dict, std::move(items));
+  }
+
+  /// Into the container on top of the stack; a call keeps what it is given.
+  void put_into_top(const std::vector<PickleRef>& items, bool pairs) {
+    PickleValue& target = pickle_.values[top()];
+    const bool fits = target.kind == Kind::call || (pairs ? target.kind == Kind::dict : target.kind == Kind::list);
+    if (!fits || (pairs && items.size() % 2 != 0)) refuse("a container to put items into", "another value");
+    account(items.size());
+    target.items.insert(target.items.end(), items.begin(), items.end());
+  }
+  void memoize(std::uint64_t key) {
+    account(0);
+    memo_[key] = top();
+  }
+  void recall(std::uint64_t key) {
+    const auto found = memo_.find(key);
+    if (found == memo_.end()) refuse("a value that was kept", "memo " + std::to_string(key) + ", which was not");
+    push(found->second);
+  }
+
+  void step(std::uint8_t opcode);
+
+  std::span<const std::byte> bytes_;
+  std::string where_;
+  std::size_t at_ = 0;
+  Pickle pickle_;
+  std::vector<PickleRef> stack_;
+  std::vector<std::size_t> marks_;
+  std::unordered_map<std::uint64_t, PickleRef> memo_;
+  std::size_t references_ = 0;
+};
+
+// The opcodes in the order of CPython's pickletools.
+void Machine::step(std::uint8_t opcode) {
+  switch (opcode) {
+    // Numbers and constants.
+    case 'I': {
+      const std::string_view text = line();
+      if (text == "00" || text == "01") return push_integer(text == "01", Kind::boolean);
+      at_ -= text.size() + 1;
+      return push_integer(decimal());
+    }
+    case 'L':
+      return push_integer(decimal());
+    case 'J':
+      return push_integer(number<std::int32_t>());
+    case 'K':
+      return push_integer(number<std::uint8_t>());
+    case 'M':
+      return push_integer(number<std::uint16_t>());
+    case 0x8a:
+      return push_long(take(number<std::uint8_t>()));
+    case 0x8b:
+      return push_long(take(number<std::uint32_t>()));
+    case 'N':
+      return push(PickleValue{});
+    case 0x88:
+    case 0x89:
+      return push_integer(opcode == 0x88, Kind::boolean);
+    case 'F': {
+      const std::string text(line());
+      return push({Kind::real, 0, std::strtod(text.c_str(), nullptr), {}, {}});
+    }
+    case 'G': {
+      auto bits = number<std::uint64_t>();
+      bits = __builtin_bswap64(bits);
+      return push({Kind::real, 0, std::bit_cast<double>(bits), {}, {}});
+    }
+    // Text and bytes.
+    case 'S': {
+      std::string_view text = line();
+      if (text.size() >= 2 && text.front() == text.back()) text = text.substr(1, text.size() - 2);
+      return push_text(text);
+    }
+    case 'V':
+      return push_text(line());
+    case 'T':
+    case 'X':
+    case 'B':
+      return push_text(take(number<std::uint32_t>()));
+    case 'U':
+    case 'C':
+    case 0x8c:
+      return push_text(take(number<std::uint8_t>()));
+    case 0x8d:
+    case 0x8e:
+    case 0x96:
+      return push_text(take(number<std::uint64_t>()));
+    // Containers.
+    case ']':
+    case 0x8f:
+      return push_items(Kind::list, {});
+    case ')':
+      return push_items(Kind::tuple, {});
+    case '}':
+      return push_items(Kind::dict, {});
+    case 'l':
+    case 0x91:
+      return push_items(Kind::list, pop_to_mark());
+    case 't':
+      return push_items(Kind::tuple, pop_to_mark());
+    case 'd': {
+      std::vector<PickleRef> items = pop_to_mark();
+      if (items.size() % 2 != 0) refuse("pairs of key and value", "an odd number of values");
+      return push_items(Kind::dict, std::move(items));
+    }
+    case 0x85:
+    case 0x86:
+    case 0x87: {
+      std::vector<PickleRef> items(static_cast<std::size_t>(opcode - 0x84));
+      for (std::size_t i = items.size(); i-- > 0;) items[i] = pop();
+      return push_items(Kind::tuple, std::move(items));
+    }
+    case 'a': {
+      const PickleRef item = pop();
+      return put_into_top({item}, false);
+    }
+    case 'e':
+    case 0x90: {
+      const std::vector<PickleRef> items = pop_to_mark();
+      return put_into_top(items, false);
+    }
+    case 's': {
+      const PickleRef value = pop(), key = pop();
+      return put_into_top({key, value}, true);
+    }
+    case 'u': {
+      const std::vector<PickleRef> items = pop_to_mark();
+      return put_into_top(items, true);
+    }
+    // The stack and the memo.
+    case '(':
+      return marks_.push_back(stack_.size());
+    case '0':
+      if (stack_.size() == floor() && !marks_.empty())
+        marks_.pop_back();
+      else
+        pop();
+      return;
+    case '1':
+      pop_to_mark();
+      return;
+    case '2':
+      return push(top());
+    case 'p':
+      return memoize(static_cast<std::uint64_t>(decimal()));
+    case 'q':
+      return memoize(number<std::uint8_t>());
+    case 'r':
+      return memoize(number<std::uint32_t>());
+    case 0x94:
+      return memoize(memo_.size());
+    case 'g':
+      return recall(static_cast<std::uint64_t>(decimal()));
+    case 'h':
+      return recall(number<std::uint8_t>());
+    case 'j':
+      return recall(number<std::uint32_t>());
+    // What would be imported, made or called elsewhere.
+    case 'c': {
+      const std::string_view module = line();
+      return push_global(module, line());
+    }
+    case 0x93: {
+      const std::string name = pop_name();
+      return push_global(pop_name(), name);
+    }
+    case 'R':
+    case 0x81: {
+      const PickleRef arguments = pop(), callee = pop();
+      if (pickle_.at(arguments).kind != Kind::tuple) refuse("a tuple of arguments", "another value");
+      return push_call(callee, pickle_.at(arguments).items);
+    }
+    case 0x92: {
+      const PickleRef keywords = pop(), arguments = pop(), callee = pop();
+      if (pickle_.at(arguments).kind != Kind::tuple) refuse("a tuple of arguments", "another value");
+      std::vector<PickleRef> items = pickle_.at(arguments).items;
+      items.push_back(keywords);
+      return push_call(callee, std::move(items));
+    }
+    case 'i': {
+      const std::string_view module = line();
+      push_global(module, line());
+      const PickleRef callee = pop();
+      return push_call(callee, pop_to_mark());
+    }
+    case 'o': {
+      std::vector<PickleRef> items = pop_to_mark();
+      if (items.empty()) refuse("a class and its arguments", "none");
+      const PickleRef callee = items.front();
+      items.erase(items.begin());
+      return push_call(callee, std::move(items));
+    }
+    case 'b': {
+      const PickleRef state = pop();
+      PickleValue& object = pickle_.values[top()];
+      // Objects keep their state; plain containers (an OrderedDict's attributes) have no use for one.
+      if (object.kind == Kind::call) object.items.push_back(state);
+      return;
+    }
+    case 'P':
+      push_text(line());
+      return push_items(Kind::persistent, {pop()});
+    case 'Q':
+      return push_items(Kind::persistent, {pop()});
+    // The stream itself.
+    case 0x80: {
+      const auto protocol = number<std::uint8_t>();
+      if (protocol > 5) refuse("a pickle of protocol 0 to 5", std::to_string(protocol));
+      return;
+    }
+    case 0x95:
+      number<std::uint64_t>();
+      return;
+    default: {
+      char text[8];
+      std::snprintf(text, sizeof text, "0x%02x", opcode);
+      refuse("an opcode of data", std::string("opcode ") + text, "The file is damaged, or no pickle.");
+    }
+  }
+}
+
+}  // namespace
+
+const PickleValue* Pickle::find(const PickleValue& dict, std::string_view key) const {
+  if (dict.kind != Kind::dict) return nullptr;
+  for (std::size_t i = dict.items.size(); i >= 2; i -= 2)
+    if (at(dict.items[i - 2]).kind == Kind::text && at(dict.items[i - 2]).text == key) return &at(dict.items[i - 1]);
+  return nullptr;
+}
+
+std::string_view Pickle::name_of(const PickleValue& value) const {
+  const PickleValue* named = &value;
+  if (value.kind == Kind::call) named = &at(value.items.front());
+  return named->kind == Kind::global ? std::string_view(named->text) : std::string_view();
+}
+
+Pickle read_pickle(std::span<const std::byte> bytes, std::string_view where) { return Machine(bytes, where).run(); }
+
+}  // namespace kineograph::checkpoint

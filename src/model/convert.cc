@@ -1,0 +1,240 @@
+#include "kineograph/convert.h"
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "base/atomic_file.h"
+#include "checkpoint/safetensors.h"
+#include "model/layouts.h"
+#include "model/parameters.h"
+
+namespace kineograph {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using checkpoint::LazyTensor;
+
+constexpr const char* kWeights = "diffusion_pytorch_model.safetensors";
+
+std::string pe_name(std::int64_t layer) { return "transformer_blocks." + std::to_string(layer) + ".pos_embed.pe"; }
+
+/// The stored table's rows, then diffusers' sines and cosines.
+Tensor positions(const TemporalModule& module, const TensorView& stored, std::int64_t rows) {
+  const std::int64_t width = module.config.inner_dim();
+  Tensor table = model::sinusoidal_positions(rows, width);
+  if (stored) {
+    const Tensor kept = convert(stored, DType::f32);
+    std::copy_n(kept.data_as<float>(), std::min(kept.numel(), table.numel()), table.data_as<float>());
+  }
+  return table;
+}
+
+class Converter {
+ public:
+  Converter(const Checkpoint& checkpoint, const ConvertOptions& options)
+      : checkpoint_(checkpoint), options_(options), modules_(checkpoint.modules()) {
+    if (modules_.empty()) throw CheckpointError(where(), "at least one temporal module", "none");
+    if (options.dtype && *options.dtype != DType::f32 && *options.dtype != DType::f16 && *options.dtype != DType::bf16)
+      throw ArgumentError("dtype", "f32, f16 or bf16", std::string(name_of(*options.dtype)));
+    for (const auto& [lora, scale] : options.loras) lora.require_in(modules_);
+  }
+
+  void write(const std::filesystem::path& output) {
+    if (options_.to == Layout::animatediff) {
+      require_motion();
+      for (const TemporalModule& module : modules_) add_module(module);
+      add_conv_in();
+      return checkpoint::write_safetensors(output, tensors_, {{"format", "pt"}}, options_.on_progress);
+    }
+    Json config;
+    if (options_.to == Layout::module) {
+      const TemporalModule& module = chosen();
+      add_module(module);
+      config = Json::parse(config_of(module).to_json());
+    } else if (options_.to == Layout::motion_adapter) {
+      require_motion();
+      config = adapter_config();
+      for (const TemporalModule& module : modules_) add_module(module);
+      add_conv_in();
+    } else {
+      throw ArgumentError("to", "a single module, a MotionAdapter or the original AnimateDiff",
+                          std::string(name_of(options_.to)));
+    }
+    std::error_code error;
+    std::filesystem::create_directories(output, error);
+    if (error) throw IoError(output.string(), "a folder that can be made", error.message());
+    // The weights first: a folder without its config.json is no model yet.
+    checkpoint::write_safetensors(output / kWeights, tensors_, {{"format", "pt"}}, options_.on_progress);
+    AtomicFile file(output / "config.json");
+    file.write(config.dump(2) + "\n");
+    file.commit();
+  }
+
+ private:
+  std::string where() const { return checkpoint_.files().front().string(); }
+
+  const TemporalModule& chosen() const {
+    std::string known;
+    for (const TemporalModule& module : modules_) {
+      if (module.name == options_.module || (options_.module.empty() && modules_.size() == 1)) return module;
+      known += (known.empty() ? "" : ", ") + module.name;
+    }
+    throw ArgumentError("module", "one of " + known, options_.module.empty() ? "none" : options_.module);
+  }
+
+  void require_motion() const {
+    for (const TemporalModule& module : modules_) {
+      if (module.layout != Layout::motion_adapter && module.layout != Layout::animatediff)
+        throw ArgumentError("to", "a single module, as " + where() + " has no motion modules",
+                            "the layout of " + std::string(name_of(options_.to)));
+      if (options_.to == Layout::motion_adapter && !module.config.double_self_attention)
+        throw ArgumentError("to", "motion modules with two self-attentions, as MotionAdapter has them",
+                            module.name + ", which has one");
+    }
+  }
+
+  TransformerTemporalConfig config_of(const TemporalModule& module) const {
+    TransformerTemporalConfig config = module.config;
+    if (!options_.num_positional_embeddings) return config;
+    const std::int64_t rows = config.num_positional_embeddings.value_or(0);
+    if (rows == 0 || *options_.num_positional_embeddings < rows)
+      throw ArgumentError(
+          "num_positional_embeddings",
+          rows == 0 ? "a module with positions" : std::to_string(rows) + " or more, as there are",
+          rows == 0 ? where() + ", whose modules have none" : std::to_string(*options_.num_positional_embeddings));
+    config.num_positional_embeddings = options_.num_positional_embeddings;
+    return config;
+  }
+
+  std::string name_in_output(const TemporalModule& module, const std::string& parameter) const {
+    if (options_.to == Layout::module) return parameter;
+    if (options_.to == Layout::motion_adapter) return module.name + "." + parameter;
+    return model::animatediff_key(module.name, parameter);
+  }
+
+  void add_module(const TemporalModule& module) {
+    const TransformerTemporalConfig config = config_of(module);
+    std::map<std::string, TensorView> stored_positions;
+    for (std::size_t i = 0; i < module.state_dict.size(); ++i) {
+      const Parameter& parameter = module.state_dict[i];
+      if (parameter.name.ends_with(".pos_embed.pe")) {
+        stored_positions[parameter.name] = parameter.value;
+        continue;
+      }
+      const DType dtype = options_.dtype.value_or(parameter.value.dtype());
+      const auto make = [this, &module, i, dtype](Tensor& scratch) -> TensorView {
+        checkpoint_.verify(module.sources[i]);
+        const Parameter& from = module.state_dict[i];
+        scratch = merged_weight(options_.loras, module.name, from.name, from.value, dtype);
+        if (scratch) return scratch;
+        if (from.value.dtype() == dtype) return from.value;
+        scratch = kineograph::convert(from.value, dtype);
+        return scratch;
+      };
+      tensors_.push_back({name_in_output(module, parameter.name), dtype, parameter.value.shape(), make});
+    }
+    if (config.positional_embeddings == PositionalEmbeddings::none) return;
+    for (std::int64_t layer = 0; layer < config.num_layers; ++layer) {
+      const std::int64_t rows = *config.num_positional_embeddings;
+      const DType dtype = options_.dtype.value_or(module.dtype());
+      const auto stored = stored_positions.find(pe_name(layer));
+      const TensorView table = stored == stored_positions.end() ? TensorView() : stored->second;
+      const auto make = [&module, table, rows, dtype](Tensor& scratch) -> TensorView {
+        scratch = kineograph::convert(positions(module, table, rows), dtype);
+        return scratch;
+      };
+      const Shape shape{1, rows, config.inner_dim()};
+      if (options_.to != Layout::animatediff) {
+        tensors_.push_back({name_in_output(module, pe_name(layer)), dtype, shape, make});
+        continue;
+      }
+      // The original has the table once an attention.
+      const std::string block = "transformer_blocks." + std::to_string(layer) + ".";
+      for (const char* attention : {"attn1", "attn2"})
+        if (std::string(attention) == "attn1" || module.config.has_attn2())
+          tensors_.push_back({name_in_output(module, block + attention + ".pos_encoder.pe"), dtype, shape, make});
+    }
+  }
+
+  /// PIA's adapters bring the UNet's first convolution, for nine channels. A whole UNet has one of its own.
+  bool has_conv_in() const {
+    return checkpoint_.find("conv_in.weight") && !checkpoint_.find("time_embedding.linear_1.weight");
+  }
+  void add_conv_in() {
+    if (!has_conv_in()) return;
+    for (const char* name : {"conv_in.weight", "conv_in.bias"}) {
+      const TensorView view = checkpoint_.find(name);
+      if (!view) continue;
+      const DType dtype = options_.dtype.value_or(view.dtype());
+      tensors_.push_back({name, dtype, view.shape(), [this, name, view, dtype](Tensor& scratch) -> TensorView {
+                            checkpoint_.verify(name);
+                            scratch = kineograph::convert(view, dtype);
+                            return scratch;
+                          }});
+    }
+  }
+
+  /// MotionAdapter's config.json: what its constructor needs to make these modules.
+  Json adapter_config() const {
+    std::map<std::int64_t, std::vector<const TemporalModule*>> down, up;
+    std::vector<const TemporalModule*> middle;
+    for (const TemporalModule& module : modules_) {
+      const auto number = [&] { return std::stoll(module.name.substr(module.name.find('.') + 1)); };
+      if (module.name.starts_with("down_blocks."))
+        down[number()].push_back(&module);
+      else if (module.name.starts_with("up_blocks."))
+        up[number()].push_back(&module);
+      else
+        middle.push_back(&module);
+    }
+    const auto refuse = [&](const std::string& found) {
+      throw ArgumentError("to", "motion modules in the places that MotionAdapter has", found);
+    };
+    if (down.empty() || up.size() != down.size()) refuse("as many down_blocks as up_blocks, not");
+    Json channels = Json::array(), layers = Json::array(), depths = Json::array(), heads = Json::array();
+    for (const auto& [number, modules] : down) {
+      const TransformerTemporalConfig& config = modules.front()->config;
+      if (number != static_cast<std::int64_t>(channels.size()))
+        refuse("a gap before down_blocks." + std::to_string(number));
+      const auto above = up.find(static_cast<std::int64_t>(down.size()) - 1 - number);
+      if (above == up.end() || above->second.size() != modules.size() + 1)
+        refuse("not one module more in up_blocks than in down_blocks." + std::to_string(number));
+      channels.push_back(*config.in_channels);
+      layers.push_back(modules.size());
+      depths.push_back(config.num_layers);
+      heads.push_back(config.num_attention_heads);
+    }
+    const auto one_or_list = [](const Json& values) {
+      return std::all_of(values.begin(), values.end(), [&](const Json& v) { return v == values[0]; }) ? values[0]
+                                                                                                      : values;
+    };
+    const TransformerTemporalConfig first = config_of(modules_.front());
+    Json config;
+    config["_class_name"] = "MotionAdapter";
+    config["block_out_channels"] = channels;
+    config["motion_layers_per_block"] = one_or_list(layers);
+    config["motion_transformer_layers_per_block"] = one_or_list(depths);
+    config["motion_mid_block_layers_per_block"] = std::max<std::size_t>(middle.size(), 1);
+    config["motion_transformer_layers_per_mid_block"] = middle.empty() ? 1 : middle.front()->config.num_layers;
+    config["motion_num_attention_heads"] = one_or_list(heads);
+    config["motion_norm_num_groups"] = first.norm_num_groups;
+    config["motion_max_seq_length"] = first.num_positional_embeddings.value_or(32);
+    config["use_motion_mid_block"] = !middle.empty();
+    config["conv_in_channels"] = has_conv_in() ? Json(checkpoint_.find("conv_in.weight").size(1)) : Json(nullptr);
+    return config;
+  }
+
+  const Checkpoint& checkpoint_;
+  const ConvertOptions& options_;
+  std::vector<TemporalModule> modules_;
+  std::vector<LazyTensor> tensors_;
+};
+
+}  // namespace
+
+void convert(const Checkpoint& checkpoint, const std::filesystem::path& output, const ConvertOptions& options) {
+  Converter(checkpoint, options).write(output);
+}
+
+}  // namespace kineograph

@@ -1,0 +1,348 @@
+// Where the temporal modules are in published checkpoints, and which configuration their shapes imply.
+#include "model/layouts.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "checkpoint/mapped_file.h"
+#include "kineograph/checkpoint.h"
+
+namespace kineograph {
+namespace {
+
+using Json = nlohmann::json;
+using Parts = std::vector<std::string_view>;
+using model::Place;
+
+// What published models have where no shape and no file says otherwise.
+constexpr std::int64_t kMotionHeads = 8, kHeadDim = 64, kInputHeads = 8, kGroups = 32;
+// AnimateLCM's motion modules come without positions; its source has 64.
+constexpr std::int64_t kLcmPositions = 64;
+
+// What stands before the layout's own names in some files.
+constexpr std::string_view kPrefixes[] = {"module.", "model.diffusion_model.", "diffusion_model.", "unet.", "model."};
+
+Parts split(std::string_view name) {
+  Parts parts;
+  for (std::size_t at = 0; at <= name.size();) {
+    const std::size_t dot = std::min(name.find('.', at), name.size());
+    parts.push_back(name.substr(at, dot - at));
+    at = dot + 1;
+  }
+  return parts;
+}
+
+std::string join(const Parts& parts, std::size_t from) {
+  std::string text;
+  for (std::size_t i = from; i < parts.size(); ++i) text += (i == from ? "" : ".") + std::string(parts[i]);
+  return text;
+}
+
+std::optional<std::int64_t> number(std::string_view text) {
+  std::int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < 0 || value > 999) return std::nullopt;
+  return value;
+}
+
+bool is_parameter(const Parts& parts, std::size_t from) {
+  return parts.size() > from + 1 && (parts[from] == "norm" || parts[from] == "proj_in" || parts[from] == "proj_out" ||
+                                     parts[from] == "transformer_blocks");
+}
+
+/// transformer_blocks.L.attention_blocks.A -> .attn(A+1), norms.N -> norm(N+1), ff_norm -> norm3.
+std::string animatediff_parameter(const Parts& parts, std::size_t from) {
+  static const std::map<std::string_view, std::array<std::string_view, 2>> numbered = {
+      {"attention_blocks", {"attn1", "attn2"}}, {"norms", {"norm1", "norm2"}}};
+  std::string name;
+  for (std::size_t i = from; i < parts.size(); ++i) {
+    std::string_view part = parts[i];
+    const auto found = numbered.find(part);
+    if (found != numbered.end() && i + 1 < parts.size() && (parts[i + 1] == "0" || parts[i + 1] == "1"))
+      part = found->second[parts[++i] == "1"];
+    else if (part == "ff_norm")
+      part = "norm3";
+    name += (name.empty() ? "" : ".") + std::string(part);
+  }
+  return name;
+}
+
+/// down_blocks.N, mid_block or up_blocks.N; the index after it, 0 for what is none of them.
+std::size_t skip_block(const Parts& parts) {
+  if (parts.size() > 2 && (parts[0] == "down_blocks" || parts[0] == "up_blocks") && number(parts[1])) return 2;
+  return parts.size() > 1 && parts[0] == "mid_block" ? 1 : 0;
+}
+
+std::optional<Place> place_in_blocks(const Parts& parts) {
+  const std::size_t block = skip_block(parts);
+  if (block == 0 || parts.size() < block + 3 || !number(parts[block + 1])) return std::nullopt;
+  std::string module;
+  for (std::size_t i = 0; i < block + 2; ++i) module += (i == 0 ? "" : ".") + std::string(parts[i]);
+  const std::size_t inside = block + 2;
+  if (parts[block] == "temp_attentions" && is_parameter(parts, inside))
+    return Place{Layout::unet_3d, module, join(parts, inside)};
+  if (parts[block] != "motion_modules") return std::nullopt;
+  if (parts[inside] == "temporal_transformer" && is_parameter(parts, inside + 1))
+    return Place{Layout::animatediff, module, animatediff_parameter(parts, inside + 1)};
+  if (is_parameter(parts, inside)) return Place{Layout::motion_adapter, module, join(parts, inside)};
+  return std::nullopt;
+}
+
+/// ModelScope counts the blocks through: three a level, with the temporal transformer third in each.
+std::optional<Place> place_in_modelscope(const Parts& parts) {
+  const auto make = [&](std::string module, std::size_t inside) -> std::optional<Place> {
+    if (!is_parameter(parts, inside)) return std::nullopt;
+    return Place{Layout::modelscope, std::move(module), join(parts, inside)};
+  };
+  if (parts.size() > 2 && parts[0] == "middle_block" && parts[1] == "2") return make("mid_block.temp_attentions.0", 2);
+  if (parts.size() < 4) return std::nullopt;
+  const auto index = number(parts[1]);
+  if (!index) return std::nullopt;
+  if (parts[0] == "input_blocks" && *index == 0 && parts[2] == "1") return make("transformer_in", 3);
+  const auto block = [&](const char* name, std::int64_t i) {
+    return std::string(name) + "." + std::to_string(i / 3) + ".temp_attentions." + std::to_string(i % 3);
+  };
+  if (parts[0] == "input_blocks" && *index > 0 && parts[2] == "2") return make(block("down_blocks", *index - 1), 3);
+  if (parts[0] == "output_blocks" && parts[2] == "2") return make(block("up_blocks", *index), 3);
+  return std::nullopt;
+}
+
+/// A module's tensors on the way to a TemporalModule.
+struct Found {
+  Layout layout;
+  std::map<std::string, TensorView> tensors;
+  std::int64_t positions = 0;
+  std::map<std::string, std::string> sources = {};
+
+  TensorView find(const std::string& name) const {
+    const auto found = tensors.find(name);
+    return found == tensors.end() ? TensorView() : found->second;
+  }
+};
+
+/// Conv1d weights (out, in, 1) are Linear ones (out, in).
+TensorView as_linear(const TensorView& view) {
+  if (view.rank() != 3 || view.size(2) != 1) return view;
+  return TensorView(view.data(), view.dtype(), Shape{view.size(0), view.size(1)},
+                    Dims{view.strides()[0], view.strides()[1]});
+}
+
+void add(std::map<std::string, Found>& modules, const std::string& key, const Place& place, const TensorView& view) {
+  Found& found = modules.try_emplace(place.module, Found{place.layout, {}}).first->second;
+  // The original's positions are sines and cosines; diffusers computes them anew, and so does a model without any.
+  if (place.parameter.ends_with(".pos_encoder.pe")) {
+    if (view.rank() == 3) found.positions = view.size(1);
+    return;
+  }
+  if (place.parameter.ends_with(".pos_embed.pe") && view.rank() == 3) found.positions = view.size(1);
+  const bool projection = place.parameter == "proj_in.weight" || place.parameter == "proj_out.weight";
+  found.sources[place.parameter] = key;
+  found.tensors[place.parameter] = projection ? as_linear(view) : view;
+}
+
+/// The config.json of a UNet or an adapter, as far as it speaks of temporal modules.
+class UNetConfig {
+ public:
+  explicit UNetConfig(const std::filesystem::path& path) : path_(path) {
+    if (!std::filesystem::exists(path)) return;
+    json_ = Json::parse(checkpoint::read_text(path), nullptr, false);
+    if (!json_.is_object()) throw ConfigError(path.string(), "a JSON object", "something else");
+  }
+  const std::filesystem::path& path() const { return path_; }
+  bool is_of(std::string_view class_name) const {
+    return json_.is_object() && json_.value("_class_name", Json()) == Json(class_name);
+  }
+  /// An integer, or one of a list with a value a block: down_blocks in order, mid_block the last, up_blocks in reverse.
+  std::optional<std::int64_t> integer(std::string_view key, std::string_view module) const {
+    if (!json_.is_object() || !json_.contains(key) || json_[std::string(key)].is_null()) return std::nullopt;
+    Json value = json_[std::string(key)];
+    if (value.is_array() && !value.empty()) {
+      const Parts parts = split(module);
+      const auto last = static_cast<std::int64_t>(value.size()) - 1;
+      std::int64_t index = last;
+      if (parts.size() > 1 && parts[0] == "down_blocks") index = number(parts[1]).value_or(last);
+      if (parts.size() > 1 && parts[0] == "up_blocks") index = last - number(parts[1]).value_or(0);
+      value = value[static_cast<std::size_t>(std::clamp<std::int64_t>(index, 0, last))];
+    }
+    if (!value.is_number_integer() || value.get<std::int64_t>() < 1)
+      throw ConfigError(path_.string() + ": " + std::string(key), "a positive integer", value.dump());
+    return value.get<std::int64_t>();
+  }
+
+ private:
+  std::filesystem::path path_;
+  Json json_;
+};
+
+/// Fills what shapes say; false for tensors that make no module.
+bool read_shapes(const Found& found, TransformerTemporalConfig& config) {
+  const TensorView norm = found.find("norm.weight"), in = found.find("proj_in.weight");
+  const TensorView proj = found.find("transformer_blocks.0.ff.net.0.proj.weight");
+  if (norm.rank() != 1 || in.rank() != 2 || proj.rank() != 2) return false;
+  const std::int64_t inner = in.size(0);
+  config.in_channels = norm.size(0);
+  config.num_layers = 0;
+  while (found.find("transformer_blocks." + std::to_string(config.num_layers) + ".ff.net.0.proj.weight"))
+    ++config.num_layers;
+  config.attention_bias = static_cast<bool>(found.find("transformer_blocks.0.attn1.to_q.bias"));
+  config.norm_elementwise_affine = static_cast<bool>(found.find("transformer_blocks.0.norm1.weight"));
+  const TensorView key = found.find("transformer_blocks.0.attn2.to_k.weight");
+  config.double_self_attention = key.rank() == 2 && key.size(1) == inner;
+  if (key.rank() == 2 && key.size(1) != inner) config.cross_attention_dim = key.size(1);
+  config.activation_fn = proj.size(0) == 4 * inner ? Activation::gelu : Activation::geglu;
+  return true;
+}
+
+void read_heads(const std::string& name, const Found& found, const UNetConfig& unet, TemporalModule& module) {
+  const std::int64_t inner = found.find("proj_in.weight").size(0);
+  const bool motion = found.layout == Layout::motion_adapter || found.layout == Layout::animatediff;
+  const auto assume = [&](const char* key, std::optional<std::int64_t> known, std::int64_t published) {
+    if (!known) module.assumed.emplace_back(key);
+    return known.value_or(published);
+  };
+  std::int64_t heads = 0;
+  if (motion) {
+    heads = assume("num_attention_heads", unet.integer("motion_num_attention_heads", name), kMotionHeads);
+  } else if (name == "transformer_in") {
+    heads = kInputHeads;  // diffusers' and ModelScope's code has no other
+  } else {
+    std::optional<std::int64_t> known = unet.integer("num_attention_heads", name);
+    if (!known) known = unet.integer("attention_head_dim", name);
+    const std::int64_t dim = assume("attention_head_dim", known, kHeadDim);
+    heads = inner % dim == 0 ? inner / dim : 1;
+  }
+  module.config.num_attention_heads = heads;
+  module.config.attention_head_dim = inner % heads == 0 ? inner / heads : inner;
+  if (inner % heads != 0) module.config.num_attention_heads = 1;
+  module.config.norm_num_groups =
+      assume("norm_num_groups", unet.integer(motion ? "motion_norm_num_groups" : "norm_num_groups", name), kGroups);
+}
+
+void read_positions(const Found& found, TemporalModule& module) {
+  std::int64_t positions = found.positions;
+  if (positions == 0 && found.layout == Layout::animatediff) {
+    positions = kLcmPositions;
+    module.assumed.emplace_back("num_positional_embeddings");
+  }
+  if (positions == 0) return;
+  module.config.positional_embeddings = PositionalEmbeddings::sinusoidal;
+  module.config.num_positional_embeddings = positions;
+}
+
+/// down_blocks, mid_block, up_blocks, and numbers as numbers.
+std::vector<std::int64_t> order_of(const std::string& name) {
+  std::vector<std::int64_t> order;
+  for (const std::string_view part : split(name)) {
+    static const std::map<std::string_view, std::int64_t> places = {
+        {"transformer_in", -1}, {"down_blocks", 0}, {"mid_block", 1}, {"up_blocks", 2}};
+    const auto place = places.find(part);
+    order.push_back(place != places.end() ? place->second : number(part).value_or(0));
+  }
+  return order;
+}
+
+}  // namespace
+
+std::optional<Place> model::place_of(std::string_view name) {
+  for (const std::string_view prefix : kPrefixes)
+    if (name.starts_with(prefix)) name.remove_prefix(prefix.size());
+  const Parts parts = split(name);
+  if (is_parameter(parts, 0)) return Place{Layout::module, "", std::string(name)};
+  if (parts[0] == "transformer_in" && is_parameter(parts, 1))
+    return Place{Layout::unet_3d, "transformer_in", join(parts, 1)};
+  if (auto place = place_in_blocks(parts)) return place;
+  return place_in_modelscope(parts);
+}
+
+std::string model::animatediff_key(std::string_view module, std::string_view parameter) {
+  static const std::map<std::string_view, std::string_view> renamed = {{"attn1", "attention_blocks.0"},
+                                                                       {"attn2", "attention_blocks.1"},
+                                                                       {"norm1", "norms.0"},
+                                                                       {"norm2", "norms.1"},
+                                                                       {"norm3", "ff_norm"}};
+  std::string key = std::string(module) + ".temporal_transformer";
+  for (const std::string_view part : split(parameter)) {
+    const auto found = renamed.find(part);
+    key += "." + std::string(found == renamed.end() ? part : found->second);
+  }
+  return key;
+}
+
+std::string_view name_of(Layout layout) noexcept {
+  switch (layout) {
+    case Layout::module:
+      return "TransformerTemporalModel";
+    case Layout::motion_adapter:
+      return "MotionAdapter";
+    case Layout::unet_3d:
+      return "UNet3DConditionModel";
+    case Layout::animatediff:
+      return "AnimateDiff";
+    case Layout::modelscope:
+      return "ModelScope";
+  }
+  return "";
+}
+
+std::int64_t TemporalModule::num_parameters() const {
+  std::int64_t count = 0;
+  for (const Parameter& parameter : state_dict)
+    if (!parameter.name.ends_with(".pos_embed.pe")) count += parameter.value.numel();
+  return count;
+}
+
+DType TemporalModule::dtype() const noexcept {
+  return state_dict.empty() ? DType::f32 : state_dict.front().value.dtype();
+}
+
+std::vector<TemporalModule> Checkpoint::modules() const {
+  std::map<std::string, Found> found;
+  for (const auto& [name, view] : tensors())
+    if (const auto place = model::place_of(name)) add(found, name, *place, view);
+  const UNetConfig unet(files().front().parent_path() / "config.json");
+  std::vector<TemporalModule> modules;
+  for (const auto& [name, tensors] : found) {
+    TemporalModule module;
+    module.name = name;
+    module.layout = tensors.layout;
+    if (name.empty() && unet.is_of("TransformerTemporalModel")) {
+      module.config = TransformerTemporalConfig::from_file(unet.path());
+    } else {
+      if (!read_shapes(tensors, module.config)) continue;
+      read_heads(name, tensors, unet, module);
+      read_positions(tensors, module);
+    }
+    for (const auto& [parameter, view] : tensors.tensors) {
+      module.state_dict.push_back({parameter, view});
+      module.sources.push_back(tensors.sources.at(parameter));
+    }
+    modules.push_back(std::move(module));
+  }
+  std::stable_sort(modules.begin(), modules.end(), [](const TemporalModule& a, const TemporalModule& b) {
+    return order_of(a.name) < order_of(b.name);
+  });
+  return modules;
+}
+
+TransformerTemporalModel Checkpoint::load(std::string_view name, ModelOptions options) const {
+  const std::vector<TemporalModule> all = modules();
+  const std::string where = files().front().string();
+  if (all.empty())
+    throw CheckpointError(where, "at least one temporal module",
+                          "none among " + std::to_string(tensors().size()) + " tensors",
+                          "Known are the layouts of docs/checkpoints.md.");
+  std::string known;
+  for (const TemporalModule& module : all) {
+    known += (known.empty() ? "" : ", ") + (module.name.empty() ? std::string("the only one") : module.name);
+    if (module.name != name && !(name.empty() && all.size() == 1)) continue;
+    for (const std::string& source : module.sources) verify(source);
+    return TransformerTemporalModel::from_state_dict(module.config, module.state_dict, owner(), std::move(options));
+  }
+  throw ArgumentError("module", "one of " + known, name.empty() ? "none" : std::string(name));
+}
+
+}  // namespace kineograph
