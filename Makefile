@@ -2,6 +2,7 @@
 #   make demo    install what is missing, build, run a real clip through a seeded module, check the result
 #   make test    the same, then the whole suite
 #   make python  build the Python package and run its tests; PYTHON_EXTRAS="diffusers plot" brings what they can use
+#   make fuzz    run every fuzz target for SECONDS (needs clang and its runtime)
 #   make build   the program, build/release/bin/kineograph
 PRESET ?= release
 BUILD := build/$(PRESET)
@@ -9,7 +10,9 @@ JOBS ?= $(shell nproc)
 
 PYTHON_EXTRAS ?=
 
-.PHONY: build test python demo deps install clean
+SECONDS ?= 60
+
+.PHONY: build test python fuzz demo deps install clean
 
 build: deps
 	scripts/configure.sh $(PRESET)
@@ -21,6 +24,11 @@ test: build
 
 python: deps
 	scripts/test-python.sh "$(PYTHON_EXTRAS)"
+
+fuzz: deps
+	scripts/configure.sh fuzz
+	cmake --build build/fuzz --parallel $(JOBS)
+	scripts/fuzz.sh $(SECONDS)
 
 demo: build
 	scripts/demo.sh $(BUILD)/bin/kineograph demo

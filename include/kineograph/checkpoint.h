@@ -68,6 +68,10 @@ class Checkpoint {
   /// Reads a tensor whole and compares its checksum, in containers that have one. Throws FormatError.
   void verify(std::string_view name) const;
 
+  /// Lets go of the memory behind a tensor, for programs that go through a large file; views stay valid, and reading
+  /// them brings it back.
+  void release(std::string_view name) const noexcept;
+
   /// The temporal modules in it, found by their keys; what no shape says comes from a config.json beside the file.
   /// Throws ConfigError for such a file that is damaged.
   std::vector<TemporalModule> modules() const;

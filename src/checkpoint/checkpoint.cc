@@ -141,6 +141,14 @@ TensorView Checkpoint::find(std::string_view name) const noexcept {
 
 const std::map<std::string, std::string>& Checkpoint::metadata() const noexcept { return impl_->metadata; }
 const std::vector<fs::path>& Checkpoint::files() const noexcept { return impl_->files; }
+void Checkpoint::release(std::string_view name) const noexcept {
+  const TensorView view = find(name);
+  if (!view || !view.is_contiguous()) return;
+  const std::span bytes(static_cast<const std::byte*>(view.data()),
+                        static_cast<std::size_t>(view.numel()) * size_of(view.dtype()));
+  for (const checkpoint::MappedFile& file : impl_->mapped) file.release(bytes);
+}
+
 const std::string& Checkpoint::container() const noexcept { return impl_->container; }
 const std::vector<Checkpoint::Ignored>& Checkpoint::ignored() const noexcept { return impl_->ignored; }
 

@@ -235,6 +235,7 @@ void write_safetensors(const std::filesystem::path& path, const std::vector<Lazy
       view = scratch;
     }
     file.write(view.data(), bytes_of(*tensor));
+    if (tensor->written) tensor->written();
     done += bytes_of(*tensor);
     if (on_progress) on_progress(done, offset);
   }
@@ -249,7 +250,7 @@ void save_safetensors(const std::filesystem::path& path, const std::vector<std::
                       const std::map<std::string, std::string>& metadata) {
   std::vector<checkpoint::LazyTensor> lazy;
   for (const auto& [name, view] : tensors)
-    lazy.push_back({name, view.dtype(), view.shape(), [&view = view](Tensor&) { return view; }});
+    lazy.push_back({name, view.dtype(), view.shape(), [&view = view](Tensor&) { return view; }, {}});
   checkpoint::write_safetensors(path, lazy, metadata);
 }
 

@@ -35,6 +35,8 @@ struct LazyTensor {
   Shape shape;
   /// Returns its values, as `dtype` and `shape`: somebody's memory, or `scratch`.
   std::function<TensorView(Tensor& scratch)> make;
+  /// Called once they are written, if set.
+  std::function<void()> written = {};
 };
 
 /// Writes a safetensors file atomically, a tensor at a time; see save_safetensors. `on_progress` hears of the bytes

@@ -176,6 +176,8 @@ Json parse(std::string_view text, const std::string& where) {
     json = Json::parse(text, check);
   } catch (const Json::parse_error& error) {
     throw ConfigError(where, "JSON", "an error at byte " + std::to_string(error.byte));
+  } catch (const Json::out_of_range&) {
+    throw ConfigError(where, "JSON with numbers that a double can hold", "one beyond");
   }
   if (!json.is_object()) throw ConfigError(where, "a JSON object", json.type_name());
   return json;
@@ -210,7 +212,8 @@ Config Config::from_json(std::string_view text, std::string_view where, UnknownK
       config.private_keys.emplace_back(name, value.dump());
       continue;
     }
-    const auto* found = std::find_if(std::begin(kKeys), std::end(kKeys), [&](const Key& k) { return k.name == name; });
+    const auto* found =
+        std::find_if(std::begin(kKeys), std::end(kKeys), [&key = name](const Key& k) { return k.name == key; });
     if (found != std::end(kKeys)) {
       found->read(value, source, name, config);
     } else if (unknown == UnknownKeys::refuse) {

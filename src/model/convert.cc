@@ -132,7 +132,8 @@ class Converter {
         scratch = kineograph::convert(from.value, dtype);
         return scratch;
       };
-      tensors_.push_back({name_in_output(module, parameter.name), dtype, parameter.value.shape(), make});
+      tensors_.push_back({name_in_output(module, parameter.name), dtype, parameter.value.shape(), make,
+                          [this, source = module.sources[i]] { checkpoint_.release(source); }});
     }
     if (config.positional_embeddings == PositionalEmbeddings::none) return;
     for (std::int64_t layer = 0; layer < config.num_layers; ++layer) {

@@ -179,7 +179,7 @@ void read_processors(const TransformerTemporalConfig& config, const std::vector<
       continue;
     }
     const bool understood = std::any_of(inputs.processors.begin(), inputs.processors.end(),
-                                        [&](const AttentionProcessor* p) { return p != nullptr && p->accepts(key); });
+                                        [&name = key](const AttentionProcessor* p) { return p != nullptr && p->accepts(name); });
     if (!understood)
       warn(options, "cross_attention_kwargs: " + key + " is not understood by any processor, and ignored");
   }

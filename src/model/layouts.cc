@@ -218,8 +218,9 @@ void read_heads(const std::string& name, const Found& found, const UNetConfig& u
   module.config.num_attention_heads = heads;
   module.config.attention_head_dim = inner % heads == 0 ? inner / heads : inner;
   if (inner % heads != 0) module.config.num_attention_heads = 1;
-  module.config.norm_num_groups =
-      assume("norm_num_groups", unet.integer(motion ? "motion_norm_num_groups" : "norm_num_groups", name), kGroups);
+  std::optional<std::int64_t> groups = motion ? unet.integer("motion_norm_num_groups", name) : std::nullopt;
+  if (!groups) groups = unet.integer("norm_num_groups", name);  // UNetMotionModel's motion modules have the UNet's
+  module.config.norm_num_groups = assume("norm_num_groups", groups, kGroups);
 }
 
 void read_positions(const Found& found, TemporalModule& module) {

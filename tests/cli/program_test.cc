@@ -180,7 +180,9 @@ TEST_F(ProgramTest, InspectPrintsJson) {
   const auto model = TransformerTemporalModel::from_pretrained(folder_ / "module");
   EXPECT_EQ(json["values"], model.num_parameters());
   EXPECT_EQ(json["tensors"].size(), model.parameters().size());
-  EXPECT_EQ(json["config"]["in_channels"], 8);
+  ASSERT_EQ(json["modules"].size(), 1u);
+  EXPECT_EQ(json["modules"][0]["config"]["in_channels"], 8);
+  EXPECT_EQ(json["container"], "safetensors");
   const Result text = sh("kineograph inspect clip.safetensors");
   EXPECT_EQ(text.code, 0);
   EXPECT_NE(text.out.find("hidden_states"), std::string::npos);

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Runs every fuzz target that the `fuzz` preset built, from the committed corpus. usage: fuzz.sh SECONDS [TARGET...]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+seconds=$1
+shift
+targets=("$@")
+[ ${#targets[@]} -gt 0 ] || targets=(safetensors torch config y4m npy)
+for target in "${targets[@]}"; do
+  # What is found on the way is kept under build/, not in the tree.
+  mkdir -p "build/fuzz/corpus/$target"
+  echo "$target: $seconds s"
+  "build/fuzz/bin/${target}_fuzz" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+    -artifact_prefix="build/fuzz/$target-" "build/fuzz/corpus/$target" "fuzz/corpus/$target" 2>&1 |
+    grep -E "ERROR|SUMMARY|Test unit|number_of_executed_units|DONE"
+done

@@ -1,0 +1,93 @@
+// LoRAs on a model in memory: what is taken off leaves no trace.
+#include "kineograph/lora.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <cstring>
+
+namespace kineograph {
+namespace {
+
+class LoraTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/kineograph_lora_XXXXXX";
+    folder_ = ::mkdtemp(name);
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  /// A PEFT-style file for attn1.to_q of the middle's module, of rank 2, all elements `value`.
+  Lora lora(float value, const std::string& module = "mid_block.motion_modules.0") {
+    Tensor down(DType::f32, {2, 32}), up(DType::f32, {32, 2});
+    for (std::int64_t i = 0; i < down.numel(); ++i) down.data_as<float>()[i] = up.data_as<float>()[i] = value;
+    const std::string key = "unet." + module + ".transformer_blocks.0.attn1.to_q.lora_";
+    const auto path = folder_ / ("lora" + std::to_string(count_++) + ".safetensors");
+    save_safetensors(path, {{key + "A.weight", down}, {key + "B.weight", up}});
+    return Lora::open(path);
+  }
+
+  static TransformerTemporalModel base() {
+    TransformerTemporalConfig config;
+    config.num_attention_heads = 4;
+    config.attention_head_dim = 8;
+    config.in_channels = 32;
+    return TransformerTemporalModel::from_config(config, 1);
+  }
+
+  static Tensor answer(const TransformerTemporalModel& model) {
+    Tensor x(DType::f32, {4, 32, 3, 2});
+    for (std::int64_t i = 0; i < x.numel(); ++i) x.data_as<float>()[i] = static_cast<float>((i * 37) % 101) / 50.0f - 1;
+    return model.forward(x, {.num_frames = 4}).sample;
+  }
+  static bool same(const Tensor& a, const Tensor& b) { return std::memcmp(a.data(), b.data(), a.bytes()) == 0; }
+
+  std::filesystem::path folder_;
+  int count_ = 0;
+};
+
+TEST_F(LoraTest, ComesAndGoesExactly) {
+  AdaptedModel adapted(base(), "mid_block.motion_modules.0");
+  const Tensor plain = answer(adapted.model());
+  adapted.add_lora("pan", lora(0.5f));
+  const Tensor panned = answer(adapted.model());
+  EXPECT_FALSE(same(plain, panned));
+  adapted.add_lora("zoom", lora(0.25f), -1.5);
+  EXPECT_FALSE(same(panned, answer(adapted.model())));
+  adapted.set_scale("pan", 0.0);
+  adapted.set_scale("pan", 1.0);
+  adapted.remove_lora("zoom");
+  EXPECT_TRUE(same(panned, answer(adapted.model())));
+  adapted.remove_lora("pan");
+  EXPECT_TRUE(same(plain, answer(adapted.model())));
+}
+
+TEST_F(LoraTest, IsTheSumThatItSays) {
+  AdaptedModel adapted(base(), "mid_block.motion_modules.0");
+  adapted.add_lora("pan", lora(0.5f), 2.0);
+  const TransformerTemporalModel plain = base();
+  const auto& before = plain.parameters();
+  const auto& after = adapted.model().parameters();
+  for (std::size_t i = 0; i < before.size(); ++i) {
+    const bool changed = before[i].name == "transformer_blocks.0.attn1.to_q.weight";
+    const auto* a = before[i].value.data_as<float>();
+    const auto* b = after[i].value.data_as<float>();
+    for (std::int64_t k = 0; k < before[i].value.numel(); ++k)  // 2 * (0.5 * 0.5 + 0.5 * 0.5)
+      EXPECT_EQ(b[k], static_cast<float>(static_cast<double>(a[k]) + (changed ? 1.0 : 0.0))) << before[i].name;
+  }
+}
+
+TEST_F(LoraTest, RefusesWhatDoesNotFit) {
+  AdaptedModel adapted(base(), "mid_block.motion_modules.0");
+  adapted.add_lora("pan", lora(0.5f));
+  EXPECT_THROW(adapted.add_lora("pan", lora(0.5f)), ArgumentError);
+  EXPECT_THROW(adapted.add_lora("else", lora(0.5f, "up_blocks.0.motion_modules.0")), CheckpointError);
+  EXPECT_THROW(adapted.set_scale("zoom", 1.0), ArgumentError);
+  EXPECT_THROW(adapted.remove_lora("zoom"), ArgumentError);
+  Tensor stray(DType::f32, {2});
+  save_safetensors(folder_ / "stray.safetensors", {{"some.weight", stray}});
+  EXPECT_THROW(Lora::open(folder_ / "stray.safetensors"), CheckpointError);
+}
+
+}  // namespace
+}  // namespace kineograph

@@ -1,0 +1,364 @@
+"""Files that torch, safetensors and diffusers write themselves, in every published layout: each module's answer equals
+diffusers' for the same weights; what is converted loads in diffusers with strict=True."""
+
+import json
+import os
+import pathlib
+import pickle
+import subprocess
+import sysconfig
+
+import kineograph
+import numpy
+import pytest
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+pytest.importorskip("safetensors")
+
+from diffusers import MotionAdapter, UNet3DConditionModel, UNetMotionModel  # noqa: E402
+from diffusers.models.unets.unet_i2vgen_xl import I2VGenXLUNet  # noqa: E402
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+PROGRAM = pathlib.Path(sysconfig.get_path("scripts")) / "kineograph"
+# 8 heads and 32 groups are the published defaults, which a file without a configuration is taken to have.
+WIDTHS = (32, 64)
+UNET_3D = dict(block_out_channels=WIDTHS, layers_per_block=1, sample_size=8, cross_attention_dim=16, attention_head_dim=8,
+               down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
+               up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"), norm_num_groups=8)  # fmt: skip
+
+
+def drawn(model):
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return model.eval()
+
+
+def adapter(**changes):
+    return drawn(MotionAdapter(**(dict(block_out_channels=WIDTHS) | changes)))
+
+
+def temporal(model):
+    """Path -> module, of what kineograph should find."""
+    kinds = (AnimateDiffTransformer3D, diffusers.TransformerTemporalModel)
+    return {path: module for path, module in model.named_modules() if isinstance(module, kinds)}
+
+
+def check_modules(path, model, frames=4):
+    """Every temporal module of `model`, read from `path`, gives diffusers' answers."""
+    report = inspect(path)
+    wanted = temporal(model)
+    assert sorted(module["name"] for module in report["modules"]) == sorted(wanted)
+    for name, module in wanted.items():
+        x = torch.randn(2 * frames, module.in_channels, 3, 2, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            expected = module(x, num_frames=frames)
+        expected = expected if isinstance(expected, torch.Tensor) else expected.sample
+        found = kineograph.TransformerTemporalModel.from_pretrained(path, module=name)(x, num_frames=frames).sample
+        assert (found - expected).abs().max() <= 4e-6 * expected.abs().max(), name
+    return report
+
+
+def run(*arguments, fails=False):
+    done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True)
+    assert (done.returncode != 0) == fails, done.stderr
+    return done.stderr if fails else done.stdout
+
+
+def inspect(path):
+    return json.loads(run("inspect", path, "--json"))
+
+
+def original_names(state):
+    """The names that AnimateDiff's own code gives a MotionAdapter's parameters."""
+    renamed = {}
+    for name, value in state.items():
+        for ours, theirs in ((".norm1.", ".norms.0."), (".norm2.", ".norms.1."), (".norm3.", ".ff_norm."),
+                             (".attn1.", ".attention_blocks.0."), (".attn2.", ".attention_blocks.1.")):  # fmt: skip
+            name = name.replace(ours, theirs)
+        path, number, rest = name.partition(".motion_modules.")[0], *name.partition(".motion_modules.")[2].split(".", 1)
+        path = f"{path}.motion_modules.{number}.temporal_transformer."
+        if rest.endswith("pos_embed.pe"):
+            for attention in ("0", "1"):
+                renamed[path + rest.replace("pos_embed.pe", f"attention_blocks.{attention}.pos_encoder.pe")] = value
+        else:
+            renamed[path + rest] = value
+    return renamed
+
+
+def modelscope_names(state):
+    """The names and Conv1d shapes that ModelScope's own code has for a UNet3DConditionModel's temporal modules."""
+    renamed = {}
+    for name, value in state.items():
+        parts = name.split(".")
+        if parts[0] == "transformer_in":
+            place, rest = "input_blocks.0.1", parts[1:]
+        elif "temp_attentions" not in parts:
+            continue
+        elif parts[0] == "mid_block":
+            place, rest = "middle_block.2", parts[3:]
+        else:
+            number = 3 * int(parts[1]) + int(parts[3])
+            place, rest = (f"input_blocks.{number + 1}.2" if parts[0] == "down_blocks" else f"output_blocks.{number}.2"), parts[4:]
+        if rest[0] in ("proj_in", "proj_out") and rest[1] == "weight":
+            value = value[:, :, None]
+        renamed[".".join([place, *rest])] = value.clone()
+    return renamed
+
+
+CONTAINERS = {
+    "safetensors": (lambda state, path: save_file(state, path), "safetensors"),
+    "zip": (torch.save, "torch archive"),
+    "state_dict": (lambda state, path: torch.save({"state_dict": state, "epoch": 3}, path), "torch archive"),
+    "legacy": (lambda state, path: torch.save(state, path, _use_new_zipfile_serialization=False), "before PyTorch 1.6"),
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_motion_adapter(container, tmp_path):
+    model = adapter()
+    write, words = CONTAINERS[container]
+    write(model.state_dict(), tmp_path / "weights.anything")
+    report = check_modules(tmp_path / "weights.anything", model)
+    assert words in report["container"] and report["modules"][0]["layout"] == "MotionAdapter"
+    assert report["modules"][0]["assumed"] == ["num_attention_heads", "norm_num_groups"]
+    if container == "state_dict":
+        assert report["ignored"] == [{"name": "epoch", "what": "3"}]
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_folders_say_what_shapes_do_not(safe, tmp_path):
+    model = adapter(motion_num_attention_heads=4, motion_norm_num_groups=8, motion_max_seq_length=16)
+    model.save_pretrained(tmp_path, safe_serialization=safe)
+    report = check_modules(tmp_path, model)
+    assert not report["modules"][0]["assumed"]
+    assert report["modules"][0]["config"]["num_positional_embeddings"] == 16
+
+
+def test_unet_motion_model(tmp_path):
+    model = drawn(UNetMotionModel(
+        block_out_channels=WIDTHS, layers_per_block=1, cross_attention_dim=16, norm_num_groups=8,
+        down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"), motion_num_attention_heads=4,
+        up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion")))  # fmt: skip
+    model.save_pretrained(tmp_path / "unet")
+    check_modules(tmp_path / "unet", model)
+    run("convert", tmp_path / "unet", tmp_path / "adapter")
+    assert temporal(MotionAdapter.from_pretrained(tmp_path / "adapter")).keys() == temporal(model).keys()
+
+
+@pytest.mark.parametrize("kind", [UNet3DConditionModel, I2VGenXLUNet])
+def test_unet_3d(kind, tmp_path):
+    model = drawn(kind(**UNET_3D))
+    model.save_pretrained(tmp_path)
+    report = check_modules(tmp_path, model)
+    assert report["modules"][0]["name"] == "transformer_in" and report["modules"][0]["layout"] == "UNet3DConditionModel"
+    assert not any(module["assumed"] for module in report["modules"])
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model.diffusion_model."])
+def test_original_animatediff(prefix, tmp_path):
+    model = adapter(motion_max_seq_length=24)
+    state = {prefix + name: value for name, value in original_names(model.state_dict()).items()}
+    torch.save({"state_dict": state, "global_step": 7}, tmp_path / "mm.ckpt")
+    report = check_modules(tmp_path / "mm.ckpt", model)
+    assert report["modules"][0]["layout"] == "AnimateDiff"
+    assert report["modules"][0]["config"]["num_positional_embeddings"] == 24
+
+
+def test_animatelcm_has_no_positions(tmp_path):
+    state = {name: value for name, value in original_names(adapter().state_dict()).items() if "pos_encoder" not in name}
+    torch.save(state, tmp_path / "lcm.ckpt")
+    report = check_modules(tmp_path / "lcm.ckpt", adapter(motion_max_seq_length=64))
+    assert "num_positional_embeddings" in report["modules"][0]["assumed"]
+
+
+def test_modelscope(tmp_path):
+    model = drawn(UNet3DConditionModel(**(UNET_3D | dict(attention_head_dim=64, block_out_channels=(64, 128), norm_num_groups=32))))
+    torch.save(modelscope_names(model.state_dict()), tmp_path / "text2video.pth")
+    report = check_modules(tmp_path / "text2video.pth", model)
+    assert report["modules"][0]["layout"] == "ModelScope"
+
+
+def test_convert_to_motion_adapter_and_back(tmp_path):
+    model = adapter(motion_max_seq_length=24)
+    torch.save({"state_dict": original_names(model.state_dict())}, tmp_path / "mm.ckpt")
+    run("convert", tmp_path / "mm.ckpt", tmp_path / "adapter")
+    loaded = MotionAdapter.from_config(json.loads((tmp_path / "adapter/config.json").read_text()))
+    weights = load_file(tmp_path / "adapter/diffusion_pytorch_model.safetensors")
+    loaded.load_state_dict(weights, strict=True)
+    for name, value in model.state_dict().items():
+        tolerance = 1e-6 if name.endswith("pe") else 0  # sines are computed anew
+        assert torch.allclose(loaded.state_dict()[name], value, rtol=0, atol=tolerance), name
+    run("convert", tmp_path / "adapter", tmp_path / "back.safetensors", "--to", "animatediff")
+    back, original = load_file(tmp_path / "back.safetensors"), original_names(model.state_dict())
+    assert back.keys() == original.keys()
+    assert all(torch.allclose(back[name], value, rtol=0, atol=1e-6) for name, value in original.items())
+
+
+def test_convert_one_module_with_options(tmp_path):
+    model = adapter()
+    model.save_pretrained(tmp_path / "adapter")
+    run("convert", tmp_path / "adapter", tmp_path / "one", "--to", "module", "--module", "mid_block.motion_modules.0",
+        "--dtype", "bf16", "--extend-positions", "48")  # fmt: skip
+    loaded = diffusers.TransformerTemporalModel.from_pretrained(tmp_path / "one", torch_dtype=torch.bfloat16)
+    assert loaded.config.num_positional_embeddings == 48
+    wanted = adapter(motion_max_seq_length=48).mid_block.motion_modules[0]
+    for name, value in wanted.state_dict().items():
+        assert torch.allclose(loaded.state_dict()[name].float(), value, rtol=2**-8, atol=1e-6), name
+    assert "24" in run("convert", tmp_path / "adapter", tmp_path / "two", "--extend-positions", "24", fails=True)
+
+
+def lora_pairs(model, rank=2):
+    """Path of a Linear -> (down, up)."""
+    generator = torch.Generator().manual_seed(5)
+    return {
+        path: (torch.randn(rank, module.in_features, generator=generator), torch.randn(module.out_features, rank, generator=generator))
+        for path, module in model.named_modules()
+        if path.endswith(("to_q", "to_k", "to_v", "to_out.0"))
+    }  # fmt: skip
+
+
+def lora_state(form, pairs):
+    state = {}
+    for path, (down, up) in pairs.items():
+        if form == "peft":
+            state[f"unet.{path}.lora_A.weight"], state[f"unet.{path}.lora_B.weight"] = down, up
+            continue
+        parent, _, projection = path.replace(".to_out.0", ".to_out").rpartition(".")
+        if form == "original":
+            parent = next(iter(original_names({parent + ".x": 0})))[:-2]
+        else:
+            parent = "unet." + parent
+        state[f"{parent}.processor.{projection}_lora.down.weight"] = down
+        state[f"{parent}.processor.{projection}_lora.up.weight"] = up
+    return state
+
+
+@pytest.mark.parametrize("form", ["original", "diffusers", "peft"])
+@pytest.mark.parametrize("scale", [1.0, -0.5])
+def test_lora(form, scale, tmp_path):
+    model = adapter()
+    model.save_pretrained(tmp_path / "adapter")
+    pairs = lora_pairs(model)
+    torch.save({"state_dict": lora_state(form, pairs)}, tmp_path / "lora.ckpt")
+    run("convert", tmp_path / "adapter", tmp_path / "merged", "--lora", f"{tmp_path / 'lora.ckpt'}:{scale}")
+    merged = load_file(tmp_path / "merged/diffusion_pytorch_model.safetensors")
+    for name, value in model.state_dict().items():
+        pair = pairs.get(name.removesuffix(".weight"))
+        if pair is None:
+            assert torch.equal(merged[name], value)
+            continue
+        exact = value.double() + scale * pair[1].double() @ pair[0].double()
+        # One rounding of the exact sum; PEFT's own merge rounds the product, the scale and the sum.
+        assert torch.equal(merged[name], exact.float())
+        peft = value + pair[1] @ pair[0] * scale
+        assert (merged[name] - peft).abs().max() <= 4 * 2**-24 * exact.abs().max()
+
+
+def test_lora_that_matches_nothing(tmp_path):
+    model = adapter()
+    model.save_pretrained(tmp_path / "adapter")
+    state = lora_state("peft", lora_pairs(model))
+    state["unet.down_blocks.7.motion_modules.0.transformer_blocks.0.attn1.to_q.lora_A.weight"] = torch.ones(2, 32)
+    state["unet.down_blocks.7.motion_modules.0.transformer_blocks.0.attn1.to_q.lora_B.weight"] = torch.ones(32, 2)
+    save_file(state, tmp_path / "lora.safetensors")
+    words = run("convert", tmp_path / "adapter", tmp_path / "out", "--lora", tmp_path / "lora.safetensors", fails=True)
+    assert "down_blocks.7.motion_modules.0" in words and not (tmp_path / "out").exists()
+
+
+def test_dtypes_views_and_strides(tmp_path):
+    base = torch.arange(24, dtype=torch.float32)
+    tensors = {"view": base[4:16].view(3, 4), "turned": base.view(4, 6).t(), "expanded": base[:1].expand(3),
+               "parameter": torch.nn.Parameter(base.clone()), "empty": torch.empty(0, 3), "scalar": torch.tensor(2.5)}  # fmt: skip
+    for dtype in (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool):
+        tensors[str(dtype)] = base.to(dtype)
+    for zipped in (True, False):
+        torch.save(tensors, tmp_path / "all.pt", _use_new_zipfile_serialization=zipped)
+        found = {entry["name"]: entry for entry in inspect(tmp_path / "all.pt")["tensors"]}
+        assert {name: entry["shape"] for name, entry in found.items()} == {name: list(t.shape) for name, t in tensors.items()}
+        assert found["torch.bfloat16"]["dtype"] == "bf16" and found["torch.bool"]["dtype"] == "bool"
+
+
+class Calls:
+    """Pickles as a call of os.system."""
+
+    def __reduce__(self):
+        return os.system, ("touch kineograph_was_here",)
+
+
+class Evaluates:
+    def __reduce__(self):
+        return eval, ("1 + 1",)
+
+
+class Settings:
+    """An object of a class of somebody's own, as AnimateDiff's files carry."""
+
+    def __init__(self):
+        self.steps = [1, 2]
+
+
+@pytest.mark.parametrize("hostile, words", [(Calls(), "posix.system"), (Evaluates(), "builtin__.eval")])
+def test_nothing_runs(hostile, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"w": torch.ones(2), "x": hostile}, "evil.pt")
+    assert words in run("inspect", "evil.pt", fails=True)
+    assert not (tmp_path / "kineograph_was_here").exists()
+
+
+def test_foreign_objects_are_reported(tmp_path):
+    torch.save({"state_dict": adapter().state_dict(), "animatediff_config": Settings()}, tmp_path / "mm.ckpt")
+    report = inspect(tmp_path / "mm.ckpt")
+    assert len(report["modules"]) == 11 and "Settings" in report["ignored"][0]["what"]
+
+
+def test_truncated_everywhere(tmp_path):
+    torch.save({"norm.weight": torch.ones(3)}, tmp_path / "whole.pt")
+    whole = (tmp_path / "whole.pt").read_bytes()
+    for size in range(0, len(whole), 61):
+        (tmp_path / "cut.pt").write_bytes(whole[:size])
+        with pytest.raises(kineograph.FormatError):
+            kineograph.TransformerTemporalModel.from_pretrained(tmp_path / "cut.pt")
+
+
+def test_damaged_tensor(tmp_path):
+    model = adapter()
+    torch.save(model.state_dict(), tmp_path / "mm.ckpt")
+    data = bytearray((tmp_path / "mm.ckpt").read_bytes())
+    at = data.find(model.mid_block.motion_modules[0].proj_in.weight.detach().numpy().tobytes())
+    data[at + 5] ^= 1
+    (tmp_path / "mm.ckpt").write_bytes(data)
+    kineograph.TransformerTemporalModel.from_pretrained(tmp_path / "mm.ckpt", module="down_blocks.0.motion_modules.0")
+    with pytest.raises(kineograph.FormatError, match="CRC"):
+        kineograph.TransformerTemporalModel.from_pretrained(tmp_path / "mm.ckpt", module="mid_block.motion_modules.0")
+    assert "CRC" in run("convert", tmp_path / "mm.ckpt", tmp_path / "out", fails=True)
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_unknown_module_names_the_known(tmp_path):
+    adapter().save_pretrained(tmp_path)
+    with pytest.raises(kineograph.ArgumentError, match="mid_block.motion_modules.0"):
+        kineograph.TransformerTemporalModel.from_pretrained(tmp_path, module="mid_block.motion_modules.1")
+
+
+def test_run_takes_a_module(tmp_path):
+    model = adapter()
+    torch.save(model.state_dict(), tmp_path / "mm.ckpt")
+    x = torch.randn(4, 64, 3, 2)
+    numpy.save(tmp_path / "x.npy", x.numpy())
+    run("run", "--model", tmp_path / "mm.ckpt", "--module", "mid_block.motion_modules.0", "--input", tmp_path / "x.npy",
+        "--output", tmp_path / "y.npy", "--num-frames", "4", "--verify")  # fmt: skip
+    with torch.no_grad():
+        wanted = model.mid_block.motion_modules[0](x, num_frames=4)
+    assert numpy.abs(numpy.load(tmp_path / "y.npy") - wanted.numpy()).max() < 1e-5
+
+
+def test_pickles_of_every_protocol_are_only_read(tmp_path):
+    """A plain pickle is no archive, and says so; nothing is loaded by Python's pickle either way."""
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        (tmp_path / "plain.pt").write_bytes(pickle.dumps({"a": 1}, protocol))
+        with pytest.raises(kineograph.FormatError):
+            kineograph.TransformerTemporalModel.from_pretrained(tmp_path / "plain.pt")

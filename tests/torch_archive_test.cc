@@ -1,0 +1,187 @@
+// The reader of torch archives against files that were made to harm.
+#include "checkpoint/torch_archive.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "checkpoint/pickle.h"
+#include "kineograph/error.h"
+#include "zip_file.h"
+
+namespace kineograph {
+namespace {
+
+std::string text(const std::string& value) {
+  std::string out = "X";
+  for (std::size_t i = 0; i < 4; ++i) out += static_cast<char>(value.size() >> 8 * i);
+  return out + value;
+}
+
+std::string integer(std::int32_t value) {
+  std::string out = "J";
+  for (int i = 0; i < 4; ++i) out += static_cast<char>(static_cast<std::uint32_t>(value) >> 8 * i);
+  return out;
+}
+
+std::string tuple(const std::vector<std::int32_t>& values) {
+  std::string out = "(";
+  for (const std::int32_t value : values) out += integer(value);
+  return out + "t";
+}
+
+/// torch's call for a view of storage `key`.
+std::string tensor(const std::string& key, std::int32_t offset, const std::vector<std::int32_t>& sizes,
+                   const std::vector<std::int32_t>& strides, const std::string& storage = "ctorch\nFloatStorage\n") {
+  return "ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage") + storage + text(key) + text("cpu") + integer(6) +
+         "tQ" + integer(offset) + tuple(sizes) + tuple(strides) + "\x89Nt" + "R";
+}
+
+std::string dict(const std::string& key, const std::string& value) { return "\x80\x02}(" + text(key) + value + "u."; }
+
+const std::string kStorage = std::string(24, '\1');  // six floats
+
+std::string archive(const std::string& pickle) { return zip_file({{"a/data.pkl", pickle}, {"a/data/0", kStorage}}); }
+
+checkpoint::TorchArchive parse(const std::string& file) {
+  static std::vector<std::unique_ptr<AlignedBytes>> kept;  // views outlive the call
+  kept.push_back(std::make_unique<AlignedBytes>(file));
+  return checkpoint::parse_torch(kept.back()->span(), "file.pt");
+}
+
+/// The message with which `file` is refused.
+std::string refused(const std::string& file) {
+  try {
+    parse(file);
+  } catch (const FormatError& error) {
+    return error.what();
+  }
+  ADD_FAILURE() << "was not refused";
+  return {};
+}
+
+void expect_words(const std::string& message, const std::string& words) {
+  EXPECT_NE(message.find(words), std::string::npos) << message;
+}
+
+TEST(TorchArchive, ReadsViews) {
+  const auto found = parse(archive(dict("w", tensor("0", 1, {2, 2}, {1, 2}))));
+  ASSERT_EQ(found.tensors.size(), 1u);
+  EXPECT_EQ(found.tensors[0].name, "w");
+  EXPECT_EQ(found.tensors[0].view.shape(), (Shape{2, 2}));
+  EXPECT_EQ(found.tensors[0].view.strides(), (Dims{1, 2}));
+}
+
+TEST(TorchArchive, RefusesViewsBeyondTheirStorage) {
+  for (const auto& [offset, size, stride] :
+       {std::array{0, 7, 1}, {1, 6, 1}, {0, 2, 6}, {7, 1, 1}, {0, 3, 0x7fffffff}, {-1, 2, 1}})
+    expect_words(refused(archive(dict("w", tensor("0", offset, {size}, {stride})))), "tensor w");
+  expect_words(refused(archive(dict("w", tensor("0", 0, {-2}, {1})))), "0 or more");
+  expect_words(refused(archive(dict("w", tensor("0", 0, {2}, {-1})))), "0 or more");
+  expect_words(refused(archive(dict("w", tensor("0", 0, {2, 2}, {1})))), "as many strides");
+  expect_words(
+      refused(archive(dict("w", tensor("0", 0, std::vector<std::int32_t>(9, 1), std::vector<std::int32_t>(9, 1))))),
+      "axes");
+  expect_words(refused(archive(dict("w", tensor("1", 0, {2}, {1})))), "storage 1");
+  expect_words(refused(archive(dict("w", tensor("0", 0, {2}, {1}, "cevil\nFloatStorage\n")))), "evil.FloatStorage");
+}
+
+TEST(TorchArchive, RefusesCallsAndNamesThem) {
+  for (const std::string name : {"os\nsystem", "posix\nsystem", "builtins\neval", "subprocess\nPopen",
+                                 "runpy\nrun_path", "builtins\n__import__", "webbrowser\nopen", "torch\nload"}) {
+    std::string dotted = name;
+    dotted[dotted.find('\n')] = '.';
+    const std::string argument = "(" + text("touch x") + "t";
+    expect_words(refused(archive(dict("w", "c" + name + "\n" + argument + "R"))), "a call of " + dotted);
+    // INST, OBJ and NEWOBJ are calls too.
+    expect_words(refused(archive(dict("w", "(" + text("touch x") + "i" + name + "\n"))), dotted);
+    expect_words(refused(archive(dict("w", "(c" + name + "\n" + text("touch x") + "o"))), dotted);
+    expect_words(refused(archive(dict("w", "c" + name + "\n" + argument + "\x81"))), dotted);
+  }
+}
+
+TEST(TorchArchive, KeepsForeignObjectsAsWhatTheyAre) {
+  const auto found = parse(archive(dict("config", "comegaconf.dictconfig\nDictConfig\n)\x81}b")));
+  ASSERT_EQ(found.opaque.size(), 1u);
+  EXPECT_EQ(found.opaque[0].first, "config");
+  expect_words(found.opaque[0].second, "omegaconf.dictconfig.DictConfig");
+}
+
+TEST(TorchArchive, RefusesDamagedPickles) {
+  const std::string whole = dict("w", tensor("0", 0, {2}, {1}));
+  for (std::size_t size = 0; size < whole.size(); ++size) refused(archive(whole.substr(0, size)));
+  for (const std::string& pickle :
+       std::vector<std::string>{"t.", "R.", "h\5.", "\x80\x09.", "(N.", "Nb.", "}Na.", "]NNs.", "\xff.", "I12x\n.",
+                                "c\n", "Q.", "\x93.", "e.", "\x82.", "N)R."})
+    refused(archive(pickle));
+}
+
+TEST(TorchArchive, SurvivesCyclesAndDeepNesting) {
+  // d = {}; d["w"] = d
+  expect_words(refused(archive("\x80\x02}q\1(" + text("w") + "h\1u.")), "nested at most");
+  std::string deep = "\x80\x02";
+  for (int i = 0; i < 100'000; ++i) deep += "}" + text("k");
+  deep += "N";
+  for (int i = 0; i < 100'000; ++i) deep += "s";
+  expect_words(refused(archive(deep + ".")), "nested at most");
+  std::string lists = "\x80\x02}" + text("k");
+  lists += std::string(1'000'000, ']');
+  lists += std::string(999'999, 'a');
+  EXPECT_EQ(parse(archive(lists + "s.")).opaque.size(), 1u);
+  // Sixteen levels of dicts that hold the next one sixteen times: 16^16 entries to walk.
+  std::string wide = "\x80\x02}q";
+  wide += '\0';
+  for (char level = 1; level < 15; ++level) {
+    wide += "}(";
+    for (int i = 0; i < 16; ++i) wide += text("k" + std::to_string(i)) + "h" + static_cast<char>(level - 1);
+    wide += "uq";
+    wide += level;
+  }
+  // The innermost is empty, and so counted as it is.
+  expect_words(refused(archive(wide + ".")), "entries");
+}
+
+TEST(TorchArchive, RefusesPicklesThatGrow) {
+  // A tuple of 2^16 values called with 2^12 times: more references than any file of weights has.
+  std::string grows = "\x80\x02(" + std::string(1 << 16, 'N') + "tq\1";
+  for (int i = 0; i < 1 << 12; ++i) grows += "ccollections\nCounter\nh\1R";
+  expect_words(refused(archive(grows + ".")), "values");
+}
+
+TEST(TorchArchive, ReadsAMillionKeys) {
+  std::string many = "\x80\x02}(";
+  for (int i = 0; i < 1'000'000; ++i) many += text("k" + std::to_string(i)) + "N";
+  EXPECT_EQ(parse(archive(many + "u.")).opaque.size(), 1'000'000u);
+}
+
+TEST(Zip, RefusesWhatTorchDoesNotWrite) {
+  const std::string whole = archive(dict("w", tensor("0", 0, {2}, {1})));
+  ASSERT_EQ(parse(whole).tensors.size(), 1u);
+  const auto changed = [&](const std::function<void(std::string&)>& change) {
+    std::string file = whole;
+    change(file);
+    return refused(file);
+  };
+  const std::size_t directory = whole.find("PK\1\2"), second = whole.find("PK\1\2", directory + 1);
+  // A bomb: an entry that says it is deflated.
+  expect_words(changed([&](std::string& file) { file[directory + 10] = 8; }), "compressed");
+  // Two entries over the same bytes.
+  expect_words(changed([&](std::string& file) {
+                 std::copy_n(file.begin() + static_cast<std::ptrdiff_t>(directory) + 42, 4,
+                             file.begin() + static_cast<std::ptrdiff_t>(second) + 42);
+               }),
+               "overlap");
+  // The pickle's checksum, and one of its bytes.
+  expect_words(changed([&](std::string& file) { file[directory + 16] ^= 1; }), "CRC-32");
+  expect_words(changed([&](std::string& file) { file[file.find("_rebuild") + 1] ^= 1; }), "CRC-32");
+  // Sizes and places beyond the file.
+  changed([&](std::string& file) { file[second + 27] = '\x7f'; });
+  changed([&](std::string& file) { file[second + 45] = '\x7f'; });
+  expect_words(refused(zip_file({{"a/data.pkl", "N."}, {"a/data.pkl", "N."}})), "twice");
+  expect_words(refused(zip_file({{"a/other", "N."}})), "data.pkl");
+  expect_words(refused(zip_file({{"a/data.pkl", "}."}, {"a/byteorder", "big"}})), "byte order");
+  for (std::size_t size = 0; size < whole.size(); size += 7) refused(whole.substr(0, size));
+}
+
+}  // namespace
+}  // namespace kineograph
