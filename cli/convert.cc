@@ -40,8 +40,7 @@ std::pair<Lora, double> read_lora(const std::string& argument) {
 Layout choose(const ConvertArguments& arguments, const Checkpoint& checkpoint) {
   if (const auto found = targets().find(arguments.to); found != targets().end()) return found->second;
   const std::vector<TemporalModule> modules = checkpoint.modules();
-  const bool motion = !modules.empty() && (modules.front().layout == Layout::animatediff ||
-                                           modules.front().layout == Layout::motion_adapter);
+  const bool motion = !modules.empty() && is_motion(modules.front().layout);
   return motion && arguments.module.empty() ? Layout::motion_adapter : Layout::module;
 }
 

@@ -19,12 +19,16 @@ namespace kineograph {
 /// Where a temporal module was found, and how its tensors are named there.
 enum class Layout {
   module,          ///< one TransformerTemporalModel by itself
-  motion_adapter,  ///< diffusers' MotionAdapter, and the motion modules inside a UNetMotionModel
-  unet_3d,         ///< diffusers' UNet3DConditionModel and I2VGenXLUNet
+  motion_adapter,  ///< diffusers' MotionAdapter
+  unet_motion,     ///< the motion modules inside diffusers' UNetMotionModel
+  unet_3d,         ///< diffusers' UNet3DConditionModel
+  i2vgen_xl,       ///< diffusers' I2VGenXLUNet
   animatediff,     ///< the original AnimateDiff's motion modules, AnimateLCM, SparseCtrl
   modelscope,      ///< ModelScope's and VGen's original UNet, with Conv1d projections
 };
 std::string_view name_of(Layout layout) noexcept;
+/// Whether its modules are AnimateDiff's motion modules, which a MotionAdapter holds.
+bool is_motion(Layout layout) noexcept;
 
 /// One temporal module of a checkpoint, under diffusers' names whatever the layout.
 struct TemporalModule {

@@ -85,7 +85,7 @@ class Converter {
 
   void require_motion() const {
     for (const TemporalModule& module : modules_) {
-      if (module.layout != Layout::motion_adapter && module.layout != Layout::animatediff)
+      if (!is_motion(module.layout))
         throw ArgumentError("to", "a single module, as " + where() + " has no motion modules",
                             "the layout of " + std::string(name_of(options_.to)));
       if (options_.to == Layout::motion_adapter && !module.config.double_self_attention)

@@ -178,8 +178,9 @@ void read_processors(const TransformerTemporalConfig& config, const std::vector<
       warn(options, "cross_attention_kwargs: scale is deprecated and ignored");
       continue;
     }
-    const bool understood = std::any_of(inputs.processors.begin(), inputs.processors.end(),
-                                        [&name = key](const AttentionProcessor* p) { return p != nullptr && p->accepts(name); });
+    const bool understood =
+        std::any_of(inputs.processors.begin(), inputs.processors.end(),
+                    [&name = key](const AttentionProcessor* p) { return p != nullptr && p->accepts(name); });
     if (!understood)
       warn(options, "cross_attention_kwargs: " + key + " is not understood by any processor, and ignored");
   }

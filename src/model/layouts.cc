@@ -279,14 +279,22 @@ std::string_view name_of(Layout layout) noexcept {
       return "TransformerTemporalModel";
     case Layout::motion_adapter:
       return "MotionAdapter";
+    case Layout::unet_motion:
+      return "UNetMotionModel";
     case Layout::unet_3d:
       return "UNet3DConditionModel";
+    case Layout::i2vgen_xl:
+      return "I2VGenXLUNet";
     case Layout::animatediff:
       return "AnimateDiff";
     case Layout::modelscope:
       return "ModelScope";
   }
   return "";
+}
+
+bool is_motion(Layout layout) noexcept {
+  return layout == Layout::motion_adapter || layout == Layout::unet_motion || layout == Layout::animatediff;
 }
 
 std::int64_t TemporalModule::num_parameters() const {
@@ -305,11 +313,17 @@ std::vector<TemporalModule> Checkpoint::modules() const {
   for (const auto& [name, view] : tensors())
     if (const auto place = model::place_of(name)) add(found, name, *place, view);
   const UNetConfig unet(files().front().parent_path() / "config.json");
+  // Whole UNets have the same temporal keys as their smaller relatives, and others beside them.
+  const auto layout_of = [&](Layout layout) {
+    if (layout == Layout::motion_adapter && find("time_embedding.linear_1.weight")) return Layout::unet_motion;
+    if (layout == Layout::unet_3d && find("image_latents_temporal_encoder.norm1.weight")) return Layout::i2vgen_xl;
+    return layout;
+  };
   std::vector<TemporalModule> modules;
   for (const auto& [name, tensors] : found) {
     TemporalModule module;
     module.name = name;
-    module.layout = tensors.layout;
+    module.layout = layout_of(tensors.layout);
     if (name.empty() && unet.is_of("TransformerTemporalModel")) {
       module.config = TransformerTemporalConfig::from_file(unet.path());
     } else {

@@ -144,7 +144,7 @@ def test_unet_motion_model(tmp_path):
         down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"), motion_num_attention_heads=4,
         up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion")))  # fmt: skip
     model.save_pretrained(tmp_path / "unet")
-    check_modules(tmp_path / "unet", model)
+    assert check_modules(tmp_path / "unet", model)["modules"][0]["layout"] == "UNetMotionModel"
     run("convert", tmp_path / "unet", tmp_path / "adapter")
     assert temporal(MotionAdapter.from_pretrained(tmp_path / "adapter")).keys() == temporal(model).keys()
 
@@ -154,7 +154,7 @@ def test_unet_3d(kind, tmp_path):
     model = drawn(kind(**UNET_3D))
     model.save_pretrained(tmp_path)
     report = check_modules(tmp_path, model)
-    assert report["modules"][0]["name"] == "transformer_in" and report["modules"][0]["layout"] == "UNet3DConditionModel"
+    assert report["modules"][0]["name"] == "transformer_in" and report["modules"][0]["layout"] == kind.__name__
     assert not any(module["assumed"] for module in report["modules"])
 
 
