@@ -122,7 +122,7 @@ void check_video(const TransformerTemporalConfig& config, std::int64_t patch) {
 
 /// A folder of a single model, or one module of any known checkpoint.
 TransformerTemporalModel open_model(const RunArguments& arguments, const ModelOptions& options) {
-  if (arguments.module.empty() && std::filesystem::is_directory(arguments.model))
+  if (arguments.module.empty() && !std::filesystem::is_regular_file(arguments.model))
     return TransformerTemporalModel::from_pretrained(arguments.model, options);
   return Checkpoint::open(arguments.model, arguments.variant).load(arguments.module, options);
 }

@@ -98,7 +98,7 @@ TransformerTemporalModel from_pretrained(const std::string& directory, const std
   }
   auto model = [&] {
     const nb::gil_scoped_release free;
-    if (module.empty() && std::filesystem::is_directory(directory))
+    if (module.empty() && !std::filesystem::is_regular_file(directory))
       return TransformerTemporalModel::from_pretrained(directory, options);
     return Checkpoint::open(directory, variant).load(module, options);
   }();
