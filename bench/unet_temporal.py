@@ -41,13 +41,10 @@ def sites(size):
             yield path, module, size // 8 >> level
 
 
-def seconds_of(call, repeats):
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+def seconds_of(call):
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def measure(module, side, dtype, programs, repeats):
@@ -74,7 +71,7 @@ def measure(module, side, dtype, programs, repeats):
     times = {program: [] for program in programs}
     for _ in range(repeats):
         for program in programs:
-            times[program].append(seconds_of(lambda: call(program), 1))
+            times[program].append(seconds_of(lambda: call(program)))
     return {program: statistics.median(values) for program, values in times.items()}
 
 

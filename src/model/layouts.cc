@@ -199,7 +199,7 @@ bool read_shapes(const Found& found, TransformerTemporalConfig& config) {
 
 void read_heads(const std::string& name, const Found& found, const UNetConfig& unet, TemporalModule& module) {
   const std::int64_t inner = found.find("proj_in.weight").size(0);
-  const bool motion = found.layout == Layout::motion_adapter || found.layout == Layout::animatediff;
+  const bool motion = is_motion(found.layout);
   const auto assume = [&](const char* key, std::optional<std::int64_t> known, std::int64_t published) {
     if (!known) module.assumed.emplace_back(key);
     return known.value_or(published);

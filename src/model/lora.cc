@@ -4,7 +4,6 @@
 #include <array>
 #include <map>
 
-#include "base/half.h"
 #include "model/layouts.h"
 
 namespace kineograph {

@@ -39,12 +39,14 @@ class NativeForward:
 
     def _try_native(self, hidden_states, encoder_hidden_states, timestep, class_labels, num_frames, kwargs):
         """The native answer, or None after the reason is counted."""
-        reason = self._why_not(hidden_states, encoder_hidden_states, num_frames, kwargs)
+        reason = _why_not_this_call(hidden_states, encoder_hidden_states, kwargs) or structure.why_not(self)
+        if reason is None:
+            tensors, loras = structure.weights(self)
+            reason = self._why_not_these_tensors(tensors, loras, hidden_states, encoder_hidden_states, num_frames)
         if reason is not None:
             if not torch.compiler.is_compiling():
                 statistics.count_fallback(reason)
             return None
-        tensors, loras = structure.weights(self)
         # diffusers is silent about arguments that have no effect.
         encoder_hidden_states = encoder_hidden_states if self.transformer_blocks[0].attn2 is not None else None
         timestep = timestep if self._norm_type != "layer_norm" else None
@@ -57,12 +59,7 @@ class NativeForward:
         recorder = recording.recorder_of(self)
         return native.run(model, hidden_states, encoder_hidden_states, timestep, class_labels, num_frames, recorder)
 
-    def _why_not(self, hidden_states, encoder_hidden_states, num_frames, kwargs):
-        return _why_not_this_call(hidden_states, encoder_hidden_states, kwargs) or structure.why_not(self) or \
-            self._why_not_these_tensors(hidden_states, encoder_hidden_states, num_frames)  # fmt: skip
-
-    def _why_not_these_tensors(self, hidden_states, encoder_hidden_states, num_frames):
-        tensors, loras = structure.weights(self)
+    def _why_not_these_tensors(self, tensors, loras, hidden_states, encoder_hidden_states, num_frames):
         dtype = tensors[0].dtype
         for tensor in tensors:
             if tensor.device.type != "cpu":
