@@ -1,9 +1,13 @@
 """Shared by the tests of the Python package."""
 
 import os
+import pathlib
 import sys
 
 import pytest
+
+# The layouts of published checkpoints are written by one piece of code, for these tests and for the committed files.
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "checkpoints"))
 
 # What is asked for by files that need torch; KINEOGRAPH_REQUIRE_TORCH=1 (CI) makes its absence an error.
 if os.environ.get("KINEOGRAPH_REQUIRE_TORCH"):

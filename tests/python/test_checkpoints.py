@@ -18,33 +18,13 @@ pytest.importorskip("safetensors")
 
 from diffusers import MotionAdapter, UNet3DConditionModel, UNetMotionModel  # noqa: E402
 from diffusers.models.unets.unet_i2vgen_xl import I2VGenXLUNet  # noqa: E402
-from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D  # noqa: E402
+from layouts import WIDTHS, adapter, drawn, modelscope_names, original_names, temporal  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 PROGRAM = pathlib.Path(sysconfig.get_path("scripts")) / "kineograph"
-# 8 heads and 32 groups are the published defaults, which a file without a configuration is taken to have.
-WIDTHS = (32, 64)
 UNET_3D = dict(block_out_channels=WIDTHS, layers_per_block=1, sample_size=8, cross_attention_dim=16, attention_head_dim=8,
                down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
                up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"), norm_num_groups=8)  # fmt: skip
-
-
-def drawn(model):
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    return model.eval()
-
-
-def adapter(**changes):
-    return drawn(MotionAdapter(**(dict(block_out_channels=WIDTHS) | changes)))
-
-
-def temporal(model):
-    """Path -> module, of what kineograph should find."""
-    kinds = (AnimateDiffTransformer3D, diffusers.TransformerTemporalModel)
-    return {path: module for path, module in model.named_modules() if isinstance(module, kinds)}
 
 
 def check_modules(path, model, frames=4):
@@ -70,43 +50,6 @@ def run(*arguments, fails=False):
 
 def inspect(path):
     return json.loads(run("inspect", path, "--json"))
-
-
-def original_names(state):
-    """The names that AnimateDiff's own code gives a MotionAdapter's parameters."""
-    renamed = {}
-    for name, value in state.items():
-        for ours, theirs in ((".norm1.", ".norms.0."), (".norm2.", ".norms.1."), (".norm3.", ".ff_norm."),
-                             (".attn1.", ".attention_blocks.0."), (".attn2.", ".attention_blocks.1.")):  # fmt: skip
-            name = name.replace(ours, theirs)
-        path, number, rest = name.partition(".motion_modules.")[0], *name.partition(".motion_modules.")[2].split(".", 1)
-        path = f"{path}.motion_modules.{number}.temporal_transformer."
-        if rest.endswith("pos_embed.pe"):
-            for attention in ("0", "1"):
-                renamed[path + rest.replace("pos_embed.pe", f"attention_blocks.{attention}.pos_encoder.pe")] = value
-        else:
-            renamed[path + rest] = value
-    return renamed
-
-
-def modelscope_names(state):
-    """The names and Conv1d shapes that ModelScope's own code has for a UNet3DConditionModel's temporal modules."""
-    renamed = {}
-    for name, value in state.items():
-        parts = name.split(".")
-        if parts[0] == "transformer_in":
-            place, rest = "input_blocks.0.1", parts[1:]
-        elif "temp_attentions" not in parts:
-            continue
-        elif parts[0] == "mid_block":
-            place, rest = "middle_block.2", parts[3:]
-        else:
-            number = 3 * int(parts[1]) + int(parts[3])
-            place, rest = (f"input_blocks.{number + 1}.2" if parts[0] == "down_blocks" else f"output_blocks.{number}.2"), parts[4:]
-        if rest[0] in ("proj_in", "proj_out") and rest[1] == "weight":
-            value = value[:, :, None]
-        renamed[".".join([place, *rest])] = value.clone()
-    return renamed
 
 
 CONTAINERS = {

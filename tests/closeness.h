@@ -1,0 +1,30 @@
+// What the engines' answers are compared with, and how far they may lie apart.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kineograph/kineograph.h"
+
+namespace kineograph::testing {
+
+/// One way to run a model.
+struct Runner {
+  std::string engine, isa;
+  DType compute;
+  ModelOptions options() const;
+  std::string name() const;
+};
+
+/// The reference, and every engine with every instruction set of this machine in f32 and bf16.
+std::vector<Runner> runners();
+
+/// How far a runner's answer of largest value `scale` may lie from an f64 run rounded to f32, for an input of dtype
+/// `image`.
+double tolerance(const TransformerTemporalConfig& config, const Runner& runner, DType image, double scale);
+
+/// Fails the test where `got` differs from `want` by more than tolerance().
+void expect_close(const Tensor& got, TensorView want, const TransformerTemporalConfig& config, const Runner& runner,
+                  DType image);
+
+}  // namespace kineograph::testing
