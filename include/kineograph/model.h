@@ -51,6 +51,10 @@ struct ForwardOptions {
   TensorView class_labels = {};
   const CrossAttentionKwargs* cross_attention_kwargs = nullptr;
   const AttentionProcessors* attention_processors = nullptr;
+  /// Training: dropout at the configuration's rate, and one class label in ten replaced by the unconditional one, both
+  /// drawn from this seed. The same seed draws the same again, in forward and in backward, whatever engine or number of
+  /// threads. Absent: evaluation.
+  std::optional<std::uint64_t> training_seed = {};
   /// Threads to use; 0 takes KINEOGRAPH_NUM_THREADS, or all cores.
   int num_threads = 0;
   /// Called for accepted arguments that have no effect, and for unknown cross_attention_kwargs.
@@ -61,6 +65,20 @@ struct ForwardOptions {
 struct Parameter {
   std::string name;
   TensorView value;
+};
+
+/// What backward writes: the gradients of a loss. Absent views are not computed; nothing is added to what is there.
+struct Gradients {
+  /// Of hidden_states, of its shape; f32, f16 or bf16, any strides. None for discrete latents.
+  MutableTensorView hidden_states = {};
+  /// Of encoder_hidden_states, of the shape it is given in; f32, f16 or bf16, any strides.
+  MutableTensorView encoder_hidden_states = {};
+  /// Of parameters, by their names in the state dict; contiguous f32 of their shapes. What is not named is frozen.
+  struct Parameter {
+    std::string name;
+    MutableTensorView value;
+  };
+  std::vector<Parameter> parameters = {};
 };
 
 /// diffusers' TransformerTemporalModel. Immutable once made: forward is const and may be called from any number of
@@ -91,6 +109,13 @@ class TransformerTemporalModel {
 
   /// The same into the caller's memory; `sample` may be hidden_states' own memory if its layout is the same.
   void forward(TensorView hidden_states, MutableTensorView sample, const ForwardOptions& options = {}) const;
+
+  /// The gradients of a loss by the input and the parameters. `sample_gradient` is the loss's gradient by forward's
+  /// sample: f32, f16 or bf16 of its shape, any strides. `hidden_states` and `options` are those of the forward, which
+  /// is computed anew: nothing needs to be kept from it. The same bits for the same number of threads; another number
+  /// may change the rounding of parameters' gradients. Throws ArgumentError before any work starts.
+  void backward(TensorView hidden_states, TensorView sample_gradient, const Gradients& gradients,
+                const ForwardOptions& options = {}) const;
 
   const TransformerTemporalConfig& config() const noexcept;
   /// Parameters in the state dict's order; views into the model's memory.

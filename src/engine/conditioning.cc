@@ -88,7 +88,108 @@ void ada_layer_norm_zero(const AdaNorm& norm, double timestep, std::int64_t labe
   out.gate_ff = chunk(six, 6, 5);
 }
 
+// Backward. d_ marks the gradient of the loss by a value.
+
+Vector silu_backward(const Vector& x, Vector d_y) {
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double s = 1.0 / (1.0 + std::exp(-x[i]));
+    d_y[i] *= s * (1.0 + x[i] * (1.0 - s));
+  }
+  return d_y;
+}
+
+/// Sums of gradients for one linear layer.
+struct LinearSums {
+  Vector weight, bias;
+  explicit LinearSums(const Linear& layer)
+      : weight(static_cast<std::size_t>(layer.weight ? layer.weight.numel() : 0)),
+        bias(static_cast<std::size_t>(layer.bias ? layer.bias.numel() : 0)) {}
+  void store(const LinearOf<MutableTensorView>& to) const {
+    from_doubles(weight, to.weight);
+    from_doubles(bias, to.bias);
+  }
+};
+
+/// d_x (K) of y = W x + b; adds to the sums.
+Vector linear_backward(const Linear& layer, const Vector& x, const Vector& d_y, LinearSums& sums) {
+  Vector d_x(x.size());
+  for (std::size_t n = 0; n < d_y.size(); ++n) {
+    for (std::size_t k = 0; k < x.size(); ++k) {
+      d_x[k] += d_y[n] * element(layer.weight, static_cast<std::int64_t>(n * x.size() + k));
+      sums.weight[n * x.size() + k] += d_y[n] * x[k];
+    }
+    if (!sums.bias.empty()) sums.bias[n] += d_y[n];
+  }
+  return d_x;
+}
+
+/// The vectors end to end, `width` zeros for an empty one.
+Vector concatenate(std::initializer_list<const Vector*> parts, std::size_t width) {
+  Vector all;
+  for (const Vector* part : parts) {
+    if (part->empty())
+      all.insert(all.end(), width, 0.0);
+    else
+      all.insert(all.end(), part->begin(), part->end());
+  }
+  return all;
+}
+
+void add_row(Vector& table, std::int64_t row, const Vector& d_row) {
+  for (std::size_t c = 0; c < d_row.size(); ++c) table[static_cast<std::size_t>(row) * d_row.size() + c] += d_row[c];
+}
+
+void ada_layer_norm_backward(const AdaNorm& norm, const Inputs& inputs, const std::vector<Vector>& d_both,
+                             const AdaNormOf<MutableTensorView>& gradients) {
+  Vector d_emb(static_cast<std::size_t>(norm.emb.numel()));
+  LinearSums d_linear(norm.linear);
+  for (std::size_t video = 0; video < d_both.size(); ++video) {
+    const auto timestep = static_cast<std::int64_t>(inputs.timestep[video]);
+    const Vector row = table_row(norm.emb, timestep);
+    add_row(d_emb, timestep, silu_backward(row, linear_backward(norm.linear, silu(row), d_both[video], d_linear)));
+  }
+  from_doubles(d_emb, gradients.emb);
+  d_linear.store(gradients.linear);
+}
+
+void ada_layer_norm_zero_backward(const AdaNorm& norm, const Inputs& inputs, const std::vector<Vector>& d_six,
+                                  const AdaNormOf<MutableTensorView>& gradients) {
+  Vector d_table(static_cast<std::size_t>(norm.class_table.numel()));
+  LinearSums d_linear(norm.linear), d_linear_1(norm.timestep_linear_1), d_linear_2(norm.timestep_linear_2);
+  for (std::size_t video = 0; video < d_six.size(); ++video) {
+    const Vector sinusoid = timestep_sinusoid(inputs.timestep[video]);
+    const Vector first = linear(norm.timestep_linear_1, sinusoid);
+    Vector embedding = linear(norm.timestep_linear_2, silu(first));
+    const Vector label = table_row(norm.class_table, inputs.class_labels[video]);
+    for (std::size_t c = 0; c < embedding.size(); ++c) embedding[c] += label[c];
+    const Vector d_embedding =
+        silu_backward(embedding, linear_backward(norm.linear, silu(embedding), d_six[video], d_linear));
+    add_row(d_table, inputs.class_labels[video], d_embedding);
+    linear_backward(norm.timestep_linear_1, sinusoid,
+                    silu_backward(first, linear_backward(norm.timestep_linear_2, silu(first), d_embedding, d_linear_2)),
+                    d_linear_1);
+  }
+  from_doubles(d_table, gradients.class_table);
+  d_linear.store(gradients.linear);
+  d_linear_1.store(gradients.timestep_linear_1);
+  d_linear_2.store(gradients.timestep_linear_2);
+}
+
+void add(Vector& sum, const Vector& more) {
+  if (more.empty()) return;
+  sum.resize(more.size());
+  for (std::size_t i = 0; i < more.size(); ++i) sum[i] += more[i];
+}
+
 }  // namespace
+
+void add(BlockConditioning& sum, const BlockConditioning& more) {
+  for (const auto member :
+       {&BlockConditioning::norm1_scale, &BlockConditioning::norm1_shift, &BlockConditioning::norm2_scale,
+        &BlockConditioning::norm2_shift, &BlockConditioning::norm3_scale, &BlockConditioning::norm3_shift,
+        &BlockConditioning::gate_attn1, &BlockConditioning::gate_ff})
+    add(sum.*member, more.*member);
+}
 
 double element(const TensorView& view, std::int64_t i) {
   return dispatch_floating(view.dtype(), [&]<class T>(T) {
@@ -103,6 +204,27 @@ std::vector<double> to_doubles(const TensorView& view) {
   const Tensor doubles = convert(view, DType::f64);
   const auto* first = static_cast<const double*>(doubles.data());
   return std::vector<double>(first, first + doubles.numel());
+}
+
+void from_doubles(const std::vector<double>& values, const MutableTensorView& view) {
+  if (!view) return;
+  // An odometer over the view's axes.
+  Dims at(view.shape());
+  for (std::size_t axis = 0; axis < view.rank(); ++axis) at[axis] = 0;
+  for (const double value : values) {
+    std::int64_t offset = 0;
+    for (std::size_t axis = 0; axis < view.rank(); ++axis) offset += at[axis] * view.strides()[axis];
+    dispatch_floating(view.dtype(), [&]<class T>(T) {
+      if constexpr (std::is_same_v<T, double>)
+        static_cast<double*>(view.data())[offset] = value;
+      else
+        static_cast<T*>(view.data())[offset] = from_float<T>(static_cast<float>(value));
+    });
+    for (std::size_t axis = view.rank(); axis-- > 0;) {
+      if (++at[axis] < view.size(axis)) break;
+      at[axis] = 0;
+    }
+  }
 }
 
 Conditioning compute_conditioning(const TransformerTemporalConfig& config, const Weights& weights,
@@ -122,6 +244,34 @@ Conditioning compute_conditioning(const TransformerTemporalConfig& config, const
       }
     }
   return result;
+}
+
+void conditioning_backward(const TransformerTemporalConfig& config, const Weights& weights, const Inputs& inputs,
+                           const Conditioning& d_conditioning, const WeightGradients& gradients) {
+  if (config.norm_type == NormType::layer_norm) return;
+  const auto videos = static_cast<std::size_t>(inputs.num_videos);
+  const auto inner = static_cast<std::size_t>(config.inner_dim());
+  for (std::size_t layer = 0; layer < weights.blocks.size(); ++layer) {
+    const Block& block = weights.blocks[layer];
+    const BlockOf<MutableTensorView>& to = gradients.blocks[layer];
+    std::vector<Vector> first, second;
+    for (std::size_t video = 0; video < videos; ++video) {
+      const BlockConditioning& d = d_conditioning.at(layer, video);
+      if (config.norm_type == NormType::ada_norm_zero) {
+        first.push_back(concatenate(
+            {&d.norm1_shift, &d.norm1_scale, &d.gate_attn1, &d.norm3_shift, &d.norm3_scale, &d.gate_ff}, inner));
+      } else {
+        first.push_back(concatenate({&d.norm1_scale, &d.norm1_shift}, inner));
+        second.push_back(concatenate({&d.norm2_scale, &d.norm2_shift}, inner));
+      }
+    }
+    if (config.norm_type == NormType::ada_norm_zero) {
+      ada_layer_norm_zero_backward(block.ada_norm1, inputs, first, to.ada_norm1);
+    } else {
+      ada_layer_norm_backward(block.ada_norm1, inputs, first, to.ada_norm1);
+      if (config.has_attn2()) ada_layer_norm_backward(block.ada_norm2, inputs, second, to.ada_norm2);
+    }
+  }
 }
 
 }  // namespace kineograph::engine

@@ -16,6 +16,9 @@ struct BlockConditioning {
   std::vector<double> gate_attn1, gate_ff;       // AdaLayerNormZero
 };
 
+/// sum += more; empty vectors are zeros.
+void add(BlockConditioning& sum, const BlockConditioning& more);
+
 /// All blocks and videos of one call.
 class Conditioning {
  public:
@@ -34,10 +37,18 @@ class Conditioning {
 Conditioning compute_conditioning(const TransformerTemporalConfig& config, const Weights& weights,
                                   const Inputs& inputs);
 
+/// Writes the gradients of the conditional norms' own parameters that somebody wants; `d_conditioning` is the loss's
+/// gradient by every vector of compute_conditioning, empty vectors are zeros.
+void conditioning_backward(const TransformerTemporalConfig& config, const Weights& weights, const Inputs& inputs,
+                           const Conditioning& d_conditioning, const WeightGradients& gradients);
+
 /// The i-th element of a contiguous floating tensor.
 double element(const TensorView& view, std::int64_t i);
 
 /// All elements of a floating tensor, row-major.
 std::vector<double> to_doubles(const TensorView& view);
+
+/// The reverse: rounds row-major values to the view's dtype. Does nothing for an absent view.
+void from_doubles(const std::vector<double>& values, const MutableTensorView& view);
 
 }  // namespace kineograph::engine

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,46 +18,61 @@
 namespace kineograph::engine {
 
 /// y = x W^T + b. weight (N, K); bias (N) or absent.
-struct Linear {
-  TensorView weight, bias;
+template <class View>
+struct LinearOf {
+  View weight, bias;
 };
 
 /// weight and bias (width), both absent for a norm without affine.
-struct Norm {
-  TensorView weight, bias;
+template <class View>
+struct NormOf {
+  View weight, bias;
 };
 
 /// norm1 or norm2 when conditioned. AdaLayerNorm: emb (N, I) and linear (2I, I). AdaLayerNormZero: the timestep and
 /// label embedders and linear (6I, I). Absent members for a plain norm.
-struct AdaNorm {
-  TensorView emb;                               // AdaLayerNorm's emb.weight (N, I)
-  Linear timestep_linear_1, timestep_linear_2;  // (I, 256), (I, I)
-  TensorView class_table;                       // (N+1, I)
-  Linear linear;
+template <class View>
+struct AdaNormOf {
+  View emb;                                             // AdaLayerNorm's emb.weight (N, I)
+  LinearOf<View> timestep_linear_1, timestep_linear_2;  // (I, 256), (I, I)
+  View class_table;                                     // (N+1, I)
+  LinearOf<View> linear;
 };
 
-struct Attention {
-  Linear to_q, to_k, to_v, to_out;
+template <class View>
+struct AttentionOf {
+  LinearOf<View> to_q, to_k, to_v, to_out;
 };
 
-struct Block {
-  Norm norm1, norm2, norm3;
-  AdaNorm ada_norm1, ada_norm2;
-  Attention attn1, attn2;  // attn2 absent when the configuration has none
-  Linear ff_in, ff_out;    // ff.net.0.proj, ff.net.2
-  TensorView pe;           // (1, N, I) or absent
+template <class View>
+struct BlockOf {
+  NormOf<View> norm1, norm2, norm3;
+  AdaNormOf<View> ada_norm1, ada_norm2;
+  AttentionOf<View> attn1, attn2;  // attn2 absent when the configuration has none
+  LinearOf<View> ff_in, ff_out;    // ff.net.0.proj, ff.net.2
+  View pe;                         // (1, N, I) or absent
 };
 
-struct Weights {
+template <class View>
+struct WeightsOf {
   // Continuous input.
-  Norm norm;
-  Linear proj_in, proj_out;
-  std::vector<Block> blocks;
+  NormOf<View> norm;
+  LinearOf<View> proj_in, proj_out;
+  std::vector<BlockOf<View>> blocks;
   // Discrete input.
-  TensorView latent_emb, latent_height_emb, latent_width_emb;  // (V, I), (s, I), (s, I)
-  Norm norm_out;
-  Linear out;  // (V-1, I)
+  View latent_emb, latent_height_emb, latent_width_emb;  // (V, I), (s, I), (s, I)
+  NormOf<View> norm_out;
+  LinearOf<View> out;  // (V-1, I)
 };
+
+using Linear = LinearOf<TensorView>;
+using Norm = NormOf<TensorView>;
+using AdaNorm = AdaNormOf<TensorView>;
+using Attention = AttentionOf<TensorView>;
+using Block = BlockOf<TensorView>;
+using Weights = WeightsOf<TensorView>;
+/// Where the gradients of the weights go: contiguous f32; absent for those that nobody wants.
+using WeightGradients = WeightsOf<MutableTensorView>;
 
 /// A checked call. Views are of the caller's memory.
 struct Inputs {
@@ -73,7 +89,16 @@ struct Inputs {
   /// default.
   std::vector<AttentionProcessor*> processors;
   const CrossAttentionKwargs* cross_attention_kwargs = nullptr;
+  /// Dropout is drawn from it (see engine/dropout.h) in training; absent in evaluation.
+  std::optional<std::uint64_t> training_seed;
   int num_threads = 0;
+};
+
+/// What a backward call writes; absent views are not wanted. Nothing is added to what is there.
+struct Gradients {
+  MutableTensorView hidden_states;          // as Inputs::hidden_states, any strides; absent for discrete input
+  MutableTensorView encoder_hidden_states;  // as Inputs::encoder_hidden_states, any strides
+  WeightGradients weights;                  // blocks: one per layer
 };
 
 /// A model made ready for one engine. Immutable; forward may be called from any number of threads at once.
@@ -83,6 +108,9 @@ class Plan {
   /// output: (B*F, C, H, W) in f32/f16/bf16 with strides, possibly hidden_states' own memory; discrete: f32
   /// (B*F, V-1, H*W).
   virtual void forward(const Inputs& inputs, const MutableTensorView& output) const = 0;
+  /// The gradients of a loss whose gradient by forward's output is `d_output`, of its shape in f32/f16/bf16 with
+  /// strides. The forward is computed anew from `inputs`. No processors.
+  virtual void backward(const Inputs& inputs, const TensorView& d_output, const Gradients& gradients) const = 0;
   virtual std::string_view isa() const noexcept = 0;
   virtual DType compute_dtype() const noexcept = 0;
   virtual std::size_t workspace_bytes(const Inputs& inputs) const = 0;

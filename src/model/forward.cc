@@ -1,190 +1,16 @@
-// forward: every argument is checked here, before any work starts.
+// forward and backward: arguments are checked, then the engine runs.
 #include <algorithm>
-#include <cstdlib>
 
-#include "base/half.h"
 #include "engine/engine.h"
 #include "model/impl.h"
+#include "model/inputs.h"
+#include "model/parameters.h"
 
 namespace kineograph {
 namespace {
 
-std::string dtype_and_shape(const TensorView& view) {
-  return std::string(name_of(view.dtype())) + " " + to_string(view.shape());
-}
-
-bool is_image_dtype(DType dtype) { return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16; }
-
-[[noreturn]] void refuse(const char* where, const std::string& expected, const std::string& found,
-                         const std::string& hint = {}) {
-  throw ArgumentError(where, expected, found, hint);
-}
-
-void warn(const ForwardOptions& options, const std::string& text) {
-  if (options.on_warning) options.on_warning(text);
-}
-
-/// Element i of a (count) or () view of numbers; integers are exact up to 2^53.
-double number_at(const TensorView& view, std::int64_t i) {
-  const std::int64_t offset = view.rank() == 0 ? 0 : i * view.strides()[0];
-  switch (view.dtype()) {
-    case DType::i64:
-      return static_cast<double>(static_cast<const std::int64_t*>(view.data())[offset]);
-    case DType::i32:
-      return static_cast<double>(static_cast<const std::int32_t*>(view.data())[offset]);
-    case DType::f64:
-      return static_cast<const double*>(view.data())[offset];
-    case DType::f32:
-      return static_cast<double>(static_cast<const float*>(view.data())[offset]);
-    case DType::f16:
-      return static_cast<double>(to_float(static_cast<const f16*>(view.data())[offset]));
-    case DType::bf16:
-      return static_cast<double>(to_float(static_cast<const bf16*>(view.data())[offset]));
-    default:
-      return 0.0;
-  }
-}
-
-bool is_integer(DType dtype) { return dtype == DType::i64 || dtype == DType::i32; }
-
-/// One number per video, from (B), (1) or ().
-std::vector<double> per_video(const char* where, const TensorView& view, std::int64_t videos, bool integers) {
-  const std::string expected = std::string(integers ? "integers" : "numbers") + " of shape [" + std::to_string(videos) +
-                               "], one a video, or one for all";
-  if (!view) refuse(where, expected, "none", "The configuration's norm_type needs it.");
-  const bool fits = view.rank() == 0 || (view.rank() == 1 && (view.size(0) == videos || view.size(0) == 1));
-  if (!fits || !(is_integer(view.dtype()) || (!integers && is_floating(view.dtype()))))
-    refuse(where, expected, dtype_and_shape(view));
-  const bool one = view.rank() == 0 || view.size(0) == 1;
-  std::vector<double> values;
-  for (std::int64_t video = 0; video < videos; ++video) values.push_back(number_at(view, one ? 0 : video));
-  return values;
-}
-
-void check_range(const char* where, const std::vector<double>& values, std::int64_t most) {
-  for (const double value : values)
-    if (!(value >= 0.0 && value <= static_cast<double>(most)))
-      refuse(where, "0 to " + std::to_string(most), std::to_string(static_cast<std::int64_t>(value)),
-             "num_embeds_ada_norm sets the range.");
-}
-
-/// hidden_states -> extents.
-void read_hidden_states(const TransformerTemporalConfig& config, const TensorView& hidden_states,
-                        const ForwardOptions& options, engine::Inputs& inputs) {
-  const char* where = "hidden_states";
-  if (options.num_frames < 1) refuse("num_frames", "1 or more", std::to_string(options.num_frames));
-  if (config.is_discrete()) {
-    const std::int64_t side = *config.sample_size;
-    if (!hidden_states || hidden_states.dtype() != DType::i64 || hidden_states.rank() != 2 ||
-        hidden_states.size(1) != side * side)
-      refuse(where, "i64 (B*F, " + std::to_string(side * side) + ") for num_vector_embeds",
-             hidden_states ? dtype_and_shape(hidden_states) : "none");
-    inputs.height = inputs.width = side;
-  } else {
-    if (!hidden_states || !is_image_dtype(hidden_states.dtype()) || hidden_states.rank() != 4 ||
-        hidden_states.size(1) != *config.in_channels)
-      refuse(where, "f32, f16 or bf16 (B*F, " + std::to_string(*config.in_channels) + ", H, W)",
-             hidden_states ? dtype_and_shape(hidden_states) : "none");
-    inputs.channels = hidden_states.size(1);
-    inputs.height = hidden_states.size(2);
-    inputs.width = hidden_states.size(3);
-  }
-  if (hidden_states.size(0) % options.num_frames != 0)
-    refuse(where, "rows divisible by num_frames " + std::to_string(options.num_frames),
-           std::to_string(hidden_states.size(0)) + " rows");
-  if (config.positional_embeddings != PositionalEmbeddings::none &&
-      options.num_frames > *config.num_positional_embeddings)
-    refuse("num_frames", "at most num_positional_embeddings " + std::to_string(*config.num_positional_embeddings),
-           std::to_string(options.num_frames));
-  inputs.num_frames = options.num_frames;
-  inputs.num_videos = hidden_states.size(0) / options.num_frames;
-  inputs.hidden_states = hidden_states;
-}
-
-void check_classes(const TransformerTemporalConfig& config, const TensorView& classes) {
-  const auto* ids = classes.data_as<std::int64_t>();
-  for (std::int64_t row = 0; row < classes.size(0); ++row)
-    for (std::int64_t i = 0; i < classes.size(1); ++i) {
-      const std::int64_t id = ids[row * classes.strides()[0] + i * classes.strides()[1]];
-      if (id < 0 || id >= *config.num_vector_embeds)
-        refuse("hidden_states", "classes from 0 to " + std::to_string(*config.num_vector_embeds - 1),
-               std::to_string(id) + " at [" + std::to_string(row) + ", " + std::to_string(i) + "]");
-    }
-}
-
-void read_encoder(const TransformerTemporalConfig& config, const ForwardOptions& options, engine::Inputs& inputs) {
-  const char* where = "encoder_hidden_states";
-  const TensorView& encoder = options.encoder_hidden_states;
-  const std::int64_t inner = config.inner_dim(), width = config.attn2_context_dim();
-  if (!config.has_attn2()) {
-    if (encoder) warn(options, "encoder_hidden_states has no effect: the blocks have no second attention");
-    return;
-  }
-  if (!encoder) {
-    if (width != inner)
-      refuse(where, "a conditioning of width cross_attention_dim " + std::to_string(width), "none",
-             "Without one attn2 attends to its own tokens, which are " + std::to_string(inner) + " wide.");
-    return;
-  }
-  const std::int64_t videos = inputs.num_videos, sequences = videos * inputs.height * inputs.width;
-  if (!is_image_dtype(encoder.dtype()) || encoder.rank() != 3 ||
-      (encoder.size(0) != videos && encoder.size(0) != sequences) || encoder.size(1) < 1 || encoder.size(2) != width)
-    refuse(where,
-           "f32, f16 or bf16 (" + std::to_string(sequences) + ", S, " + std::to_string(width) +
-               "), a row a pixel, or (" + std::to_string(videos) + ", S, " + std::to_string(width) + "), a row a video",
-           dtype_and_shape(encoder));
-  inputs.encoder_hidden_states = encoder;
-  inputs.encoder_per_video = encoder.size(0) == videos;
-}
-
-void read_conditioning(const TransformerTemporalConfig& config, const ForwardOptions& options, engine::Inputs& inputs) {
-  if (config.norm_type == NormType::layer_norm) {
-    if (options.timestep) warn(options, "timestep has no effect with norm_type layer_norm");
-  } else {
-    const bool integers = config.norm_type == NormType::ada_norm;
-    inputs.timestep = per_video("timestep", options.timestep, inputs.num_videos, integers);
-    if (integers) check_range("timestep", inputs.timestep, *config.num_embeds_ada_norm - 1);
-  }
-  if (config.norm_type != NormType::ada_norm_zero) {
-    if (options.class_labels)
-      warn(options, "class_labels has no effect with norm_type " + std::string(name_of(config.norm_type)));
-    return;
-  }
-  const std::vector<double> labels = per_video("class_labels", options.class_labels, inputs.num_videos, true);
-  check_range("class_labels", labels, *config.num_embeds_ada_norm);
-  for (const double label : labels) inputs.class_labels.push_back(static_cast<std::int64_t>(label));
-}
-
-void read_processors(const TransformerTemporalConfig& config, const std::vector<std::string>& names,
-                     const ForwardOptions& options, engine::Inputs& inputs) {
-  static const CrossAttentionKwargs kNone;
-  inputs.cross_attention_kwargs = options.cross_attention_kwargs ? options.cross_attention_kwargs : &kNone;
-  if (options.attention_processors != nullptr && !options.attention_processors->empty()) {
-    inputs.processors.assign(2 * static_cast<std::size_t>(config.num_layers), nullptr);
-    const std::size_t each = config.has_attn2() ? 2 : 1;
-    for (const auto& [name, processor] : *options.attention_processors) {
-      const auto found = std::find(names.begin(), names.end(), name);
-      if (found == names.end()) {
-        std::string known;
-        for (const std::string& one : names) known += (known.empty() ? "one of " : ", ") + one;
-        refuse("attention_processors", known, name);
-      }
-      const auto i = static_cast<std::size_t>(found - names.begin());
-      inputs.processors[i / each * 2 + i % each] = processor.get();
-    }
-  }
-  for (const auto& [key, value] : *inputs.cross_attention_kwargs) {
-    if (key == "scale") {
-      warn(options, "cross_attention_kwargs: scale is deprecated and ignored");
-      continue;
-    }
-    const bool understood =
-        std::any_of(inputs.processors.begin(), inputs.processors.end(),
-                    [&name = key](const AttentionProcessor* p) { return p != nullptr && p->accepts(name); });
-    if (!understood)
-      warn(options, "cross_attention_kwargs: " + key + " is not understood by any processor, and ignored");
-  }
-}
+using model::dtype_and_shape;
+using model::is_image_dtype;
 
 /// First and last byte that a view touches.
 std::pair<std::uintptr_t, std::uintptr_t> extent(const TensorView& view) {
@@ -202,14 +28,15 @@ void check_output(const TransformerTemporalConfig& config, const TensorView& hid
                   const MutableTensorView& sample) {
   const bool dtype_fits = config.is_discrete() ? sample.dtype() == DType::f32 : is_image_dtype(sample.dtype());
   if (!sample || !dtype_fits || !(sample.shape() == shape))
-    refuse("sample", std::string(config.is_discrete() ? "f32 " : "f32, f16 or bf16 ") + to_string(shape),
-           sample ? dtype_and_shape(sample) : "none");
+    throw ArgumentError("sample", std::string(config.is_discrete() ? "f32 " : "f32, f16 or bf16 ") + to_string(shape),
+                        sample ? dtype_and_shape(sample) : "none");
   if (element_count(shape) == 0 || hidden_states.numel() == 0) return;
   const bool same = sample.data() == hidden_states.data() && sample.dtype() == hidden_states.dtype() &&
                     sample.strides() == hidden_states.strides();
   const auto in = extent(hidden_states), out = extent(sample);
   if (!same && in.first <= out.second && out.first <= in.second)
-    refuse("sample", "memory apart from hidden_states', or the very same view of it", "memory that overlaps it");
+    throw ArgumentError("sample", "memory apart from hidden_states', or the very same view of it",
+                        "memory that overlaps it");
 }
 
 Shape output_shape(const TransformerTemporalConfig& config, const TensorView& hidden_states) {
@@ -217,24 +44,17 @@ Shape output_shape(const TransformerTemporalConfig& config, const TensorView& hi
   return {hidden_states.size(0), *config.num_vector_embeds - 1, hidden_states.size(1)};
 }
 
-engine::Inputs read_inputs(const TransformerTemporalConfig& config, const std::vector<std::string>& names,
-                           const TensorView& hidden_states, const ForwardOptions& options) {
-  engine::Inputs inputs;
-  read_hidden_states(config, hidden_states, options, inputs);
-  if (config.is_discrete()) check_classes(config, hidden_states);
-  read_encoder(config, options, inputs);
-  read_conditioning(config, options, inputs);
-  read_processors(config, names, options, inputs);
-  inputs.num_threads = options.num_threads;
-  if (inputs.num_threads < 0) refuse("num_threads", "0 or more", std::to_string(options.num_threads));
-  return inputs;
+/// Checks a gradient's place: `shape`, floating, row-major where `contiguous`.
+void check_gradient(const std::string& where, const MutableTensorView& view, const Shape& shape) {
+  if (view && (!is_image_dtype(view.dtype()) || !(view.shape() == shape)))
+    throw ArgumentError(where, "f32, f16 or bf16 " + to_string(shape), dtype_and_shape(view));
 }
 
 }  // namespace
 
 void TransformerTemporalModel::forward(TensorView hidden_states, MutableTensorView sample,
                                        const ForwardOptions& options) const {
-  const engine::Inputs inputs = read_inputs(
+  const engine::Inputs inputs = model::read_inputs(
       config(), options.attention_processors ? attention_names() : std::vector<std::string>{}, hidden_states, options);
   check_output(config(), hidden_states, output_shape(config(), hidden_states), sample);
   if (sample.numel() == 0) return;
@@ -243,7 +63,7 @@ void TransformerTemporalModel::forward(TensorView hidden_states, MutableTensorVi
 
 TransformerTemporalModelOutput TransformerTemporalModel::forward(TensorView hidden_states,
                                                                  const ForwardOptions& options) const {
-  const engine::Inputs inputs = read_inputs(
+  const engine::Inputs inputs = model::read_inputs(
       config(), options.attention_processors ? attention_names() : std::vector<std::string>{}, hidden_states, options);
   TransformerTemporalModelOutput output;
   output.sample =
@@ -253,8 +73,41 @@ TransformerTemporalModelOutput TransformerTemporalModel::forward(TensorView hidd
 }
 
 std::size_t TransformerTemporalModel::workspace_bytes(TensorView hidden_states, const ForwardOptions& options) const {
-  return impl_->plan->workspace_bytes(read_inputs(
+  return impl_->plan->workspace_bytes(model::read_inputs(
       config(), options.attention_processors ? attention_names() : std::vector<std::string>{}, hidden_states, options));
+}
+
+void TransformerTemporalModel::backward(TensorView hidden_states, TensorView sample_gradient,
+                                        const Gradients& gradients, const ForwardOptions& options) const {
+  if (options.attention_processors != nullptr && !options.attention_processors->empty())
+    throw ArgumentError("attention_processors", "none in backward", "some", "A processor has no gradient.");
+  const engine::Inputs inputs = model::read_inputs(config(), {}, hidden_states, options);
+  const Shape shape = output_shape(config(), hidden_states);
+  if (!sample_gradient || !is_image_dtype(sample_gradient.dtype()) || !(sample_gradient.shape() == shape))
+    throw ArgumentError("sample_gradient", "f32, f16 or bf16 " + to_string(shape),
+                        sample_gradient ? dtype_and_shape(sample_gradient) : "none");
+  if (gradients.hidden_states && config().is_discrete())
+    throw ArgumentError("gradients.hidden_states", "none: classes have no gradient", "one");
+  check_gradient("gradients.hidden_states", gradients.hidden_states, hidden_states.shape());
+  if (gradients.encoder_hidden_states && !inputs.encoder_hidden_states)
+    throw ArgumentError("gradients.encoder_hidden_states", "none, as the call has no encoder_hidden_states", "one");
+  check_gradient("gradients.encoder_hidden_states", gradients.encoder_hidden_states,
+                 options.encoder_hidden_states.shape());
+  engine::Gradients wanted;
+  wanted.hidden_states = gradients.hidden_states;
+  wanted.encoder_hidden_states = gradients.encoder_hidden_states;
+  const auto slots = model::parameter_slots(config(), wanted.weights);
+  for (const auto& [name, view] : gradients.parameters) {
+    const auto slot = std::find_if(slots.begin(), slots.end(), [&](const auto& s) { return s.name == name; });
+    if (slot == slots.end() || slot->role == model::Role::positions)
+      throw ArgumentError("gradients.parameters", "names of this model's parameters (positions are no parameter)",
+                          name);
+    if (!view || view.dtype() != DType::f32 || !(view.shape() == slot->shape) || !view.is_contiguous())
+      throw ArgumentError("gradients.parameters: " + name, "contiguous f32 " + to_string(slot->shape),
+                          view ? dtype_and_shape(view) : "none");
+    *slot->view = view;
+  }
+  impl_->plan->backward(inputs, sample_gradient, wanted);
 }
 
 }  // namespace kineograph

@@ -7,32 +7,33 @@
 namespace kineograph::model {
 namespace {
 
+template <class View>
 class Table {
  public:
-  explicit Table(std::vector<Slot>& slots) : slots_(slots) {}
+  explicit Table(std::vector<SlotOf<View>>& slots) : slots_(slots) {}
 
-  void add(const std::string& name, Shape shape, Role role, std::int64_t fan_in, TensorView& view) {
+  void add(const std::string& name, Shape shape, Role role, std::int64_t fan_in, View& view) {
     slots_.push_back({name, shape, role, fan_in, &view});
   }
-  void linear(const std::string& name, std::int64_t rows, std::int64_t cols, bool bias, engine::Linear& layer) {
+  void linear(const std::string& name, std::int64_t rows, std::int64_t cols, bool bias, engine::LinearOf<View>& layer) {
     add(name + ".weight", {rows, cols}, Role::linear_weight, cols, layer.weight);
     if (bias) add(name + ".bias", {rows}, Role::linear_bias, cols, layer.bias);
   }
-  void norm(const std::string& name, std::int64_t width, engine::Norm& layer) {
+  void norm(const std::string& name, std::int64_t width, engine::NormOf<View>& layer) {
     add(name + ".weight", {width}, Role::norm_weight, 0, layer.weight);
     add(name + ".bias", {width}, Role::norm_bias, 0, layer.bias);
   }
-  void embedding(const std::string& name, std::int64_t rows, std::int64_t width, TensorView& view) {
+  void embedding(const std::string& name, std::int64_t rows, std::int64_t width, View& view) {
     add(name + ".weight", {rows, width}, Role::embedding, 0, view);
   }
   void attention(const std::string& name, std::int64_t inner, std::int64_t context, bool bias,
-                 engine::Attention& layer) {
+                 engine::AttentionOf<View>& layer) {
     linear(name + ".to_q", inner, inner, bias, layer.to_q);
     linear(name + ".to_k", inner, context, bias, layer.to_k);
     linear(name + ".to_v", inner, context, bias, layer.to_v);
     linear(name + ".to_out.0", inner, inner, true, layer.to_out);
   }
-  void ada_norm(const std::string& name, const TransformerTemporalConfig& config, engine::AdaNorm& layer) {
+  void ada_norm(const std::string& name, const TransformerTemporalConfig& config, engine::AdaNormOf<View>& layer) {
     const std::int64_t inner = config.inner_dim(), embeds = *config.num_embeds_ada_norm;
     if (config.norm_type == NormType::ada_norm) {
       embedding(name + ".emb", embeds, inner, layer.emb);
@@ -47,10 +48,12 @@ class Table {
   }
 
  private:
-  std::vector<Slot>& slots_;
+  std::vector<SlotOf<View>>& slots_;
 };
 
-void add_block(Table& table, const TransformerTemporalConfig& config, const std::string& name, engine::Block& block) {
+template <class View>
+void add_block(Table<View>& table, const TransformerTemporalConfig& config, const std::string& name,
+               engine::BlockOf<View>& block) {
   const std::int64_t inner = config.inner_dim();
   const bool affine = config.norm_elementwise_affine;
   const bool gated = config.activation_fn == Activation::geglu || config.activation_fn == Activation::swiglu;
@@ -75,9 +78,10 @@ void add_block(Table& table, const TransformerTemporalConfig& config, const std:
 
 }  // namespace
 
-std::vector<Slot> parameter_slots(const TransformerTemporalConfig& config, engine::Weights& weights) {
-  std::vector<Slot> slots;
-  Table table(slots);
+template <class View>
+std::vector<SlotOf<View>> parameter_slots(const TransformerTemporalConfig& config, engine::WeightsOf<View>& weights) {
+  std::vector<SlotOf<View>> slots;
+  Table<View> table(slots);
   const std::int64_t inner = config.inner_dim();
   weights.blocks.resize(static_cast<std::size_t>(config.num_layers));
   if (config.is_discrete()) {
@@ -98,6 +102,11 @@ std::vector<Slot> parameter_slots(const TransformerTemporalConfig& config, engin
   }
   return slots;
 }
+
+template std::vector<SlotOf<TensorView>> parameter_slots(const TransformerTemporalConfig&,
+                                                         engine::WeightsOf<TensorView>&);
+template std::vector<SlotOf<MutableTensorView>> parameter_slots(const TransformerTemporalConfig&,
+                                                                engine::WeightsOf<MutableTensorView>&);
 
 Tensor sinusoidal_positions(std::int64_t positions, std::int64_t width) {
   Tensor table(DType::f32, {1, positions, width});

@@ -14,16 +14,20 @@ namespace kineograph::model {
 enum class Role { linear_weight, linear_bias, norm_weight, norm_bias, embedding, positions };
 
 /// One parameter: its name in diffusers' state dict, its shape, and where an engine finds it.
-struct Slot {
+template <class View>
+struct SlotOf {
   std::string name;
   Shape shape;
   Role role;
   std::int64_t fan_in;  ///< columns of the linear layer it belongs to, else 0
-  TensorView* view;
+  View* view;
 };
+using Slot = SlotOf<TensorView>;
 
-/// Every parameter of `config` in the state dict's order. `weights` gets its blocks; the slots point into it.
-std::vector<Slot> parameter_slots(const TransformerTemporalConfig& config, engine::Weights& weights);
+/// Every parameter of `config` in the state dict's order, over weights (TensorView) or their gradients
+/// (MutableTensorView). `weights` gets its blocks; the slots point into it.
+template <class View>
+std::vector<SlotOf<View>> parameter_slots(const TransformerTemporalConfig& config, engine::WeightsOf<View>& weights);
 
 /// The position table (1, N, I) as diffusers' SinusoidalPositionalEmbedding computes it, in f32:
 /// pe[p, 2i] = sin(p exp(-2i ln(10000) / I)), pe[p, 2i+1] = cos(the same).

@@ -105,7 +105,7 @@ class DiscreteTemporalModel(nn.Module):
             x = block(x, **conditioning)
         x = x.reshape(-1, pixels, num_frames, inner).transpose(1, 2).reshape(rows, pixels, inner)
         logits = self.out(self.norm_out(x)).permute(0, 2, 1)
-        return (nn.functional.log_softmax(logits.double(), dim=1).float(),)
+        return (nn.functional.log_softmax(logits.double(), dim=1).to(logits.dtype),)
 
 
 def build(config):
@@ -134,6 +134,25 @@ def set_weights(model, seed, weights_dtype, pe):
 
 def run(model, config, inputs, num_frames):
     """The model's output for tensors named as in a golden, in the dtype that its weights have."""
+    with torch.no_grad():
+        return forward(model, config, inputs, num_frames)
+
+
+def gradients(model, config, inputs, num_frames, sample_gradient):
+    """Name -> gradient of sum(sample * sample_gradient): every parameter in the state dict's order, then the inputs."""
+    leaves = {
+        name: inputs[name].to(torch.float64).requires_grad_()
+        for name in ("hidden_states", "encoder_hidden_states")
+        if name in inputs and inputs[name].is_floating_point()
+    }
+    model.double().zero_grad()
+    sample = forward(model, config, inputs | leaves, num_frames)
+    (sample.double() * sample_gradient).sum().backward()
+    found = dict(model.named_parameters()) | leaves
+    return {name: torch.zeros_like(v) if v.grad is None else v.grad for name, v in found.items()}
+
+
+def forward(model, config, inputs, num_frames):
     c = complete(config)
     dtype = next(model.parameters()).dtype
     hidden = inputs["hidden_states"]
@@ -154,12 +173,11 @@ def run(model, config, inputs, num_frames):
         timestep = timestep.repeat_interleave(pixels)
         labels = labels.reshape(-1).expand(videos).repeat_interleave(pixels)
 
-    with torch.no_grad():
-        return model(
-            hidden if discrete else hidden.to(dtype),
-            encoder_hidden_states=encoder,
-            timestep=timestep,
-            class_labels=labels,
-            num_frames=num_frames,
-            **({} if discrete else {"return_dict": False}),
-        )[0]
+    return model(
+        hidden if discrete else hidden.to(dtype),
+        encoder_hidden_states=encoder,
+        timestep=timestep,
+        class_labels=labels,
+        num_frames=num_frames,
+        **({} if discrete else {"return_dict": False}),
+    )[0]

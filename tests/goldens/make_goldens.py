@@ -27,7 +27,8 @@ import seeded_weights
 from cases import CASES, SAVED
 
 HERE = Path(__file__).resolve().parent
-BYTES_AT_MOST = 2_500_000
+BYTES_AT_MOST = 2_700_000
+GRADIENTS = "gradients.safetensors"
 SAMPLE_TOLERANCE = 1e-6  # of the largest output: float64 results differ by far less, and are stored as float32
 
 
@@ -97,6 +98,33 @@ def golden_of(case):
     return inputs | {"sample": in_f64.float().contiguous()}, metadata, model.float()
 
 
+def gradients_of(case):
+    """(rows, 4) f64: a row for each parameter in the state dict's order, then hidden_states and encoder_hidden_states
+    where they have gradients; its products with four vectors that seeded_weights draws from "NAME/0" to "NAME/3"."""
+    seed = seeded_weights.fnv1a64(case.name) % 1_000_000
+    frames = case.clip[1]
+    inputs = make_inputs(case, seed)
+    model = models.build(case.config)
+    models.set_weights(model, seed, case.weights_dtype, case.pe)
+    shape = models.run(model.double(), case.config, inputs, frames).shape
+    by_sample = torch.from_numpy(seeded_weights.uniform(seed, "sample_gradient", tuple(shape))).double()
+    rows = [
+        [(value * torch.from_numpy(seeded_weights.uniform(seed, f"{name}/{i}", tuple(value.shape)))).sum() for i in range(4)]
+        for name, value in models.gradients(model, case.config, inputs, frames, by_sample).items()
+    ]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def compare_gradients(found, path):
+    stored, _ = read_golden(path)
+    complaints = [] if set(stored) == set(found) else [f"{path.name}: other cases"]
+    for name in sorted(set(stored) & set(found)):
+        error = ((stored[name] - found[name]).abs().max() / stored[name].abs().max()).item()
+        if not error <= SAMPLE_TOLERANCE:
+            complaints.append(f"{path.name}: {name} differs by {error:.1e} of its largest value")
+    return complaints
+
+
 def write_golden(path, tensors, metadata):
     """A safetensors file; its metadata are sorted, so that the same golden is the same bytes every time."""
     data = save(tensors, metadata=metadata)
@@ -161,7 +189,7 @@ def check_saved_model(model, saved, folder):
 
 def strays(names):
     """Paths beside this script that no case accounts for."""
-    expected = {HERE / f"{case.name}.safetensors" for case in CASES} | {HERE / "saved" / s.case.name for s in SAVED}
+    expected = {HERE / f"{case.name}.safetensors" for case in CASES} | {HERE / GRADIENTS} | {HERE / "saved" / s.case.name for s in SAVED}
     found = set(HERE.glob("*.safetensors")) | set((HERE / "saved").glob("*"))
     return [] if names else sorted(found - expected)
 
@@ -200,6 +228,13 @@ def main():
             save_model(model, saved, HERE / name)
         write_golden(path, tensors, metadata)
         print(f"{name}: {path.stat().st_size} bytes, float32 error {metadata['diffusers_f32_error']}")
+
+    if not arguments.only:
+        found = {case.name: gradients_of(case) for case in CASES}
+        if arguments.check:
+            complaints += compare_gradients(found, HERE / GRADIENTS)
+        else:
+            write_golden(HERE / GRADIENTS, found, {"torch": torch.__version__.split("+")[0]})
 
     total = sum(path.stat().st_size for path in HERE.rglob("*") if path.is_file() and path.suffix != ".pyc")
     if total > BYTES_AT_MOST:

@@ -85,6 +85,10 @@ class CpuPlan : public Plan {
     release(std::move(state));
   }
 
+  void backward(const Inputs&, const TensorView&, const Gradients&) const override {
+    throw ArgumentError("engine", "reference, which has gradients", "cpu");
+  }
+
  private:
   TileShape tile_shape(const Call& call) const {
     const std::size_t segment = call.tiles_may_span_videos ? call.videos * call.pixels : call.pixels;

@@ -32,6 +32,30 @@ double activation(Activation kind, double x) {
   return x;
 }
 
+/// The derivative of activation(kind, x).
+double slope(Activation kind, double x) {
+  constexpr double kSqrt2OverPi = 0.79788456080286535588;
+  switch (kind) {
+    case Activation::geglu:
+    case Activation::gelu:
+      return 0.5 * std::erfc(-x / std::numbers::sqrt2) + 0.5 * kSqrt2OverPi * x * std::exp(-0.5 * x * x);
+    case Activation::gelu_approximate: {
+      const double t = std::tanh(kSqrt2OverPi * (x + 0.044715 * x * x * x));
+      return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * kSqrt2OverPi * (1.0 + 3.0 * 0.044715 * x * x);
+    }
+    case Activation::geglu_approximate: {
+      const double s = sigmoid(1.702 * x);
+      return s + 1.702 * x * s * (1.0 - s);
+    }
+    case Activation::swiglu:
+    case Activation::linear_silu: {
+      const double s = sigmoid(x);
+      return s + x * s * (1.0 - s);
+    }
+  }
+  return 1.0;
+}
+
 }  // namespace
 
 Array linear(const LinearLayer& layer, const Array& x, std::size_t tokens) {
@@ -45,6 +69,23 @@ Array linear(const LinearLayer& layer, const Array& x, std::size_t tokens) {
       y[t * layer.rows + n] = sum + (layer.bias.empty() ? 0.0 : layer.bias[n]);
     }
   return y;
+}
+
+Array linear_backward(const LinearLayer& layer, const Array& x, const Array& d_y, std::size_t tokens,
+                      LinearLayer& d_layer) {
+  Array d_x(tokens * layer.cols);
+  for (std::size_t t = 0; t < tokens; ++t)
+    for (std::size_t n = 0; n < layer.rows; ++n) {
+      const double d = d_y[t * layer.rows + n];
+      const double* row = layer.weight.data() + n * layer.cols;
+      double* d_row = d_layer.weight.data() + n * layer.cols;
+      for (std::size_t k = 0; k < layer.cols; ++k) {
+        d_x[t * layer.cols + k] += d * row[k];
+        d_row[k] += d * x[t * layer.cols + k];
+      }
+      if (!layer.bias.empty()) d_layer.bias[n] += d;
+    }
+  return d_x;
 }
 
 Array layer_norm(const Array& x, std::size_t tokens, std::size_t width, const Array& weight, const Array& bias,
@@ -63,6 +104,32 @@ Array layer_norm(const Array& x, std::size_t tokens, std::size_t width, const Ar
           (in[c] - m.mean) * inverse * (weight.empty() ? 1.0 : weight[c]) + (bias.empty() ? 0.0 : bias[c]);
   }
   return y;
+}
+
+Array layer_norm_backward(const Array& x, const Array& d_y, std::size_t tokens, std::size_t width, const Array& weight,
+                          double epsilon, Array& d_weight, Array& d_bias) {
+  Array d_x(x.size());
+  const Array normalised = layer_norm(x, tokens, width, {}, {}, epsilon);
+  for (std::size_t t = 0; t < tokens; ++t) {
+    const double *in = x.data() + t * width, *h = normalised.data() + t * width, *d = d_y.data() + t * width;
+    MeanVariance m;
+    for (std::size_t c = 0; c < width; ++c) m.mean += in[c];
+    m.mean /= static_cast<double>(width);
+    for (std::size_t c = 0; c < width; ++c) m.variance += (in[c] - m.mean) * (in[c] - m.mean);
+    m.variance /= static_cast<double>(width);
+    const double inverse = 1.0 / std::sqrt(m.variance + epsilon);
+    const auto g = [&](std::size_t c) { return d[c] * (weight.empty() ? 1.0 : weight[c]); };
+    double mean = 0.0, along = 0.0;
+    for (std::size_t c = 0; c < width; ++c) mean += g(c), along += g(c) * h[c];
+    mean /= static_cast<double>(width);
+    along /= static_cast<double>(width);
+    for (std::size_t c = 0; c < width; ++c) {
+      d_x[t * width + c] = inverse * (g(c) - mean - h[c] * along);
+      if (!d_weight.empty()) d_weight[c] += d[c] * h[c];
+      if (!d_bias.empty()) d_bias[c] += d[c];
+    }
+  }
+  return d_x;
 }
 
 void attend(const double* q, std::size_t q_stride, std::size_t queries, const double* k, const double* v,
@@ -86,6 +153,35 @@ void attend(const double* q, std::size_t q_stride, std::size_t queries, const do
   }
 }
 
+void attend_backward(const double* q, std::size_t q_stride, std::size_t queries, const double* k, const double* v,
+                     std::size_t kv_stride, std::size_t keys, std::size_t head_dim, double scale, const double* d_out,
+                     double* d_q, double* d_k, double* d_v) {
+  Array p(keys), d_p(keys);
+  for (std::size_t f = 0; f < queries; ++f) {
+    const std::size_t at = f * q_stride;
+    for (std::size_t s = 0; s < keys; ++s) {
+      p[s] = d_p[s] = 0.0;
+      for (std::size_t e = 0; e < head_dim; ++e) {
+        p[s] += scale * q[at + e] * k[s * kv_stride + e];
+        d_p[s] += d_out[at + e] * v[s * kv_stride + e];
+      }
+    }
+    const double most = *std::max_element(p.begin(), p.end());
+    double total = 0.0, along = 0.0;
+    for (double& value : p) total += value = std::exp(value - most);
+    for (double& value : p) value /= total;
+    for (std::size_t s = 0; s < keys; ++s) along += p[s] * d_p[s];
+    for (std::size_t s = 0; s < keys; ++s) {
+      const double d_s = scale * p[s] * (d_p[s] - along);
+      for (std::size_t e = 0; e < head_dim; ++e) {
+        d_q[at + e] += d_s * k[s * kv_stride + e];
+        d_k[s * kv_stride + e] += d_s * q[at + e];
+        d_v[s * kv_stride + e] += p[s] * d_out[at + e];
+      }
+    }
+  }
+}
+
 bool is_gated(Activation kind) { return kind == Activation::geglu || kind == Activation::swiglu; }
 
 Array activate(Activation kind, const Array& projected, std::size_t tokens, std::size_t hidden) {
@@ -99,6 +195,25 @@ Array activate(Activation kind, const Array& projected, std::size_t tokens, std:
   return y;
 }
 
+Array activate_backward(Activation kind, const Array& projected, const Array& d_y, std::size_t tokens,
+                        std::size_t hidden) {
+  Array d_projected(projected.size());
+  const std::size_t width = is_gated(kind) ? 2 * hidden : hidden;
+  for (std::size_t t = 0; t < tokens; ++t)
+    for (std::size_t c = 0; c < hidden; ++c) {
+      const double* in = projected.data() + t * width;
+      double* d_in = d_projected.data() + t * width;
+      const double d = d_y[t * hidden + c];
+      if (is_gated(kind)) {
+        d_in[c] = d * activation(kind, in[hidden + c]);
+        d_in[hidden + c] = d * in[c] * slope(kind, in[hidden + c]);
+      } else {
+        d_in[c] = d * slope(kind, in[c]);
+      }
+    }
+  return d_projected;
+}
+
 Array log_softmax(const Array& x, std::size_t tokens, std::size_t width) {
   Array y(x.size());
   for (std::size_t t = 0; t < tokens; ++t) {
@@ -109,6 +224,17 @@ Array log_softmax(const Array& x, std::size_t tokens, std::size_t width) {
     for (std::size_t c = 0; c < width; ++c) y[t * width + c] = in[c] - most - std::log(total);
   }
   return y;
+}
+
+Array log_softmax_backward(const Array& y, const Array& d_y, std::size_t tokens, std::size_t width) {
+  Array d_x(y.size());
+  for (std::size_t t = 0; t < tokens; ++t) {
+    double total = 0.0;
+    for (std::size_t c = 0; c < width; ++c) total += d_y[t * width + c];
+    for (std::size_t c = 0; c < width; ++c)
+      d_x[t * width + c] = d_y[t * width + c] - std::exp(y[t * width + c]) * total;
+  }
+  return d_x;
 }
 
 }  // namespace kineograph::engine::reference

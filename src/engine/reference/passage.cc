@@ -1,0 +1,266 @@
+#include "engine/reference/passage.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "base/half.h"
+#include "engine/reference/threads.h"
+
+namespace kineograph::engine::reference {
+namespace {
+
+/// n = n * (1 + scale) + shift over (T, I)
+void scale_and_shift(Array& n, const Array& scale, const Array& shift) {
+  if (scale.empty()) return;
+  for (std::size_t i = 0; i < n.size(); ++i) n[i] = n[i] * (1.0 + scale[i % scale.size()]) + shift[i % scale.size()];
+}
+
+/// x += gate * y
+void add_gated(Array& x, const Array& y, const Array& gate) {
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] += gate.empty() ? y[i] : gate[i % gate.size()] * y[i];
+}
+
+}  // namespace
+
+double read(const TensorView& view, std::int64_t offset) { return element(view, offset); }
+
+void write(const MutableTensorView& view, std::int64_t offset, double value) {
+  dispatch_floating(view.dtype(), [&]<class T>(T) {
+    if constexpr (std::is_same_v<T, double>)
+      static_cast<double*>(view.data())[offset] = value;
+    else
+      static_cast<T*>(view.data())[offset] = from_float<T>(static_cast<float>(value));
+  });
+}
+
+Passage::Passage(const TransformerTemporalConfig& config_in, const Layers& layers_in, const Inputs& inputs_in,
+                 const Conditioning& conditioning_in)
+    : config(config_in),
+      layers(layers_in),
+      inputs(inputs_in),
+      conditioning(conditioning_in),
+      inner(static_cast<std::size_t>(config_in.inner_dim())),
+      heads(static_cast<std::size_t>(config_in.num_attention_heads)),
+      head_dim(static_cast<std::size_t>(config_in.attention_head_dim)) {}
+
+double Passage::attention_scale() const { return 1.0 / std::sqrt(static_cast<double>(head_dim)); }
+
+void Passage::take_statistics(int threads) {
+  const bool per_frame = config.group_norm_scope == GroupNormScope::frame;
+  const std::int64_t frames = per_frame ? 1 : inputs.num_frames, sets = inputs.num_videos * inputs.num_frames / frames;
+  const std::int64_t groups = config.norm_num_groups, per_group = inputs.channels / groups;
+  const std::int64_t pixels = inputs.height * inputs.width;
+  statistics_.resize(static_cast<std::size_t>(sets * groups));
+  for_each(sets * groups, threads, [&](std::int64_t i) {
+    const std::int64_t set = i / groups, group = i % groups;
+    const auto each = [&](auto&& visit) {
+      for (std::int64_t f = 0; f < frames; ++f)
+        for (std::int64_t c = group * per_group; c < (group + 1) * per_group; ++c)
+          for (std::int64_t p = 0; p < pixels; ++p)
+            visit(read(inputs.hidden_states, offset(inputs.hidden_states, set * frames + f, c, p)));
+    };
+    const auto count = static_cast<double>(frames * per_group * pixels);
+    MeanVariance m;
+    each([&](double v) { m.mean += v; });
+    m.mean /= count;
+    each([&](double v) { m.variance += (v - m.mean) * (v - m.mean); });
+    m.variance /= count;
+    statistics_[static_cast<std::size_t>(i)] = m;
+  });
+}
+
+const MeanVariance& Passage::statistics(std::int64_t row, std::int64_t channel) const {
+  const std::int64_t set = config.group_norm_scope == GroupNormScope::frame ? row : row / inputs.num_frames;
+  const std::int64_t group = channel / (inputs.channels / config.norm_num_groups);
+  return statistics_[static_cast<std::size_t>(set * config.norm_num_groups + group)];
+}
+
+Array Passage::enter(const Run& run, Array* normalised) const {
+  const std::int64_t frames = inputs.num_frames, channels = inputs.channels;
+  if (config.is_discrete()) {
+    // Class, row and column embeddings, summed.
+    const auto* classes = inputs.hidden_states.data_as<std::int64_t>();
+    const Dims& strides = inputs.hidden_states.strides();
+    Array x(tokens(run) * inner);
+    for (std::int64_t p = 0; p < run.count; ++p)
+      for (std::int64_t f = 0; f < frames; ++f) {
+        const std::int64_t pixel = run.first + p;
+        const auto id = static_cast<std::size_t>(classes[(run.video * frames + f) * strides[0] + pixel * strides[1]]);
+        const auto row = static_cast<std::size_t>(pixel / inputs.width);
+        const auto col = static_cast<std::size_t>(pixel % inputs.width);
+        for (std::size_t c = 0; c < inner; ++c)
+          x[static_cast<std::size_t>(p * frames + f) * inner + c] = layers.latent_emb[id * inner + c] +
+                                                                    layers.latent_height_emb[row * inner + c] +
+                                                                    layers.latent_width_emb[col * inner + c];
+      }
+    return x;
+  }
+  // (B*F, C, H, W) -> group norm -> (pixels, F, C) -> proj_in
+  Array image(tokens(run) * static_cast<std::size_t>(channels));
+  for (std::int64_t p = 0; p < run.count; ++p)
+    for (std::int64_t f = 0; f < frames; ++f) {
+      const std::int64_t row = run.video * frames + f;
+      for (std::int64_t c = 0; c < channels; ++c) {
+        const MeanVariance& m = statistics(row, c);
+        const double v = read(inputs.hidden_states, offset(inputs.hidden_states, row, c, run.first + p));
+        const auto channel = static_cast<std::size_t>(c);
+        image[static_cast<std::size_t>((p * frames + f) * channels + c)] =
+            (v - m.mean) / std::sqrt(m.variance + 1e-6) * layers.norm.weight[channel] + layers.norm.bias[channel];
+      }
+    }
+  Array x = linear(layers.proj_in, image, tokens(run));
+  if (normalised != nullptr) *normalised = std::move(image);
+  return x;
+}
+
+void Passage::block(std::size_t layer, const Run& run, Array& x, BlockTape* kept) const {
+  const BlockLayers& block = layers.blocks[layer];
+  const BlockConditioning& by = conditioning.at(layer, static_cast<std::size_t>(run.video));
+  BlockTape own;
+  BlockTape& tape = kept != nullptr ? *kept : own;
+
+  tape.x0 = x;
+  tape.n1 = normalise(block.norm1, x, norm1_epsilon(), by.norm1_scale, by.norm1_shift);
+  add_positions(tape.n1, block.pe);
+  add_gated(x, attention(layer, 1, tape.n1, run, tape.attn1), by.gate_attn1);
+
+  tape.x1 = x;
+  if (config.has_attn2()) {
+    tape.n2 = normalise(block.norm2, x, 1e-5, by.norm2_scale, by.norm2_shift);
+    add_positions(tape.n2, block.pe);
+    add_gated(x, attention(layer, 2, tape.n2, run, tape.attn2), {});
+  }
+
+  tape.x2 = x;
+  tape.n3 = normalise(block.norm3, x, 1e-5, by.norm3_scale, by.norm3_shift);
+  tape.projected = linear(block.ff_in, tape.n3, tokens(run));
+  tape.hidden = activate(config.activation_fn, tape.projected, tokens(run), block.ff_out.cols);
+  drop(dropout(layer, DropoutSite::feed_forward), run, block.ff_out.cols, tape.hidden);
+  tape.y = linear(block.ff_out, tape.hidden, tokens(run));
+  add_gated(x, tape.y, by.gate_ff);
+}
+
+Array Passage::normalise(const NormLayer& norm, const Array& x, double epsilon, const Array& scale,
+                         const Array& shift) const {
+  Array n = layer_norm(x, x.size() / inner, inner, norm.weight, norm.bias, epsilon);
+  scale_and_shift(n, scale, shift);
+  return n;
+}
+
+void Passage::add_positions(Array& n, const Array& pe) const {
+  if (pe.empty()) return;
+  const std::size_t period = static_cast<std::size_t>(inputs.num_frames) * inner;
+  for (std::size_t i = 0; i < n.size(); ++i) n[i] += pe[i % period];
+}
+
+Array Passage::attention(std::size_t layer, int which, const Array& n, const Run& run, AttentionTape& tape) const {
+  const AttentionLayer& weights = which == 1 ? layers.blocks[layer].attn1 : layers.blocks[layer].attn2;
+  const auto frames = static_cast<std::size_t>(inputs.num_frames), pixels = static_cast<std::size_t>(run.count);
+  const bool conditioned = which == 2 && inputs.encoder_hidden_states;
+  const bool shared = conditioned && inputs.encoder_per_video;
+  const std::size_t keys = conditioned ? static_cast<std::size_t>(inputs.encoder_hidden_states.size(1)) : frames;
+  if (conditioned) tape.context = context_tokens(run);
+  const Array& context = conditioned ? tape.context : n;
+  const std::size_t context_count = shared ? keys : pixels * keys;
+  tape.q = linear(weights.to_q, n, pixels * frames);
+  tape.k = linear(weights.to_k, context, context_count);
+  tape.v = linear(weights.to_v, context, context_count);
+  tape.attended.assign(pixels * frames * inner, 0.0);
+
+  const std::size_t index = 2 * layer + static_cast<std::size_t>(which - 1);
+  if (AttentionProcessor* processor = inputs.processors.empty() ? nullptr : inputs.processors[index]) {
+    process(*processor, layer, which, run, keys, shared, tape);
+  } else {
+    for (std::size_t p = 0; p < pixels; ++p)
+      for (std::size_t h = 0; h < heads; ++h) {
+        const std::size_t kv = (shared ? 0 : p * keys * inner) + h * head_dim, qo = p * frames * inner + h * head_dim;
+        attend(tape.q.data() + qo, inner, frames, tape.k.data() + kv, tape.v.data() + kv, inner, keys, head_dim,
+               attention_scale(), tape.attended.data() + qo, inner);
+      }
+  }
+  tape.y = linear(weights.to_out, tape.attended, pixels * frames);
+  drop(dropout(layer, which == 1 ? DropoutSite::attn1 : DropoutSite::attn2), run, inner, tape.y);
+  return tape.y;
+}
+
+void Passage::process(AttentionProcessor& processor, std::size_t layer, int which, const Run& run, std::size_t keys,
+                      bool shared, AttentionTape& tape) const {
+  const auto size = [](std::size_t s) { return static_cast<std::int64_t>(s); };
+  const auto frames = static_cast<std::size_t>(inputs.num_frames);
+  // (sequences, heads, tokens, head_dim) over memory that is (sequences, tokens, heads, head_dim).
+  const auto shape = [&](std::size_t count) -> Shape { return {run.count, size(heads), size(count), size(head_dim)}; };
+  const auto strides = [&](std::size_t count, bool same) -> Dims {
+    return {same ? 0 : size(count * inner), size(head_dim), size(inner), 1};
+  };
+  const std::string name = "transformer_blocks." + std::to_string(layer) + ".attn" + std::to_string(which);
+  AttentionCall call;
+  call.name = name;
+  call.layer = size(layer);
+  call.attention = which;
+  call.video = run.video;
+  call.num_videos = inputs.num_videos;
+  call.first_pixel = run.first;
+  call.num_pixels = inputs.height * inputs.width;
+  call.scale = attention_scale();
+  call.query = {tape.q.data(), DType::f64, shape(frames), strides(frames, false)};
+  call.key = {tape.k.data(), DType::f64, shape(keys), strides(keys, shared)};
+  call.value = {tape.v.data(), DType::f64, shape(keys), strides(keys, shared)};
+  call.output = {tape.attended.data(), DType::f64, shape(frames), strides(frames, false)};
+  call.cross_attention_kwargs = inputs.cross_attention_kwargs;
+  processor(call);
+}
+
+/// encoder_hidden_states of the run: (S, D) of the video, or (pixels, S, D).
+Array Passage::context_tokens(const Run& run) const {
+  const TensorView& e = inputs.encoder_hidden_states;
+  const std::int64_t rows = inputs.encoder_per_video ? 1 : run.count;
+  const std::int64_t first =
+      inputs.encoder_per_video ? run.video : run.video * inputs.height * inputs.width + run.first;
+  Array all;
+  all.reserve(static_cast<std::size_t>(rows * e.size(1) * e.size(2)));
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t s = 0; s < e.size(1); ++s)
+      for (std::int64_t c = 0; c < e.size(2); ++c)
+        all.push_back(read(e, (first + r) * e.strides()[0] + s * e.strides()[1] + c * e.strides()[2]));
+  return all;
+}
+
+void Passage::leave(const Run& run, const Array& x, const MutableTensorView& output) const {
+  const std::int64_t frames = inputs.num_frames;
+  const bool discrete = config.is_discrete();
+  const Array y = discrete ? classify(run, x) : linear(layers.proj_out, x, tokens(run));
+  const auto width = static_cast<std::int64_t>(y.size() / tokens(run));
+  for (std::int64_t p = 0; p < run.count; ++p)
+    for (std::int64_t f = 0; f < frames; ++f)
+      for (std::int64_t c = 0; c < width; ++c) {
+        const std::int64_t row = run.video * frames + f, pixel = run.first + p;
+        const double value = y[static_cast<std::size_t>((p * frames + f) * width + c)];
+        if (discrete)  // (B*F, V-1, H*W)
+          write(output, row * output.strides()[0] + c * output.strides()[1] + pixel * output.strides()[2], value);
+        else
+          write(output, offset(output, row, c, pixel),
+                value + read(inputs.hidden_states, offset(inputs.hidden_states, row, c, pixel)));
+      }
+}
+
+Array Passage::classify(const Run& run, const Array& x, Array* normalised) const {
+  Array n = layer_norm(x, tokens(run), inner, layers.norm_out.weight, layers.norm_out.bias, 1e-5);
+  const Array y = log_softmax(linear(layers.out, n, tokens(run)), tokens(run), layers.out.rows);
+  if (normalised != nullptr) *normalised = std::move(n);
+  return y;
+}
+
+std::optional<Dropout> Passage::dropout(std::size_t layer, DropoutSite site) const {
+  if (!inputs.training_seed || config.dropout == 0.0) return std::nullopt;
+  return Dropout(config.dropout, *inputs.training_seed, static_cast<std::int64_t>(layer), site);
+}
+
+void Passage::drop(const std::optional<Dropout>& dropout, const Run& run, std::size_t width, Array& x) const {
+  if (!dropout) return;
+  const std::int64_t first = (run.video * inputs.height * inputs.width + run.first) * inputs.num_frames;
+  for (std::size_t i = 0; i < x.size(); ++i)
+    x[i] *= (*dropout)(first + static_cast<std::int64_t>(i / width), static_cast<std::int64_t>(i % width));
+}
+
+}  // namespace kineograph::engine::reference
