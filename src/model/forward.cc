@@ -97,8 +97,9 @@ void TransformerTemporalModel::backward(TensorView hidden_states, TensorView sam
   wanted.hidden_states = gradients.hidden_states;
   wanted.encoder_hidden_states = gradients.encoder_hidden_states;
   const auto slots = model::parameter_slots(config(), wanted.weights);
-  for (const auto& [name, view] : gradients.parameters) {
-    const auto slot = std::find_if(slots.begin(), slots.end(), [&](const auto& s) { return s.name == name; });
+  for (const Gradients::Parameter& parameter : gradients.parameters) {
+    const auto& [name, view] = parameter;
+    const auto slot = std::find_if(slots.begin(), slots.end(), [&](const auto& s) { return s.name == parameter.name; });
     if (slot == slots.end() || slot->role == model::Role::positions)
       throw ArgumentError("gradients.parameters", "names of this model's parameters (positions are no parameter)",
                           name);
