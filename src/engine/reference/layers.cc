@@ -41,7 +41,8 @@ void each_array(A& a, B& b, Visit&& visit) {
   each_linear(a.proj_in, b.proj_in, visit);
   each_linear(a.proj_out, b.proj_out, visit);
   for (std::size_t i = 0; i < a.blocks.size(); ++i) {
-    auto &x = a.blocks[i], &y = b.blocks[i];
+    auto& x = a.blocks[i];
+    auto& y = b.blocks[i];
     each_linear(x.norm1, y.norm1, visit);
     each_linear(x.norm2, y.norm2, visit);
     each_linear(x.norm3, y.norm3, visit);
