@@ -61,6 +61,12 @@ class Buffer {
   std::size_t size_ = 0;
 };
 
+/// Makes room, without keeping what was there.
+template <class T>
+void grow(Buffer<T>& buffer, std::size_t size) {
+  if (buffer.size() < size) buffer = Buffer<T>(size);
+}
+
 /// y = W x + b with W (rows, cols), cut into blocks of at most max_rows rows. A block is stored [word][row]: a word is
 /// one f32 weight, or the pair of bf16 weights of two neighbouring columns. Rows and columns are padded with zeros to
 /// even.
@@ -131,9 +137,8 @@ struct TileShape {
 
 /// A panel of 32 lanes reuses each broadcast weight over 16 vectors or so before the next one is needed; fewer vectors
 /// and the weights' way through the caches shows, many more and the tile leaves the L2 cache.
-inline TileShape choose_tile(std::size_t lanes, std::size_t frames, std::size_t pixels) {
-  constexpr std::size_t kVectors = 16;
-  std::size_t groups = std::max<std::size_t>(1, kVectors / frames);
+inline TileShape choose_tile(std::size_t lanes, std::size_t frames, std::size_t pixels, std::size_t vectors = 16) {
+  std::size_t groups = std::max<std::size_t>(1, vectors / frames);
   groups = std::min(groups, std::max<std::size_t>(1, (pixels + lanes - 1) / lanes));
   // An odd number of vectors would leave half a panel idle.
   if (frames % 2 == 1 && groups % 2 == 1 && pixels > groups * lanes) ++groups;

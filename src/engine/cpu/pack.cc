@@ -167,15 +167,13 @@ void pack_feed_forward(const Block& block, PackedModel& model, PackedBlock& pack
   }
 }
 
-/// Hidden columns that go through the feed-forward together: few enough that a tile's stay in the L2 cache, and equal
-/// chunks.
+}  // namespace
+
 std::size_t choose_hidden_chunk(std::size_t hidden) {
   constexpr std::size_t kTarget = 320;
   const std::size_t chunks = std::max<std::size_t>(1, (hidden + kTarget / 2) / kTarget);
   return round_up((hidden + chunks - 1) / chunks, 4);
 }
-
-}  // namespace
 
 Buffer<float> to_floats(const TensorView& view) {
   const Tensor floats = convert(view, DType::f32);

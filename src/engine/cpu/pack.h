@@ -29,6 +29,10 @@ PackedLinear pack_gated(const RowRange& values, const RowRange& gates, std::size
 /// A whole model. `lanes` and `max_rows` are the instruction set's.
 PackedModel pack_model(const TransformerTemporalConfig& config, const Weights& weights, const PackOptions& options);
 
+/// Hidden columns that go through the feed-forward together: few enough that a tile's stay in the L2 cache, and equal
+/// chunks.
+std::size_t choose_hidden_chunk(std::size_t hidden);
+
 /// Any floating tensor as f32.
 Buffer<float> to_floats(const TensorView& view);
 

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "engine/conditioning.h"
+#include "engine/cpu/backward.h"
 #include "engine/cpu/pack.h"
 #include "engine/cpu/schedule.h"
 #include "engine/cpu/statistics.h"
@@ -38,6 +39,18 @@ Image image_of(const TensorView& view) {
   return image;
 }
 
+/// (B*F, V-1, H*W) of a discrete model.
+Image classes_image(const TensorView& view, std::int64_t width) {
+  Image image;
+  image.data = static_cast<std::byte*>(const_cast<void*>(view.data()));
+  image.dtype = view.dtype();
+  image.stride_n = view.strides()[0];
+  image.stride_c = view.strides()[1];
+  image.stride_h = view.strides()[2] * width;
+  image.stride_w = view.strides()[2];
+  return image;
+}
+
 class CpuPlan : public Plan {
  public:
   CpuPlan(const TransformerTemporalConfig& config, const Weights& weights, const Target& target, DType compute_dtype)
@@ -65,17 +78,16 @@ class CpuPlan : public Plan {
 
   void forward(const Inputs& inputs, const MutableTensorView& output) const override {
     const int threads = resolve_threads(inputs.num_threads);
+    const bool dropout = inputs.training_seed && model_.config.dropout > 0.0;
     std::unique_ptr<CallState> state = acquire();
     describe(inputs, output, state->call);
+    if (dropout && !state->call.processors.empty())
+      throw ArgumentError("attention_processors", "none in training with dropout", "some",
+                          "The engine reference takes them.");
     const auto body = [&] {
       Call& call = state->call;
-      if (!model_.config.is_discrete()) {
-        compute_group_norm(call, target_, state->group_norm);
-        call.group_mean = state->group_norm.mean.data();
-        call.group_scale = state->group_norm.scale.data();
-        call.group_shift = state->group_norm.shift.data();
-      }
-      modulate(inputs, *state);
+      prepare(inputs, !dropout, *state);
+      if (dropout) return trained().run_forward(call, threads);
       if (inputs.encoder_hidden_states && model_.config.has_attn2()) project_context(inputs, *state);
       const TileShape shape = tile_shape(call);
       walk_tiles(call, target_, arithmetic_, shape, threads,
@@ -85,8 +97,17 @@ class CpuPlan : public Plan {
     release(std::move(state));
   }
 
-  void backward(const Inputs&, const TensorView&, const Gradients&) const override {
-    throw ArgumentError("engine", "reference, which has gradients", "cpu");
+  void backward(const Inputs& inputs, const TensorView& d_output, const Gradients& gradients) const override {
+    const int threads = resolve_threads(inputs.num_threads);
+    std::unique_ptr<CallState> state = acquire();
+    describe(inputs, gradients.hidden_states, state->call);
+    const auto body = [&] {
+      prepare(inputs, false, *state);
+      trained().run(state->call, state->conditioning, gradients,
+                    model_.config.is_discrete() ? classes_image(d_output, inputs.width) : image_of(d_output), threads);
+    };
+    run_in_arena(threads, std::cref(body));
+    release(std::move(state));
   }
 
  private:
@@ -106,16 +127,10 @@ class CpuPlan : public Plan {
     call.pixels = call.height * call.width;
     call.group_set_per_frame = model_.config.group_norm_scope == GroupNormScope::frame;
     if (model_.config.is_discrete()) {
-      if (output) {  // (B*F, V-1, H*W)
-        call.output.data = static_cast<std::byte*>(output.data());
-        call.output.stride_n = output.strides()[0];
-        call.output.stride_c = output.strides()[1];
-        call.output.stride_h = output.strides()[2] * inputs.width;
-        call.output.stride_w = output.strides()[2];
-      }
+      call.output = output ? classes_image(output, inputs.width) : Image();
     } else {
       call.input = image_of(inputs.hidden_states);
-      if (output) call.output = image_of(output);
+      call.output = output ? image_of(output) : Image();
     }
     const bool processed = std::any_of(inputs.processors.begin(), inputs.processors.end(),
                                        [](const AttentionProcessor* processor) { return processor != nullptr; });
@@ -128,6 +143,24 @@ class CpuPlan : public Plan {
     call.shared_context.clear();
     call.tiles_may_span_videos =
         model_.config.norm_type == NormType::layer_norm && !processed && !(conditioned && inputs.encoder_per_video);
+  }
+
+  /// Statistics and conditioning. `affine`: GroupNorm's tables contain its weight and bias.
+  void prepare(const Inputs& inputs, bool affine, CallState& state) const {
+    Call& call = state.call;
+    if (!model_.config.is_discrete()) {
+      compute_group_norm(call, target_, affine, state.group_norm);
+      call.group_mean = state.group_norm.mean.data();
+      call.group_scale = state.group_norm.scale.data();
+      call.group_shift = state.group_norm.shift.data();
+    }
+    modulate(inputs, state);
+  }
+
+  /// Weights packed for training, when they are first asked for.
+  BackwardPlan& trained() const {
+    std::call_once(trained_once_, [&] { trained_ = std::make_unique<BackwardPlan>(weights_, model_, target_); });
+    return *trained_;
   }
 
   /// Scales, shifts and gates of every block and video.
@@ -236,9 +269,11 @@ class CpuPlan : public Plan {
   const Target& target_;
   Arithmetic arithmetic_;
   DType compute_dtype_;
-  Weights weights_;  // views; only the conditioning's are still read
+  Weights weights_;  // views; read again for conditioning and training
   PackedModel model_;
   mutable WorkspacePool workspaces_;
+  mutable std::once_flag trained_once_;
+  mutable std::unique_ptr<BackwardPlan> trained_;
   mutable std::mutex mutex_;
   mutable std::vector<std::unique_ptr<CallState>> states_;
 };

@@ -12,11 +12,6 @@
 namespace kineograph::engine::cpu {
 namespace {
 
-template <class T>
-void grow(Buffer<T>& buffer, std::size_t size) {
-  if (buffer.size() < size) buffer = Buffer<T>(size);
-}
-
 class Borrowed {
  public:
   Borrowed(WorkspacePool& pool, const WorkspaceSizes& sizes) : pool_(pool), workspace_(pool.acquire(sizes)) {}
@@ -196,6 +191,21 @@ void walk_tiles(const Call& call, const Target& target, Arithmetic arithmetic, c
   };
   if (workers == 1) return work(0);
   tbb::parallel_for(std::size_t{0}, workers, work, tbb::simple_partitioner());
+}
+
+void walk_tiles_in_turn(const Call& call, const TileShape& shape, int threads, const WorkspaceSizes& sizes,
+                        WorkspacePool& pool, const std::function<void(const Tile&, Team&)>& walk) {
+  const Tiling tiles(call, shape);
+  for (std::size_t i = 0; i < tiles.size(); ++i) {
+    if (threads == 1) {
+      const Borrowed own(pool, sizes);
+      Solo team(*own);
+      walk(tiles[i], team);
+    } else {
+      Together team(threads, sizes, pool);
+      walk(tiles[i], team);
+    }
+  }
 }
 
 }  // namespace kineograph::engine::cpu

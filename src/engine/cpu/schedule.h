@@ -46,4 +46,8 @@ void run_in_arena(int threads, const std::function<void()>& body);
 void walk_tiles(const Call& call, const Target& target, Arithmetic arithmetic, const TileShape& shape, int threads,
                 const WorkspaceSizes& sizes, WorkspacePool& pool);
 
+/// Calls `walk` for every tile in order, each by all threads together; tiles never span videos.
+void walk_tiles_in_turn(const Call& call, const TileShape& shape, int threads, const WorkspaceSizes& sizes,
+                        WorkspacePool& pool, const std::function<void(const Tile&, Team&)>& walk);
+
 }  // namespace kineograph::engine::cpu

@@ -33,7 +33,7 @@ RunMoments plane_moments(const Call& call, const Target& target, std::int64_t of
 
 }  // namespace
 
-void compute_group_norm(const Call& call, const Target& target, GroupNormTables& tables) {
+void compute_group_norm(const Call& call, const Target& target, bool affine, GroupNormTables& tables) {
   const PackedModel& model = *call.model;
   const auto groups = static_cast<std::size_t>(model.config.norm_num_groups);
   const std::size_t channels = model.channels, per_group = channels / groups;
@@ -62,10 +62,11 @@ void compute_group_norm(const Call& call, const Target& target, GroupNormTables&
       const auto high = static_cast<float>(all.mean);
       const double low = all.mean - static_cast<double>(high);
       for (std::size_t c = g * per_group; c < (g + 1) * per_group; ++c) {
-        const double scale = static_cast<double>(model.norm_weight[c]) * inverse;
+        const double scale = affine ? static_cast<double>(model.norm_weight[c]) * inverse : inverse;
+        const double bias = affine ? static_cast<double>(model.norm_bias[c]) : 0.0;
         tables.mean[set * channels + c] = high;
         tables.scale[set * channels + c] = static_cast<float>(scale);
-        tables.shift[set * channels + c] = static_cast<float>(static_cast<double>(model.norm_bias[c]) - low * scale);
+        tables.shift[set * channels + c] = static_cast<float>(bias - low * scale);
       }
     }
 }

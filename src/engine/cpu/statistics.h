@@ -14,7 +14,8 @@ struct GroupNormTables {
   std::vector<float> mean, scale, shift;
 };
 
-/// Reads the whole input once. The order of every sum is fixed, whatever the number of threads.
-void compute_group_norm(const Call& call, const Target& target, GroupNormTables& tables);
+/// Reads the whole input once. The order of every sum is fixed, whatever the number of threads. Without `affine` the
+/// norm's weight and bias are left out.
+void compute_group_norm(const Call& call, const Target& target, bool affine, GroupNormTables& tables);
 
 }  // namespace kineograph::engine::cpu

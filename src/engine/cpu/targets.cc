@@ -2,12 +2,7 @@
 // clang-format off: the order of these lines is what makes foreach_target.h include this file again and again.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "engine/cpu/targets.cc"
-#ifndef KINEOGRAPH_CPU_TARGETS_CC_
-#define KINEOGRAPH_CPU_TARGETS_CC_
-#define HWY_WANT_AVX3_DL 1
-// Scalable vectors cannot be kept in arrays; nothing is gained between SSE4 and the portable code.
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128)
-#endif
+#include "engine/cpu/disabled_targets.h"
 #include "hwy/foreach_target.h"
 // clang-format on
 
@@ -19,6 +14,10 @@
 
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
+
+// backward_targets.cc
+void WalkBackward(const BackwardCall& backward, const Tile& tile, Team& team, BackwardBuffers& buffers);
+std::size_t BackwardScratch(std::size_t queries, std::size_t keys);
 
 template <Arithmetic kArithmetic>
 void WalkTile(const Call& call, const Tile& tile, Team& team, Workspace& workspace) {
@@ -116,6 +115,8 @@ Target Describe(std::string_view name) {
   target.walk[static_cast<int>(Arithmetic::bf16)] = &WalkTile<Arithmetic::bf16>;
   target.project_tokens[static_cast<int>(Arithmetic::bf16)] = &ProjectTokens<Arithmetic::bf16>;
 #endif
+  target.walk_backward = &WalkBackward;
+  target.backward_scratch = &BackwardScratch;
   target.moments = &Moments;
   target.peak_flops = &PeakOf;
   target.apply = &Apply;

@@ -25,6 +25,9 @@ inline void append(RunMoments& a, const RunMoments& b) {
   a.count = count;
 }
 
+struct BackwardCall;
+struct BackwardBuffers;
+
 /// What one instruction set offers.
 struct Target {
   std::string_view name;
@@ -36,6 +39,10 @@ struct Target {
   /// y = linear(tokens): see ProjectTokens. Indexed like walk.
   void (*project_tokens[3])(const PackedLinear&, const float* tokens, std::size_t count, std::size_t dim,
                             std::uint32_t* operands, float* y) = {};
+  /// Walks one tile forward and back; see backward.h.
+  void (*walk_backward)(const BackwardCall&, const Tile&, Team&, BackwardBuffers&) = nullptr;
+  /// Floats of Workspace::scores that it needs a thread.
+  std::size_t (*backward_scratch)(std::size_t queries, std::size_t keys) = nullptr;
   /// Moments of `count` neighbouring pixels.
   RunMoments (*moments)(const void* pixels, DType dtype, std::size_t count) = nullptr;
   /// GFLOP/s that fused multiply-adds on registers reach on one thread in about `seconds`, for the peak of benchmarks.

@@ -45,9 +45,14 @@ HWY_INLINE Vec Tanh(Vec x) {
   return hn::MulSub(hn::Set(d, 2.0f), Sigmoid(hn::Add(x, x)), hn::Set(d, 1.0f));
 }
 
-/// a * Phi(-a) for a >= 0, absolute error below 3e-7: Phi's tail as a polynomial in t = 1 / (1 + p a) times a Gaussian
-/// (Abramowitz and Stegun 7.1.26, whose coefficients are for erfc).
-HWY_INLINE Vec GeluTail(Vec a) {
+/// Phi(-a) and e^(-a^2/2).
+struct NormalTail {
+  Vec tail, gauss;
+};
+
+/// For a >= 0, absolute error below 1e-7: Phi's tail as a polynomial in t = 1 / (1 + p a) times a Gaussian (Abramowitz
+/// and Stegun 7.1.26, whose coefficients are for erfc).
+HWY_INLINE NormalTail TailOf(Vec a) {
   const D d;
   const Vec one = hn::Set(d, 1.0f);
   a = hn::Min(hn::Set(d, 20.0f), a);  // 0 from there on, at infinity too; NaN passes
@@ -60,8 +65,11 @@ HWY_INLINE Vec GeluTail(Vec a) {
   y = hn::MulAdd(y, t, hn::Set(d, 0.5f * 0.254829592f));
   // e^(-a^2/2) = 2^(-a^2 log2(e)/2)
   const Vec gauss = Exp2(hn::Mul(hn::Mul(a, a), hn::Set(d, -0.72134752f)));
-  return hn::Mul(hn::Mul(hn::Mul(y, t), gauss), a);
+  return {hn::Mul(hn::Mul(y, t), gauss), gauss};
 }
+
+/// a * Phi(-a) for a >= 0, absolute error below 3e-7.
+HWY_INLINE Vec GeluTail(Vec a) { return hn::Mul(TailOf(a).tail, hn::Min(hn::Set(D(), 20.0f), a)); }
 
 /// x * Phi(x), the GELU of erf, absolute error below 5e-7: relu(x) less the tail, which is even in x.
 HWY_INLINE Vec GeluErf(Vec x) {

@@ -1,0 +1,115 @@
+// Training: what a tile's walk forward and back needs beside the fused forward's.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "engine/conditioning.h"
+#include "engine/cpu/call.h"
+#include "engine/cpu/schedule.h"
+#include "engine/dropout.h"
+
+namespace kineograph::engine::cpu {
+
+/// W for y = W x + b, and its transpose for d_x = W^T d_y; f32 in any compute dtype.
+struct TrainedLinear {
+  PackedLinear forward, transposed;
+};
+
+/// A chunk of the feed-forward's hidden columns.
+struct TrainedChunk {
+  std::size_t first = 0, count = 0;
+  PackedLinear in;  ///< values' rows, then (gated) gates' rows
+  PackedLinear values_transposed, gates_transposed;
+  TrainedLinear out;
+};
+
+struct TrainedBlock {
+  TrainedLinear q[2], k[2], v[2], out[2];
+  std::vector<TrainedChunk> chunks;
+};
+
+struct TrainedModel {
+  bool gated = false;
+  std::size_t hidden = 0, chunk = 0;  ///< hidden columns, and those of the widest chunk
+  TrainedLinear proj_in, proj_out, out;
+  std::vector<TrainedBlock> blocks;
+};
+
+TrainedModel pack_trained(const TransformerTemporalConfig& config, const Weights& weights, std::size_t max_rows);
+
+/// Sums over tokens of a norm's output gradient d_n: `along` of d_n h with h the normalised input, `plain` of d_n.
+struct NormSums {
+  std::vector<double> along, plain;
+};
+
+/// What tiles add to. All threads work on one tile and each sum belongs to one of them at a time, tile after tile: the
+/// same bits for any number of threads.
+struct BackwardSums {
+  std::vector<NormSums> norms;                ///< [(layer * 3 + norm) * videos + video], I values each
+  std::vector<std::vector<double>> gates;     ///< [(layer * 2 + (0: attn1, 1: ff)) * videos + video], I values each
+  NormSums group_norm;                        ///< [set * C + c]
+  NormSums norm_out;                          ///< discrete input
+  std::vector<double> latent, height, width;  ///< gradients of the embeddings
+  std::vector<double> encoder;                ///< of a conditioning per video, (B, S, D)
+};
+
+/// Values of the largest tile: [panel][channel][2N] each.
+struct BackwardBuffers {
+  std::vector<Buffer<float>> x;       ///< the input of every block
+  Buffer<float> last;                 ///< the last block's output
+  Buffer<float> normed_image, image;  ///< GroupNorm's output without and with weight and bias
+  Buffer<float> x1, x2, n[3], q[2], k[2], v[2], attended[2], y;
+  Buffer<float> projected, hidden, d_hidden;
+  Buffer<float> d_x, d_y, d_n, d_q, d_k, d_v, d_attended, d_image;
+  Buffer<float> context, d_context, transposed, moments;
+};
+
+struct BackwardCall {
+  Call* call = nullptr;  ///< its group_ tables normalise without weight and bias; its output is the gradient's
+  const TrainedModel* model = nullptr;
+  const Conditioning* conditioning = nullptr;
+  Image d_output;
+  const engine::Gradients* gradients = nullptr;
+  BackwardSums* sums = nullptr;
+  bool forward_only = false;  ///< writes the output instead: a forward with dropout
+};
+
+/// The walk of training for one model: weights packed for it, and memory that is kept from call to call. Runs in the
+/// caller's arena.
+class BackwardPlan {
+ public:
+  /// Both outlive it.
+  BackwardPlan(const Weights& weights, const PackedModel& model, const Target& target);
+  ~BackwardPlan();
+  BackwardPlan(const BackwardPlan&) = delete;
+  BackwardPlan& operator=(const BackwardPlan&) = delete;
+
+  /// Writes `gradients`. `call` is described and modulated, its tables of GroupNorm have no weight and bias, and its
+  /// output is the input's gradient or absent.
+  void run(Call& call, const Conditioning& conditioning, const Gradients& gradients, const Image& d_output,
+           int threads);
+  /// A forward with dropout, by the same walk.
+  void run_forward(Call& call, int threads);
+  /// Bytes that one call holds.
+  std::size_t workspace_bytes(const Call& call, int threads) const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> acquire();
+  void release(std::unique_ptr<State> state);
+  TileShape tile_shape(const Call& call) const;
+  void walk(BackwardCall& backward, State& state, int threads);
+
+  const Weights& weights_;
+  const PackedModel& model_;
+  const Target& target_;
+  TrainedModel trained_;
+  WorkspacePool workspaces_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<State>> states_;
+};
+
+}  // namespace kineograph::engine::cpu

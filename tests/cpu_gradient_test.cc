@@ -1,0 +1,174 @@
+// The fused engine's backward against the reference's: every instruction set, random configurations.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <thread>
+
+#include "kineograph/kineograph.h"
+#include "model/parameters.h"
+#include "random_case.h"
+
+namespace kineograph::testing {
+namespace {
+
+using engine::cpu_engine;
+using engine::reference_engine;
+
+constexpr std::uint64_t kCases = 300;
+
+struct Named {
+  std::string name;
+  Tensor value;
+};
+
+/// A random case as training sees it: in every third one, dropout.
+void make_trained(RandomCase& c, std::uint64_t seed) {
+  if (seed % 3 != 0) return;
+  c.config.dropout = 0.25;
+  c.inputs.training_seed = seed;
+}
+
+Tensor sample_gradient(const RandomCase& c, std::uint64_t seed) {
+  Tensor by_sample = c.make_output();
+  std::mt19937_64 random(seed + 7);
+  Tensor values(DType::f32, by_sample.shape());
+  for (std::int64_t i = 0; i < values.numel(); ++i)
+    values.data_as<float>()[i] = static_cast<float>(static_cast<double>(random() >> 11) * 0x1p-52 - 1.0);
+  return convert(values, by_sample.dtype());
+}
+
+std::vector<Named> gradients_of(const RandomCase& c, const engine::Plan& plan, std::uint64_t seed, int threads) {
+  engine::Gradients wanted;
+  std::vector<Named> found;
+  const auto slots = model::parameter_slots(c.config, wanted.weights);
+  found.reserve(slots.size() + 2);
+  for (const auto& slot : slots) {
+    if (slot.role == model::Role::positions) continue;
+    found.push_back({slot.name, Tensor(DType::f32, slot.shape)});
+    *slot.view = found.back().value.mutable_view();
+  }
+  if (!c.config.is_discrete()) {
+    found.push_back({"hidden_states", Tensor(c.inputs.hidden_states.dtype(), c.inputs.hidden_states.shape())});
+    wanted.hidden_states = found.back().value.mutable_view();
+  }
+  if (c.inputs.encoder_hidden_states) {
+    found.push_back({"encoder_hidden_states", Tensor(DType::f32, c.inputs.encoder_hidden_states.shape())});
+    wanted.encoder_hidden_states = found.back().value.mutable_view();
+  }
+  engine::Inputs inputs = c.inputs;
+  inputs.num_threads = threads;
+  plan.backward(inputs, sample_gradient(c, seed), wanted);
+  return found;
+}
+
+double largest(const Tensor& values) {
+  const Tensor doubles = convert(values, DType::f64);
+  double most = 0.0;
+  for (std::int64_t i = 0; i < doubles.numel(); ++i) most = std::max(most, std::fabs(doubles.data_as<double>()[i]));
+  return most;
+}
+
+class CpuGradient : public ::testing::TestWithParam<std::string> {};
+
+/// A gradient is a sum over tokens of products, each off by the f32 rounding of the stages before it. Where softmax or
+/// a norm cancels most of a gradient, what is left keeps the error of the terms: those are of the size of the whole
+/// call's largest gradient, over the tokens that average it.
+TEST_P(CpuGradient, AgreesWithTheReferenceOnRandomCases) {
+  for (std::uint64_t seed = 0; seed < kCases; ++seed) {
+    RandomCase c(seed);
+    // LayerNorm of two or three channels is nearly a sign: its gradient magnifies any rounding without bound.
+    if (c.config.inner_dim() < 4) continue;
+    make_trained(c, seed);
+    const auto exact = reference_engine().prepare(c.config, c.weights, {});
+    const auto plan = cpu_engine()->prepare(c.config, c.weights, {DType::f32, GetParam()});
+    const auto want = gradients_of(c, *exact, seed, 2),
+               got = gradients_of(c, *plan, seed, 1 + static_cast<int>(seed % 3));
+    ASSERT_EQ(want.size(), got.size());
+    double most = 0.0;
+    for (const Named& named : want) most = std::max(most, largest(named.value));
+    const double stages = 4.0 + 10.0 * static_cast<double>(c.config.num_layers);
+    for (std::size_t i = 0; i < want.size(); ++i) {
+      const Tensor a = convert(want[i].value, DType::f64), b = convert(got[i].value, DType::f64);
+      const double scale = largest(want[i].value);
+      const DType stored = want[i].value.dtype();
+      // The input's gradient passes through its own memory once on the way: two roundings.
+      const double rounding = stored == DType::bf16 ? 0x1p-7 : stored == DType::f16 ? 0x1p-10 : 0.0;
+      const double allowed = 8.0 * 0x1p-23 * stages * (scale + 0.25 * most) + 2.0 * rounding * scale;
+      for (std::int64_t k = 0; k < a.numel(); ++k)
+        ASSERT_NEAR(a.data_as<double>()[k], b.data_as<double>()[k], allowed)
+            << want[i].name << " [" << k << "], seed " << seed << ": " << c.describe();
+    }
+  }
+}
+
+TEST_P(CpuGradient, ForwardWithDropoutAgreesToo) {
+  for (std::uint64_t seed = 0; seed < 60; seed += 3) {
+    RandomCase c(seed);
+    make_trained(c, seed);
+    const Tensor want = c.run(reference_engine(), DType::f32, "", 2),
+                 got = c.run(*cpu_engine(), DType::f32, GetParam(), 2);
+    const double scale = largest(want);
+    const double stored = c.make_output().dtype() == DType::f32 ? 0x1p-20 : 0x1p-7;
+    for (std::int64_t i = 0; i < want.numel(); ++i)
+      ASSERT_NEAR(want.data_as<double>()[i], got.data_as<double>()[i], 16 * stored * scale) << c.describe();
+  }
+}
+
+TEST_P(CpuGradient, GivesTheSameBitsForAnyNumberOfThreads) {
+  for (std::uint64_t seed = 1000; seed < 1020; ++seed) {
+    RandomCase c(seed);
+    make_trained(c, seed);
+    const auto plan = cpu_engine()->prepare(c.config, c.weights, {DType::f32, GetParam()});
+    const auto one = gradients_of(c, *plan, seed, 1);
+    for (const int threads : {2, 3, 7}) {
+      const auto many = gradients_of(c, *plan, seed, threads);
+      for (std::size_t i = 0; i < one.size(); ++i)
+        ASSERT_EQ(std::memcmp(one[i].value.data(), many[i].value.data(), one[i].value.bytes()), 0)
+            << one[i].name << ", " << threads << " threads, " << c.describe();
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, CpuGradient, ::testing::ValuesIn(cpu_engine()->instruction_sets()),
+                         [](const auto& info) { return info.param; });
+
+TEST(CpuGradientConcurrency, ManyCallsAtOnceAreEachRight) {
+  const RandomCase c(11);
+  const auto plan = cpu_engine()->prepare(c.config, c.weights, {});
+  const auto want = gradients_of(c, *plan, 11, 1);
+  std::vector<int> wrong(4, 0);
+  std::vector<std::thread> threads;
+  for (std::size_t t = 0; t < wrong.size(); ++t)
+    threads.emplace_back([&, t] {
+      for (int repeat = 0; repeat < 5; ++repeat) {
+        const auto got = gradients_of(c, *plan, 11, 1 + static_cast<int>(t) % 3);
+        for (std::size_t i = 0; i < want.size(); ++i)
+          wrong[t] += std::memcmp(want[i].value.data(), got[i].value.data(), want[i].value.bytes()) != 0;
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  for (const int count : wrong) EXPECT_EQ(count, 0);
+}
+
+/// Frozen parameters are not written, and what is wanted does not depend on what else is.
+TEST(CpuGradientFrozen, WhatIsWantedAloneIsTheSame) {
+  for (const std::uint64_t seed : {1, 2, 4, 5, 7, 8, 10}) {
+    const RandomCase c(seed);
+    const auto plan = cpu_engine()->prepare(c.config, c.weights, {});
+    const auto all = gradients_of(c, *plan, seed, 2);
+    for (const Named& one : all) {
+      engine::Gradients wanted;
+      Tensor value(one.value.dtype(), one.value.shape());
+      for (const auto& slot : model::parameter_slots(c.config, wanted.weights))
+        if (slot.name == one.name) *slot.view = value.mutable_view();
+      if (one.name == "hidden_states") wanted.hidden_states = value.mutable_view();
+      if (one.name == "encoder_hidden_states") wanted.encoder_hidden_states = value.mutable_view();
+      plan->backward(c.inputs, sample_gradient(c, seed), wanted);
+      EXPECT_EQ(std::memcmp(value.data(), one.value.data(), value.bytes()), 0) << one.name << ", " << c.describe();
+    }
+  }
+}
+
+}  // namespace
+}  // namespace kineograph::testing
