@@ -73,10 +73,11 @@ TEST_P(GradientTest, EqualsTorchsAutograd) {
         gradients_of(model, golden.hidden_states(), drawn(golden.seed, "sample_gradient", shape), golden.arguments());
     ASSERT_EQ(static_cast<std::int64_t>(found.size()), wanted.size(0));
     // As for the output: the timestep's sinusoid is off by up to 1000 epsilon. The fused engine computes gradients in
-    // f32 whatever its forward computes in, and adds the rounding of its stages, there and back.
+    // f32 whatever its forward computes in, and adds the rounding of its stages; twice the forward's factor, since the
+    // way back multiplies the errors of the way there by each other's values.
     const double stages = 4.0 + 10.0 * static_cast<double>(golden.config.num_layers);
     const double allowed = (golden.config.norm_type == NormType::ada_norm_zero ? 1e-4 : 4e-7) * scale +
-                           (runner.engine == "reference" ? 0.0 : 8.0 * stages * 0x1p-23 * scale);
+                           (runner.engine == "reference" ? 0.0 : 16.0 * stages * 0x1p-23 * scale);
     for (std::size_t row = 0; row < found.size(); ++row)
       for (std::size_t i = 0; i < 4; ++i) {
         const auto& [name, value] = found[row];
