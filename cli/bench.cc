@@ -24,15 +24,15 @@ struct BenchShape {
 // one without.
 const std::vector<BenchShape>& known_shapes() {
   static const std::vector<BenchShape> shapes = {
-      {"AD-0", 2, 16, 320, 64, 64, 8, 40, 32},   {"AD-1", 2, 16, 640, 32, 32, 8, 80, 32},
-      {"AD-2", 2, 16, 1280, 16, 16, 8, 160, 32}, {"AD-3", 2, 16, 1280, 8, 8, 8, 160, 32},
-      {"XL-0", 2, 16, 320, 128, 128, 8, 40, 32}, {"MS-in", 2, 16, 320, 32, 32, 8, 64, 0},
-      {"MS-0", 2, 16, 320, 32, 32, 5, 64, 0},    {"ZS-in", 2, 24, 320, 40, 72, 8, 64, 0},
-      {"ZS-0", 2, 24, 320, 40, 72, 5, 64, 0},    {"ZS-1", 2, 24, 640, 20, 36, 10, 64, 0},
-      {"ZS-2", 2, 24, 1280, 10, 18, 20, 64, 0},  {"ZS-mid", 2, 24, 1280, 5, 9, 20, 64, 0},
-      {"I2V-0", 2, 16, 320, 88, 160, 5, 64, 0},  {"GRID", 2, 16, 320, 192, 192, 8, 40, 32},
-      {"AD-0s", 1, 16, 320, 64, 64, 8, 40, 32},  {"AD-2s", 1, 16, 1280, 16, 16, 8, 160, 32},
-      {"small", 1, 16, 320, 32, 32, 8, 40, 32}};
+      {"AD-0", 2, 16, 320, 64, 64, 8, 40, 32},    {"AD-1", 2, 16, 640, 32, 32, 8, 80, 32},
+      {"AD-2", 2, 16, 1280, 16, 16, 8, 160, 32},  {"AD-3", 2, 16, 1280, 8, 8, 8, 160, 32},
+      {"XL-0", 2, 16, 320, 128, 128, 8, 40, 32},  {"MS-in", 2, 16, 320, 32, 32, 8, 64, 0},
+      {"MS-0", 2, 16, 320, 32, 32, 5, 64, 0},     {"ZS-in", 2, 24, 320, 40, 72, 8, 64, 0},
+      {"ZS-0", 2, 24, 320, 40, 72, 5, 64, 0},     {"ZS-1", 2, 24, 640, 20, 36, 10, 64, 0},
+      {"ZS-2", 2, 24, 1280, 10, 18, 20, 64, 0},   {"ZS-mid", 2, 24, 1280, 5, 9, 20, 64, 0},
+      {"I2V-0", 2, 16, 320, 88, 160, 5, 64, 0},   {"GRID", 2, 16, 320, 192, 192, 8, 40, 32},
+      {"AD-0s", 1, 16, 320, 64, 64, 8, 40, 32},   {"AD-1s", 1, 16, 640, 32, 32, 8, 80, 32},
+      {"AD-2s", 1, 16, 1280, 16, 16, 8, 160, 32}, {"small", 1, 16, 320, 32, 32, 8, 40, 32}};
   return shapes;
 }
 
@@ -40,7 +40,7 @@ struct BenchArguments {
   std::vector<std::string> shapes{"AD-0s"};
   std::string engine = "auto", isa, dtype = "f32";
   int threads = 0, repeats = 5;
-  bool json = false;
+  bool backward = false, json = false;
 };
 
 BenchShape parse_shape(const std::string& text) {
@@ -118,18 +118,36 @@ nlohmann::ordered_json measure(const BenchShape& s, const BenchArguments& argume
   const ForwardOptions forward{.num_frames = s.frames, .num_threads = arguments.threads};
   const double inner = static_cast<double>(s.heads * s.head_dim);
   const double tokens = static_cast<double>(s.videos * s.frames * s.height * s.width);
-  const double flops = (40.0 * inner * inner + 4.0 * static_cast<double>(s.channels) * inner +
-                        8.0 * static_cast<double>(s.frames) * inner) *
-                       tokens;
+  const double forward_flops = (40.0 * inner * inner + 4.0 * static_cast<double>(s.channels) * inner +
+                                8.0 * static_cast<double>(s.frames) * inner) *
+                               tokens;
+  // Gradients by the tokens and by the weights are as much again, each; what backward computes anew is not counted.
+  const double flops = forward_flops * (arguments.backward ? 3.0 : 1.0);
   const auto peak = [&] {
     return peak_gflops(model.engine(), std::string(model.isa()), model.compute_dtype(), arguments.threads);
   };
-  model.forward(x, y.mutable_view(), forward);  // warms the workspaces up
+  // Gradients of everything, into the same memory every time.
+  Tensor d_x(DType::f32, x.shape());
+  std::vector<Tensor> d_parameters;
+  Gradients gradients;
+  if (arguments.backward) {
+    gradients.hidden_states = d_x.mutable_view();
+    for (const Parameter& parameter : model.parameters()) {
+      if (parameter.name.ends_with(".pe")) continue;
+      d_parameters.emplace_back(DType::f32, parameter.value.shape());
+      gradients.parameters.push_back({parameter.name, d_parameters.back().mutable_view()});
+    }
+  }
+  const auto step = [&] {
+    model.forward(x, y.mutable_view(), forward);
+    if (arguments.backward) model.backward(x, y, gradients, forward);
+  };
+  step();  // warms the workspaces up
   std::vector<double> seconds, peaks, shares;
   double before = peak();
   for (int repeat = 0; repeat < arguments.repeats; ++repeat) {
     const auto start = std::chrono::steady_clock::now();
-    model.forward(x, y.mutable_view(), forward);
+    step();
     seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     const double after = peak();
     // The clock drifts: each run is held to the peak measured around it.
@@ -141,6 +159,7 @@ nlohmann::ordered_json measure(const BenchShape& s, const BenchArguments& argume
           {"engine", model.engine()},
           {"isa", model.isa()},
           {"dtype", arguments.dtype},
+          {"pass", arguments.backward ? "forward and backward" : "forward"},
           {"threads", arguments.threads},
           {"seconds_median", median(seconds)},
           {"gflops", flops / median(seconds) / 1e9},
@@ -188,6 +207,8 @@ void add_bench(CLI::App& program) {
   command->add_option("--threads", arguments->threads, "Threads; 0 for KINEOGRAPH_NUM_THREADS or all cores")
       ->check(CLI::Range(0, 65536))
       ->capture_default_str();
+  command->add_flag("--backward", arguments->backward,
+                    "A forward and a backward, as in training, instead of a forward");
   command->add_option("--repeats", arguments->repeats, "Timed runs")->check(CLI::Range(1, 1000))->capture_default_str();
   command->add_flag("--json", arguments->json, "Write JSON");
   command->footer("Example:\n  kineograph bench --shape AD-0s,AD-2s --dtype f32");
