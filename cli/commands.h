@@ -13,7 +13,9 @@ void add_bench(CLI::App& program);
 void add_convert(CLI::App& program);
 void add_init(CLI::App& program);
 void add_inspect(CLI::App& program);
+void add_restore(CLI::App& program);
 void add_run(CLI::App& program);
+void add_train(CLI::App& program);
 
 /// Says something on stderr.
 void say(std::string_view message);

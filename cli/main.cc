@@ -38,6 +38,7 @@ int run_program(int argc, char** argv) {
   add_inspect(program);
   add_convert(program);
   add_run(program);
+  add_restore(program);
   add_bench(program);
   try {
     program.parse(argc, argv);
