@@ -17,6 +17,11 @@ void add_restore(CLI::App& program);
 void add_run(CLI::App& program);
 void add_train(CLI::App& program);
 
+/// Thrown to leave the program with a code of its own; what there is to say has been said.
+struct ExitCode {
+  int code;
+};
+
 /// Says something on stderr.
 void say(std::string_view message);
 /// A handler that says each warning once.
