@@ -16,7 +16,7 @@
 
 #include "commands.h"
 #include "kineograph/kineograph.h"
-#include "output_file.h"
+#include "parallel.h"
 #include "progress.h"
 #include "restoration.h"
 #include "train/log.h"
@@ -169,10 +169,14 @@ std::vector<std::shared_ptr<const WindowSource>> open_sources(const std::vector<
   return sources;
 }
 
-Json to_json(Settings settings, const TransformerTemporalConfig& config) {
+Json to_json(TrainArguments arguments, const TransformerTemporalConfig& config) {
   Json json;
-  each_setting(settings, [&](const char* name, const char*, double, double, auto& value) { json[name] = value; });
+  each_setting(arguments.settings,
+               [&](const char* name, const char*, double, double, auto& value) { json[name] = value; });
   json["config"] = Json::parse(config.to_json());
+  json["engine"] = arguments.engine;
+  json["threads"] = arguments.threads;
+  json["dtype"] = arguments.dtype;
   return json;
 }
 
@@ -193,6 +197,13 @@ TransformerTemporalConfig adopt(const Checkpoint& checkpoint, const CLI::App& co
       if (command.get_option(std::string("--") + name)->count() > 0) hold(name, Json(value));
       stored.at(name).get_to(value);
     });
+    // These may change on the way; where nobody says, they stay, so that not even the last bit differs.
+    const auto keep = [&](const std::string& name, auto& value) {
+      if (command.get_option("--" + name)->count() == 0) stored.at(name).get_to(value);
+    };
+    keep("engine", arguments.engine);
+    keep("threads", arguments.threads);
+    keep("dtype", arguments.dtype);
     const auto config = TransformerTemporalConfig::from_json(stored.at("config").dump(), where);
     if (!arguments.config.empty())
       hold("config", Json::parse(TransformerTemporalConfig::from_file(arguments.config).to_json()));
@@ -239,14 +250,17 @@ void train(const CLI::App& command, TrainArguments arguments) {
                                                std::to_string(settings.frames));
   const TrainingOptions options = training_options(settings, patch);
   ModelOptions engine;
+  if (arguments.engine == "auto") arguments.engine = engines().front();
   engine.engine = arguments.engine;
+  // Another number of threads rounds gradients differently: a run keeps the one it was started with.
+  arguments.threads = thread_count(arguments.threads);
   TrainingSession session(*initial, options, open_sources(settings.clips, options.batches.extents), engine,
                           arguments.threads);
   if (checkpoint) session.load(*checkpoint);
   checkpoint.reset();
 
   fs::create_directories(folder);
-  const std::string remembered = to_json(settings, config).dump();
+  const std::string remembered = to_json(arguments, config).dump();
   const DType dtype = arguments.dtype == "bf16" ? DType::bf16 : DType::f32;
   TrainingLog log(folder, session.steps_done());
   const auto save = [&] {
