@@ -71,25 +71,17 @@ Clip read_safetensors(const std::filesystem::path& path) {
 class VideoSource : public ClipSource {
  public:
   VideoSource(const std::filesystem::path& path, std::int64_t window, std::int64_t patch)
-      : file_(path == "-" ? std::ifstream() : open_input(path)),
-        reader_(path == "-" ? std::cin : file_, path == "-" ? "stdin" : path.string()),
-        window_(window),
-        patch_(patch) {
-    std::error_code unknown;
-    const auto size = path == "-" ? 0 : std::filesystem::file_size(path, unknown);
-    // "FRAME\n" before each; the header and frame parameters are too small to matter for a progress bar.
-    if (size != 0 && !unknown) total_frames_ = static_cast<std::int64_t>(size) / (reader_.header().frame_bytes() + 6);
-  }
+      : file_(path), window_(window), patch_(patch) {}
 
   std::optional<Clip> next() override {
-    const Y4mHeader& header = reader_.header();
+    const Y4mHeader& header = file_.header();
     const auto [channels, height, width] = latent_extents(header, patch_);
     const std::int64_t frame_values = channels * height * width;
     std::vector<std::uint8_t> frame;
     Tensor latents;
     std::int64_t frames = 0;
     // The window is allocated once a whole frame has been read: a header alone may claim any size.
-    for (; frames < window_ && reader_.next(frame); ++frames) {
+    for (; frames < window_ && file_.reader().next(frame); ++frames) {
       if (frames == 0) latents = Tensor(DType::f32, {window_, channels, height, width});
       frame_to_latents(frame, header, patch_, latents.data_as<float>() + frames * frame_values);
     }
@@ -100,14 +92,12 @@ class VideoSource : public ClipSource {
     return clip;
   }
 
-  const Y4mHeader* video() const override { return &reader_.header(); }
-  std::optional<std::int64_t> total_frames() const override { return total_frames_; }
+  const Y4mHeader* video() const override { return &file_.header(); }
+  std::optional<std::int64_t> total_frames() const override { return file_.total_frames(); }
 
  private:
-  std::ifstream file_;
-  Y4mReader reader_;
+  VideoFile file_;
   std::int64_t window_, patch_;
-  std::optional<std::int64_t> total_frames_;
 };
 
 // Pieces joined along the first axis.
@@ -207,6 +197,15 @@ std::optional<ClipKind> kind_of(const std::filesystem::path& path) {
   if (path.extension() == ".npy") return ClipKind::npy;
   if (path.extension() == ".safetensors") return ClipKind::safetensors;
   return {};
+}
+
+VideoFile::VideoFile(const std::filesystem::path& path)
+    : file_(path == "-" ? std::ifstream() : open_input(path)),
+      reader_(path == "-" ? std::cin : file_, path == "-" ? "stdin" : path.string()) {
+  std::error_code unknown;
+  const auto size = path == "-" ? 0 : std::filesystem::file_size(path, unknown);
+  // "FRAME\n" before each; the header and frame parameters are too small to matter for a progress bar.
+  if (size != 0 && !unknown) total_frames_ = static_cast<std::int64_t>(size) / (header().frame_bytes() + 6);
 }
 
 std::unique_ptr<ClipSource> open_clip(const std::filesystem::path& path, std::int64_t window, std::int64_t patch) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <optional>
 #include <string>
@@ -34,6 +35,22 @@ class ClipSource {
   virtual const Y4mHeader* video() const { return nullptr; }
   /// Frames in all, if that is known before they are read.
   virtual std::optional<std::int64_t> total_frames() const { return {}; }
+};
+
+/// A .y4m file, or "-" for a pipe on stdin, and its reader.
+class VideoFile {
+ public:
+  /// Reads the header. Throws IoError or FormatError.
+  explicit VideoFile(const std::filesystem::path& path);
+  Y4mReader& reader() noexcept { return reader_; }
+  const Y4mHeader& header() const noexcept { return reader_.header(); }
+  /// What the file's size says, for progress; nothing for a pipe.
+  std::optional<std::int64_t> total_frames() const noexcept { return total_frames_; }
+
+ private:
+  std::ifstream file_;
+  Y4mReader reader_;
+  std::optional<std::int64_t> total_frames_;
 };
 
 /// Opens `path` by kind. .safetensors: tensors hidden_states and, where present, encoder_hidden_states, timestep and

@@ -13,7 +13,14 @@ void add_bench(CLI::App& program);
 void add_convert(CLI::App& program);
 void add_init(CLI::App& program);
 void add_inspect(CLI::App& program);
+void add_restore(CLI::App& program);
 void add_run(CLI::App& program);
+void add_train(CLI::App& program);
+
+/// Thrown to leave the program with a code of its own; what there is to say has been said.
+struct ExitCode {
+  int code;
+};
 
 /// Says something on stderr.
 void say(std::string_view message);

@@ -1,5 +1,5 @@
 // kineograph: the command line. stdout carries data or nothing; messages go to stderr. Exit codes: 0 done, 1 failed,
-// 2 wrong usage.
+// 2 wrong usage, 128 + signal for a training run that a signal ended.
 #include <iostream>
 #include <memory>
 #include <new>
@@ -38,6 +38,8 @@ int run_program(int argc, char** argv) {
   add_inspect(program);
   add_convert(program);
   add_run(program);
+  add_restore(program);
+  add_train(program);
   add_bench(program);
   try {
     program.parse(argc, argv);
@@ -57,6 +59,8 @@ int main(int argc, char** argv) {
   std::ios::sync_with_stdio(false);
   try {
     return kineograph::cli::run_program(argc, argv);
+  } catch (const kineograph::cli::ExitCode& exit) {
+    return exit.code;
   } catch (const std::bad_alloc&) {
     say("error: out of memory");
   } catch (const std::exception& error) {

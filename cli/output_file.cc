@@ -26,8 +26,11 @@ extern "C" void remove_unfinished(int signal) {
 }
 
 void handle_signals() {
-  for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE})
-    if (std::signal(signal, remove_unfinished) == SIG_IGN) std::signal(signal, SIG_IGN);
+  for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) {
+    const auto before = std::signal(signal, remove_unfinished);
+    // What is ignored stays so, and a command that handles signals itself goes on to do so.
+    if (before != SIG_DFL && before != remove_unfinished) std::signal(signal, before);
+  }
 }
 
 void watch(const std::filesystem::path& path) {

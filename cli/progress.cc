@@ -30,10 +30,12 @@ void Progress::draw() const {
     const std::int64_t filled = std::min(done_, *total_) * kWidth / *total_;
     std::cerr << '[' << std::string(static_cast<std::size_t>(filled), '#')
               << std::string(static_cast<std::size_t>(kWidth - filled), ' ') << "] " << done_ << '/' << *total_ << ' '
-              << unit_ << std::flush;
+              << unit_;
   } else {
-    std::cerr << done_ << ' ' << unit_ << std::flush;
+    std::cerr << done_ << ' ' << unit_;
   }
+  if (!note_.empty()) std::cerr << ", " << note_;
+  std::cerr << std::flush;
 }
 
 }  // namespace kineograph::cli

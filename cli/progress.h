@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 
 namespace kineograph::cli {
 
@@ -16,12 +17,15 @@ class Progress {
   /// Clears the bar's line.
   ~Progress();
   void advance(std::int64_t by);
+  /// What stands behind the bar from the next advance on.
+  void note(std::string text) { note_ = std::move(text); }
+  bool on_terminal() const noexcept { return on_terminal_; }
 
  private:
   void draw() const;
 
   std::optional<std::int64_t> total_;
-  std::string unit_;
+  std::string unit_, note_;
   std::int64_t done_ = 0;
   bool on_terminal_;
 };

@@ -1,0 +1,178 @@
+#include "restorer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "kineograph/error.h"
+#include "parallel.h"
+
+namespace kineograph::cli {
+namespace {
+
+// A hump over n places that never reaches 0; two of them n / 2 apart sum to 1.
+float hump(std::int64_t place, std::int64_t n) {
+  const double s = std::sin(std::numbers::pi * (static_cast<double>(place) + 0.5) / static_cast<double>(n));
+  return static_cast<float>(s * s);
+}
+
+// Offsets that spread `count` grids evenly over a patch: halves of it in both directions, then quarters.
+std::vector<std::pair<std::int64_t, std::int64_t>> offsets(std::int64_t count, std::int64_t patch) {
+  constexpr std::int64_t kInEighths[16][2] = {{0, 0}, {4, 4}, {0, 4}, {4, 0}, {2, 2}, {6, 6}, {2, 6}, {6, 2},
+                                              {0, 2}, {4, 6}, {0, 6}, {4, 2}, {2, 0}, {6, 4}, {2, 4}, {6, 0}};
+  std::vector<std::pair<std::int64_t, std::int64_t>> all;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::pair offset{kInEighths[i][0] * patch / 8, kInEighths[i][1] * patch / 8};
+    // Small patches have fewer places.
+    if (std::find(all.begin(), all.end(), offset) == all.end()) all.push_back(offset);
+  }
+  return all;
+}
+
+// The pixel that is shown at `place` of a line of `size` pixels, mirrored at both ends.
+std::int64_t mirrored(std::int64_t place, std::int64_t size) {
+  const std::int64_t period = 2 * size;
+  place = ((place % period) + period) % period;
+  return std::min(place, period - 1 - place);
+}
+
+}  // namespace
+
+Restorer::Restorer(TransformerTemporalModel model, const Y4mHeader& header, const RestoreOptions& options)
+    : model_(std::move(model)), header_(header), options_(options), patch_(patch_of(model_.config())) {
+  const auto positions = model_.config().num_positional_embeddings;
+  if (options_.window < 1 || (positions && options_.window > *positions))
+    throw ArgumentError("window",
+                        "at least 1 frame" + (positions ? ", at most " + std::to_string(*positions) +
+                                                              ", for which the model has positions"
+                                                        : std::string()),
+                        std::to_string(options_.window));
+  make_shifts(options_.shifts);
+}
+
+void Restorer::make_shifts(std::int64_t count) {
+  std::vector<float> sums(static_cast<std::size_t>(patch_ * patch_), 0.0f);  // by place modulo the patch
+  for (const auto& [dy, dx] : offsets(count, patch_)) {
+    Shift shift{dy, dx, {patch_, {}, {}}, {}};
+    const auto round_up = [this](std::int64_t n) { return (n + patch_ - 1) / patch_ * patch_; };
+    for (std::int64_t y = 0; y < round_up(header_.height + dy); ++y)
+      shift.grid.rows.push_back(mirrored(y - dy, header_.height));
+    for (std::int64_t x = 0; x < round_up(header_.width + dx); ++x)
+      shift.grid.columns.push_back(mirrored(x - dx, header_.width));
+    for (std::int64_t y = 0; y < patch_; ++y)
+      for (std::int64_t x = 0; x < patch_; ++x) {
+        shift.weights.push_back(hump(y, patch_) * hump(x, patch_));
+        sums[static_cast<std::size_t>((y + patch_ - dy) % patch_ * patch_ + (x + patch_ - dx) % patch_)] +=
+            shift.weights.back();
+      }
+    shifts_.push_back(std::move(shift));
+  }
+  for (Shift& shift : shifts_)
+    for (std::int64_t y = 0; y < patch_; ++y)
+      for (std::int64_t x = 0; x < patch_; ++x)
+        shift.weights[static_cast<std::size_t>(y * patch_ + x)] /=
+            sums[static_cast<std::size_t>((y + patch_ - shift.y) % patch_ * patch_ + (x + patch_ - shift.x) % patch_)];
+}
+
+void Restorer::push(std::span<const std::uint8_t> frame) {
+  rgb_.resize(static_cast<std::size_t>(3 * pixels()));
+  frame_to_rgb(frame, header_, rgb_.data());
+  Frame& added = frames_.emplace_back();
+  added.planes.assign(frame.begin(), frame.end());
+  added.moments = moments_of(rgb_);
+  added.sum.assign(rgb_.size(), 0.0f);
+  estimate_.add(rgb_, added.moments, header_.height, header_.width);
+  if (first_ + static_cast<std::int64_t>(frames_.size()) < next_window_ + options_.window) return;
+  restore_window(next_window_, options_.window);
+  // A clip that ends before the next window is whole has its last window begin earlier than that, but later than this.
+  final_ = next_window_ + 1;
+  next_window_ += std::max<std::int64_t>(1, options_.window / 2);
+}
+
+void Restorer::finish() {
+  const std::int64_t total = first_ + static_cast<std::int64_t>(frames_.size());
+  if (restored_ < total) {
+    const std::int64_t start = std::max<std::int64_t>(0, total - options_.window);
+    restore_window(start, total - start);
+  }
+  final_ = total;
+}
+
+bool Restorer::pop(std::vector<std::uint8_t>& frame) {
+  if (first_ >= final_) return false;
+  Frame& done = frames_.front();
+  for (float& value : done.sum) value /= done.weight;
+  frame.resize(done.planes.size());
+  rgb_to_frame(done.sum.data(), header_, frame);
+  frames_.pop_front();
+  ++first_;
+  return true;
+}
+
+void Restorer::restore_window(std::int64_t start, std::int64_t count) {
+  const std::int64_t first = start - first_;
+  std::vector<Moments> moments;
+  for (std::int64_t f = 0; f < count; ++f) moments.push_back(frames_[static_cast<std::size_t>(first + f)].moments);
+  const auto fresh = static_cast<std::size_t>(std::max<std::int64_t>(0, restored_ - start));
+  const Moments level = level_.update(std::span<const Moments>(moments).subspan(fresh), moments);
+  restored_ = start + count;
+
+  const double sigma = options_.sigma ? *options_.sigma * kLevel : estimate_.sigma();
+  sigma_ = sigma / kLevel;
+  damage_ = options_.damage.value_or(estimate_.damage());
+  const Normalisation normalisation = normalise(damage_, moments, level);
+  const float timestep = has_noise(damage_) ? timestep_of(sigma, normalisation.level) : 0.0f;
+  const auto label = static_cast<std::int64_t>(damage_);
+  ForwardOptions forward;
+  forward.num_frames = count;
+  forward.timestep = TensorView(&timestep, {1});
+  forward.class_labels = TensorView(&label, {1});
+  forward.num_threads = options_.threads;
+  for (const Shift& shift : shifts_) add_shift(shift, first, count, normalisation, forward);
+  for (std::int64_t f = 0; f < count; ++f) frames_[static_cast<std::size_t>(first + f)].weight += hump(f, count);
+}
+
+void Restorer::add_shift(const Shift& shift, std::int64_t first, std::int64_t count, const Normalisation& normalisation,
+                         const ForwardOptions& forward) {
+  const std::int64_t channels = 3 * patch_ * patch_, down = shift.grid.height(), across = shift.grid.width();
+  const std::int64_t values = channels * down * across;
+  // One buffer for all shifts and windows, as large as the largest.
+  if (!latents_ || latents_.numel() < count * values) latents_ = Tensor(DType::f32, {count * values});
+  float* const latents = latents_.data_as<float>();
+  const MutableTensorView window(latents, {count, channels, down, across});
+  const int threads = thread_count(options_.threads);
+
+  parallel_for(count, threads, [&](std::int64_t f) {
+    std::vector<float> rgb(static_cast<std::size_t>(3 * pixels()));
+    frame_to_rgb(frames_[static_cast<std::size_t>(first + f)].planes, header_, rgb.data());
+    const Moments& moments = normalisation.frames[static_cast<std::size_t>(f)];
+    fold(rgb.data(), header_.height, header_.width, shift.grid, static_cast<float>(1 / moments.deviation),
+         static_cast<float>(-moments.mean / moments.deviation), latents + f * values);
+  });
+  model_.forward(window, window, forward);
+  const auto scale = static_cast<float>(normalisation.level.deviation);
+  const auto mean = static_cast<float>(normalisation.level.mean);
+  parallel_for(count, threads, [&](std::int64_t f) {
+    float* const sum = frames_[static_cast<std::size_t>(first + f)].sum.data();
+    const float* sample = latents + f * values;
+    for (std::int64_t channel = 0; channel < channels; ++channel) {
+      const std::int64_t colour = channel / (patch_ * patch_), in_y = channel / patch_ % patch_,
+                         in_x = channel % patch_;
+      const float weight = hump(f, count) * shift.weights[static_cast<std::size_t>(in_y * patch_ + in_x)];
+      for (std::int64_t row = 0; row < down; ++row, sample += across) {
+        const std::int64_t y = row * patch_ + in_y - shift.y;
+        if (y < 0 || y >= header_.height) continue;
+        float* const line = sum + (colour * header_.height + y) * header_.width;
+        for (std::int64_t column = 0; column < across; ++column) {
+          const std::int64_t x = column * patch_ + in_x - shift.x;
+          if (x >= 0 && x < header_.width) line[x] += weight * (sample[column] * scale + mean);
+        }
+      }
+    }
+  });
+}
+
+}  // namespace kineograph::cli

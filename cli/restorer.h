@@ -1,0 +1,83 @@
+// Restores a clip of any length in constant memory: overlapping windows in time, shifted grids of patches in space.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "damage_estimate.h"
+#include "kineograph/model.h"
+#include "latents.h"
+#include "restoration.h"
+#include "y4m.h"
+
+namespace kineograph::cli {
+
+struct RestoreOptions {
+  std::int64_t window = 12;  ///< frames that the model sees at once
+  std::int64_t shifts = 4;   ///< grids of patches that are averaged
+  /// Deviation of the noise in levels of 0..255; absent: estimated.
+  std::optional<double> sigma = {};
+  std::optional<Damage> damage = {};  ///< absent: estimated
+  int threads = 0;
+};
+
+/// Takes frames, gives as many, in order. Windows begin every half window and fade into each other; the last one ends
+/// with the clip. Memory is a window and a half.
+class Restorer {
+ public:
+  /// Throws ConfigError for a model that does not restore video, ArgumentError for options that do not fit it.
+  Restorer(TransformerTemporalModel model, const Y4mHeader& header, const RestoreOptions& options);
+
+  /// Takes a frame's planes.
+  void push(std::span<const std::uint8_t> frame);
+  /// No more frames will come.
+  void finish();
+  /// Gives the next restored frame's planes; false while it needs frames that have not come, and at the end.
+  bool pop(std::vector<std::uint8_t>& frame);
+
+  /// What was taken for true in the last window: deviation of the noise in levels of 0..255, and the damage.
+  double sigma() const noexcept { return sigma_; }
+  Damage damage() const noexcept { return damage_; }
+
+ private:
+  struct Frame {
+    std::vector<std::uint8_t> planes;
+    Moments moments;
+    std::vector<float> sum;  // of what windows made of it; divided by `weight` it is the restored frame
+    float weight = 0;
+  };
+  struct Shift {
+    std::int64_t y, x;  // how far the grid begins above and left of the frame
+    PatchGrid grid;
+    std::vector<float> weights;  // of a patch's pixels; those of all shifts sum to 1 at every pixel of a frame
+  };
+
+  void make_shifts(std::int64_t count);
+  // Restores the frames [start, start + count) and adds them up.
+  void restore_window(std::int64_t start, std::int64_t count);
+  void add_shift(const Shift& shift, std::int64_t first, std::int64_t count, const Normalisation& normalisation,
+                 const ForwardOptions& forward);
+  std::int64_t pixels() const { return header_.width * header_.height; }
+
+  TransformerTemporalModel model_;
+  Y4mHeader header_;
+  RestoreOptions options_;
+  std::int64_t patch_;
+  std::vector<Shift> shifts_;
+  std::deque<Frame> frames_;
+  std::int64_t first_ = 0;        // the number of frames_.front() in the clip
+  std::int64_t next_window_ = 0;  // where the next whole window begins
+  std::int64_t restored_ = 0;     // frames that windows have reached so far
+  std::int64_t final_ = 0;        // frames that no further window will change
+  std::vector<float> rgb_;
+  Tensor latents_;
+  DamageEstimate estimate_;
+  LevelEstimate level_;
+  double sigma_ = 0;
+  Damage damage_ = Damage::noise;
+};
+
+}  // namespace kineograph::cli
