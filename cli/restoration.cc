@@ -87,6 +87,15 @@ std::int64_t patch_of(const TransformerTemporalConfig& config) {
   return patch;
 }
 
+bool predicts_noise(const TransformerTemporalConfig& config, Damage damage) {
+  for (const auto& [key, value] : config.private_keys)
+    if (key == "_prediction_type") {
+      if (value == "\"epsilon\"") return has_noise(damage);
+      if (value != "\"sample\"") throw ConfigError("_prediction_type", "\"sample\" or \"epsilon\"", value);
+    }
+  return false;
+}
+
 std::int64_t default_window(const TransformerTemporalConfig& config) {
   constexpr std::int64_t kMost = 16, kWithoutPositions = 12;
   return std::min(kMost, config.num_positional_embeddings.value_or(kWithoutPositions));

@@ -9,6 +9,10 @@
 //                   + level.mean is the restored window, where `level` is what a frame of this window has without
 //                   flicker. Training knows it; restoring takes the mean over many frames.
 //
+// A model whose config.json says "_prediction_type": "epsilon" (diffusers' schedulers' word) predicts the noise
+// instead, where there is any: its input less its sample is the restored window. An inner width below in_channels then
+// limits the picture, which is compressible, and not the noise, which is not.
+//
 // `timestep` says how much noise there is for the contrast there is: 1000 min(1, sigma / deviation). `class_labels`
 // says which damage.
 #pragma once
@@ -61,6 +65,9 @@ float timestep_of(double sigma, const Moments& level);
 /// The patch of a model for restoring: p of its in_channels 3 p^2. Throws ConfigError for a model that takes no colours
 /// or is not conditioned on timestep and kind of damage (norm_type ada_norm_zero, num_embeds_ada_norm 3).
 std::int64_t patch_of(const TransformerTemporalConfig& config);
+
+/// Whether sample is the noise in the input, not the input without it.
+bool predicts_noise(const TransformerTemporalConfig& config, Damage damage);
 
 /// The frames of a window, where nobody says: as many as the model has positions for, at most 16; 12 without positions.
 std::int64_t default_window(const TransformerTemporalConfig& config);

@@ -140,9 +140,10 @@ void Restorer::add_shift(const Shift& shift, std::int64_t first, std::int64_t co
   const std::int64_t channels = 3 * patch_ * patch_, down = shift.grid.height(), across = shift.grid.width();
   const std::int64_t values = channels * down * across;
   // One buffer for all shifts and windows, as large as the largest.
-  if (!latents_ || latents_.numel() < count * values) latents_ = Tensor(DType::f32, {count * values});
+  if (!latents_ || latents_.numel() < 2 * count * values) latents_ = Tensor(DType::f32, {2 * count * values});
   float* const latents = latents_.data_as<float>();
-  const MutableTensorView window(latents, {count, channels, down, across});
+  float* const samples = latents + count * values;
+  const Shape window{count, channels, down, across};
   const int threads = thread_count(options_.threads);
 
   parallel_for(count, threads, [&](std::int64_t f) {
@@ -152,12 +153,15 @@ void Restorer::add_shift(const Shift& shift, std::int64_t first, std::int64_t co
     fold(rgb.data(), header_.height, header_.width, shift.grid, static_cast<float>(1 / moments.deviation),
          static_cast<float>(-moments.mean / moments.deviation), latents + f * values);
   });
-  model_.forward(window, window, forward);
+  model_.forward(TensorView(latents, window), MutableTensorView(samples, window), forward);
+  const bool noise = predicts_noise(model_.config(), damage_);
   const auto scale = static_cast<float>(normalisation.level.deviation);
   const auto mean = static_cast<float>(normalisation.level.mean);
   parallel_for(count, threads, [&](std::int64_t f) {
     float* const sum = frames_[static_cast<std::size_t>(first + f)].sum.data();
-    const float* sample = latents + f * values;
+    float* sample = samples + f * values;
+    if (noise)
+      for (std::int64_t i = 0; i < values; ++i) sample[i] = latents[f * values + i] - sample[i];
     for (std::int64_t channel = 0; channel < channels; ++channel) {
       const std::int64_t colour = channel / (patch_ * patch_), in_y = channel / patch_ % patch_,
                          in_x = channel % patch_;

@@ -1,6 +1,6 @@
 #include "train/batch.h"
 
-#include <numeric>
+#include <algorithm>
 #include <span>
 
 #include "latents.h"
@@ -14,22 +14,30 @@ void to_colours(std::span<const std::uint8_t> levels, std::vector<float>& colour
   for (std::size_t i = 0; i < levels.size(); ++i) colours[i] = to_colour(levels[i]);
 }
 
+// The rows or columns that patches show.
+std::vector<std::int64_t> draw_lines(Random& random, const BatchOptions& options) {
+  std::vector<std::int64_t> lines;
+  for (std::int64_t i = 0; i < options.side(); ++i) {
+    const std::int64_t first =
+        options.patches != 0 ? random.below(options.extents.crop - options.patch + 1) : i * options.patch;
+    for (std::int64_t line = 0; line < options.patch; ++line) lines.push_back(first + line);
+  }
+  return lines;
+}
+
 }  // namespace
 
 Batch make_batch(const std::vector<std::shared_ptr<const WindowSource>>& sources, const BatchOptions& options,
                  std::int64_t step) {
   const auto& [frames, crop] = options.extents;
-  const std::int64_t channels = 3 * options.patch * options.patch, side = crop / options.patch;
+  const std::int64_t channels = 3 * options.patch * options.patch, side = options.side();
   const Shape shape{options.batch * frames, channels, side, side};
   Batch batch{Tensor(DType::f32, shape),
               Tensor(DType::f32, shape),
               Tensor(DType::f32, {options.batch}),
               Tensor(DType::i64, {options.batch}),
               {}};
-  PatchGrid grid{options.patch, std::vector<std::int64_t>(static_cast<std::size_t>(crop)), {}};
-  std::iota(grid.rows.begin(), grid.rows.end(), 0);
-  grid.columns = grid.rows;
-
+  const std::int64_t each = channels * side * side;
   const auto values = static_cast<std::size_t>(options.extents.frame_values());
   std::vector<std::uint8_t> clean(static_cast<std::size_t>(options.extents.values())), damaged(clean.size());
   std::vector<float> colours;
@@ -39,6 +47,7 @@ Batch make_batch(const std::vector<std::shared_ptr<const WindowSource>>& sources
     source->draw(random, options.extents, clean);
     augment(random, options.extents, clean);
     const AppliedDamage applied = apply_damage(random, options.damage, frames, clean, damaged);
+    const PatchGrid grid{options.patch, draw_lines(random, options), draw_lines(random, options)};
 
     std::vector<Moments> moments;
     const auto frame_of = [&](const std::vector<std::uint8_t>& window, std::int64_t f) {
@@ -53,15 +62,19 @@ Batch make_batch(const std::vector<std::shared_ptr<const WindowSource>>& sources
       const auto put = [&](const std::vector<std::uint8_t>& window, const Moments& by, Tensor& to) {
         to_colours(frame_of(window, f), colours);
         fold(colours.data(), crop, crop, grid, static_cast<float>(1 / by.deviation),
-             static_cast<float>(-by.mean / by.deviation),
-             to.data_as<float>() + (b * frames + f) * static_cast<std::int64_t>(values));
+             static_cast<float>(-by.mean / by.deviation), to.data_as<float>() + (b * frames + f) * each);
       };
       put(damaged, normalisation.frames[static_cast<std::size_t>(f)], batch.hidden_states);
       put(clean, normalisation.level, batch.target);
     }
+    if (predicts_noise(options.config, applied.damage)) {
+      const float* hidden = batch.hidden_states.data_as<float>() + b * frames * each;
+      float* target = batch.target.data_as<float>() + b * frames * each;
+      for (std::int64_t i = 0; i < frames * each; ++i) target[i] = hidden[i] - target[i];
+    }
     batch.timestep.data_as<float>()[b] = timestep_of(applied.sigma, normalisation.level);
     batch.class_labels.data_as<std::int64_t>()[b] = static_cast<std::int64_t>(applied.damage);
-    const double unit = normalisation.level.deviation / kLossUnit;
+    const double unit = normalisation.level.deviation / std::max(applied.sigma, kLeastLossUnit);
     batch.weights.push_back(unit * unit);
   }
   return batch;

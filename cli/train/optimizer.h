@@ -20,7 +20,7 @@ double clip_norm(std::span<float> gradients, double most);
 bool decays(const std::string& name, std::size_t rank);
 
 struct AdamWOptions {
-  double beta1 = 0.9, beta2 = 0.99, epsilon = 1e-8, weight_decay = 0.01;
+  double beta1 = 0.9, beta2 = 0.98, epsilon = 1e-8, weight_decay = 0.01;
 };
 
 /// AdamW (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019), as torch.optim.AdamW computes it.

@@ -44,7 +44,7 @@ TrainingSession::TrainingSession(const TransformerTemporalModel& initial, Traini
 
 std::int64_t TrainingSession::tokens_per_step() const noexcept {
   const BatchOptions& batches = options_.batches;
-  const std::int64_t side = batches.extents.crop / batches.patch;
+  const std::int64_t side = batches.side();
   return batches.batch * batches.extents.frames * side * side;
 }
 

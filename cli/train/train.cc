@@ -34,7 +34,7 @@ namespace fs = std::filesystem;
 struct Settings {
   std::vector<std::string> clips;
   std::string noise_level = "5:55", damage = "0.7:0.15:0.15";
-  std::int64_t steps = 20000, batch = 8, frames = 0, crop = 64, warmup = 200;
+  std::int64_t steps = 20000, batch = 8, frames = 0, crop = 64, patches = 0, warmup = 200;
   double learning_rate = 1e-3, weight_decay = 0.01, clip_norm = 1, ema = 0.999;
   std::uint64_t seed = 0;
 };
@@ -52,6 +52,8 @@ void each_setting(Settings& s, const Visit& visit) {
   visit("batch", "Windows of a step", 1.0, 65536.0, s.batch);
   visit("frames", "Frames of a window (default: what restore takes with this model)", 1.0, 65536.0, s.frames);
   visit("crop", "Pixels across and down a window", 1.0, 65536.0, s.crop);
+  visit("patches", "Patches across and down a window, at random places of it; 0 for all that tile it", 0.0, 65536.0,
+        s.patches);
   visit("learning-rate", "The highest: after the warm-up it falls as half a cosine", 0.0, 1.0, s.learning_rate);
   visit("warmup", "Steps in which the learning rate rises", 0.0, kMany, s.warmup);
   visit("weight-decay", "AdamW's decoupled decay, not of biases, norms and embeddings", 0.0, 1000.0, s.weight_decay);
@@ -96,8 +98,11 @@ std::vector<double> parse_numbers(const std::string& option, const std::string& 
   return numbers;
 }
 
-BatchOptions batch_options(const Settings& settings, std::int64_t patch) {
+BatchOptions batch_options(const Settings& settings, const TransformerTemporalConfig& config) {
+  const std::int64_t patch = patch_of(config);
   BatchOptions options;
+  options.config = config;
+  options.patches = settings.patches;
   options.batch = settings.batch;
   options.extents = {settings.frames, settings.crop};
   options.patch = patch;
@@ -111,13 +116,13 @@ BatchOptions batch_options(const Settings& settings, std::int64_t patch) {
   if (likely[0] + likely[1] + likely[2] <= 0)
     throw CLI::ValidationError("--damage", "expected one that is likely, found " + settings.damage);
   std::copy(likely.begin(), likely.end(), options.damage.probabilities.begin());
-  if (settings.crop % patch != 0)
+  if (settings.crop % patch != 0 || settings.crop < patch)
     throw CLI::ValidationError("--crop", "expected a multiple of the model's patch, " + std::to_string(patch) +
                                              ", found " + std::to_string(settings.crop));
   return options;
 }
 
-TrainingOptions training_options(const Settings& settings, std::int64_t patch) {
+TrainingOptions training_options(const Settings& settings, const TransformerTemporalConfig& config) {
   if (settings.warmup >= settings.steps && settings.warmup > 0)
     throw CLI::ValidationError("--warmup", "expected fewer than the " + std::to_string(settings.steps) +
                                                " steps, found " + std::to_string(settings.warmup));
@@ -128,23 +133,32 @@ TrainingOptions training_options(const Settings& settings, std::int64_t patch) {
   options.clip_norm = settings.clip_norm;
   options.ema = settings.ema;
   options.adamw.weight_decay = settings.weight_decay;
-  options.batches = batch_options(settings, patch);
+  options.batches = batch_options(settings, config);
   return options;
 }
 
-// A model that gives its input back: learning starts from the damaged video, not from noise.
-TransformerTemporalModel identity(const TransformerTemporalConfig& config, std::uint64_t seed) {
+// Drawn weights that learning starts from: proj_out is zero, so that the sample is the input; and every block's
+// modulation is the identity, gates open, whatever timestep and label (DiT starts with closed gates, which for few
+// layers only delays).
+TransformerTemporalModel initial_model(const TransformerTemporalConfig& config, std::uint64_t seed) {
   // The weights only pass through; the reference engine makes no packed copy of them.
   const ModelOptions options{.engine = "reference"};
   const auto model = TransformerTemporalModel::from_config(config, seed, options);
   std::vector<Parameter> parameters = model.parameters();
-  auto zeros = std::make_shared<std::vector<Tensor>>();
-  for (Parameter& parameter : parameters)
-    if (parameter.name.starts_with("proj_out.")) {
-      zeros->push_back(Tensor(DType::f32, parameter.value.shape()));
-      parameter.value = zeros->back();
+  auto set = std::make_shared<std::vector<Tensor>>();
+  for (Parameter& parameter : parameters) {
+    const bool modulation = parameter.name.find(".norm1.linear.") != std::string::npos;
+    if (!modulation && !parameter.name.starts_with("proj_out.")) continue;
+    set->push_back(Tensor(DType::f32, parameter.value.shape()));
+    if (modulation && parameter.name.ends_with(".bias")) {
+      // shift, scale and gate of attn1, then of ff.
+      const std::int64_t inner = config.inner_dim();
+      for (const std::int64_t gate : {2 * inner, 5 * inner})
+        std::fill_n(set->back().data_as<float>() + gate, inner, 1.0f);
     }
-  const auto owner = std::make_shared<std::pair<TransformerTemporalModel, std::shared_ptr<const void>>>(model, zeros);
+    parameter.value = set->back();
+  }
+  const auto owner = std::make_shared<std::pair<TransformerTemporalModel, std::shared_ptr<const void>>>(model, set);
   return TransformerTemporalModel::from_state_dict(config, parameters, owner, options);
 }
 
@@ -228,7 +242,7 @@ void train(const CLI::App& command, TrainArguments arguments) {
   std::optional<TransformerTemporalModel> initial;
   if (arguments.resume) {
     checkpoint = Checkpoint::open(checkpoint_file);
-    initial = identity(adopt(*checkpoint, command, arguments), arguments.settings.seed);
+    initial = initial_model(adopt(*checkpoint, command, arguments), arguments.settings.seed);
   } else {
     if (fs::exists(checkpoint_file))
       throw ArgumentError("--output", "a folder without a run", checkpoint_file.string(),
@@ -237,18 +251,18 @@ void train(const CLI::App& command, TrainArguments arguments) {
     if (arguments.config.empty() == arguments.init.empty())
       throw CLI::ValidationError("train", "one of --config and --init is needed");
     initial = arguments.init.empty()
-                  ? identity(TransformerTemporalConfig::from_file(arguments.config), arguments.settings.seed)
+                  ? initial_model(TransformerTemporalConfig::from_file(arguments.config), arguments.settings.seed)
                   : TransformerTemporalModel::from_pretrained(arguments.init, {.engine = "reference"});
   }
   Settings& settings = arguments.settings;
   const TransformerTemporalConfig config = initial->config();
-  const std::int64_t patch = patch_of(config);
+  patch_of(config);  // refuses a model for something else
   if (settings.frames == 0) settings.frames = default_window(config);
   if (config.num_positional_embeddings && settings.frames > *config.num_positional_embeddings)
     throw CLI::ValidationError("--frames", "expected at most the model's num_positional_embeddings, " +
                                                std::to_string(*config.num_positional_embeddings) + ", found " +
                                                std::to_string(settings.frames));
-  const TrainingOptions options = training_options(settings, patch);
+  const TrainingOptions options = training_options(settings, config);
   ModelOptions engine;
   if (arguments.engine == "auto") arguments.engine = engines().front();
   engine.engine = arguments.engine;

@@ -38,9 +38,9 @@ class VideoWindows : public WindowSource {
   void draw(Random& random, const WindowExtents& extents, std::span<std::uint8_t> window) const override {
     const double most =
         std::min(4.0, static_cast<double>(std::min(video_.width, video_.height)) / static_cast<double>(extents.crop));
-    // Half of the windows are pixels as they are; the others favour small factors, which keep detail.
+    // Compressed clips are soft at their own size and sharp when shrunk: most windows are.
     const double u = random.uniform();
-    const double scale = random.chance(0.5) ? 1 : 1 + (most - 1) * u * u;
+    const double scale = random.chance(0.2) ? 1 : 1 + (most - 1) * u;
     const double size = static_cast<double>(extents.crop) * scale;
     double left = random.uniform() * (static_cast<double>(video_.width) - size);
     double top = random.uniform() * (static_cast<double>(video_.height) - size);
@@ -51,7 +51,8 @@ class VideoWindows : public WindowSource {
     const std::vector<Cell> columns = cells(left, scale, extents.crop, video_.width);
     const std::vector<Cell> rows = cells(top, scale, extents.crop, video_.height);
 
-    const std::int64_t stride = 1 + random.below(3);
+    // What is shrunk moves less, and the next frame is the usual one; some windows skip frames for faster motion.
+    const std::int64_t stride = random.chance(0.7) ? 1 : 2 + random.below(2);
     const std::int64_t span = (extents.frames - 1) * stride + 1;
     const std::int64_t start = random.below(std::max<std::int64_t>(1, video_.length() - span + 1));
     const bool backwards = random.chance(0.5);
