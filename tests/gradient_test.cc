@@ -210,6 +210,9 @@ TEST(BackwardTest, RefusesWhatDoesNotFit) {
   wanted.parameters.clear();
   wanted.hidden_states = narrow.mutable_view();
   EXPECT_THROW(model.backward(x, x, wanted, arguments), ArgumentError);
+  Tensor by_sample = drawn(1, "y", {8, 6, 2, 3});
+  wanted.hidden_states = by_sample.mutable_view();
+  EXPECT_THROW(model.backward(x, by_sample, wanted, arguments), ArgumentError);
 }
 
 }  // namespace

@@ -110,10 +110,11 @@ class TransformerTemporalModel {
   /// The same into the caller's memory; `sample` may be hidden_states' own memory if its layout is the same.
   void forward(TensorView hidden_states, MutableTensorView sample, const ForwardOptions& options = {}) const;
 
-  /// The gradients of a loss by the input and the parameters. `sample_gradient` is the loss's gradient by forward's
-  /// sample: f32, f16 or bf16 of its shape, any strides. `hidden_states` and `options` are those of the forward, which
-  /// is computed anew: nothing needs to be kept from it. The same bits for the same number of threads; another number
-  /// may change the rounding of parameters' gradients. Throws ArgumentError before any work starts.
+  /// The gradients of a loss by the input and the parameters, into memory apart from what is read. `sample_gradient` is
+  /// the loss's gradient by forward's sample: f32, f16 or bf16 of its shape, any strides. `hidden_states` and `options`
+  /// are those of the forward, which is computed anew: nothing needs to be kept from it. The same bits for the same
+  /// number of threads; on the engine reference another number may change the rounding of parameters' gradients. Throws
+  /// ArgumentError before any work starts.
   void backward(TensorView hidden_states, TensorView sample_gradient, const Gradients& gradients,
                 const ForwardOptions& options = {}) const;
 

@@ -9,6 +9,12 @@ namespace {
 
 using Vector = std::vector<double>;
 
+double to_double(double x) { return x; }
+template <class T>
+double to_double(T x) {
+  return static_cast<double>(to_float(x));
+}
+
 double silu(double x) { return x / (1.0 + std::exp(-x)); }
 
 Vector silu(Vector x) {
@@ -24,12 +30,7 @@ Vector linear(const Linear& layer, const Vector& x) {
     for (std::int64_t n = 0; n < rows; ++n) {
       const T* row = static_cast<const T*>(layer.weight.data()) + n * cols;
       double sum = layer.bias ? element(layer.bias, n) : 0.0;
-      for (std::int64_t k = 0; k < cols; ++k) {
-        if constexpr (std::is_same_v<T, double>)
-          sum += row[k] * x[static_cast<std::size_t>(k)];
-        else
-          sum += static_cast<double>(to_float(row[k])) * x[static_cast<std::size_t>(k)];
-      }
+      for (std::int64_t k = 0; k < cols; ++k) sum += to_double(row[k]) * x[static_cast<std::size_t>(k)];
       y[static_cast<std::size_t>(n)] = sum;
     }
   });
@@ -113,13 +114,17 @@ struct LinearSums {
 /// d_x (K) of y = W x + b; adds to the sums.
 Vector linear_backward(const Linear& layer, const Vector& x, const Vector& d_y, LinearSums& sums) {
   Vector d_x(x.size());
-  for (std::size_t n = 0; n < d_y.size(); ++n) {
-    for (std::size_t k = 0; k < x.size(); ++k) {
-      d_x[k] += d_y[n] * element(layer.weight, static_cast<std::int64_t>(n * x.size() + k));
-      sums.weight[n * x.size() + k] += d_y[n] * x[k];
-    }
-    if (!sums.bias.empty()) sums.bias[n] += d_y[n];
-  }
+  dispatch_floating(layer.weight.dtype(), [&]<class T>(T) {
+    const T* row = static_cast<const T*>(layer.weight.data());
+    double* sum = sums.weight.data();
+    for (std::size_t n = 0; n < d_y.size(); ++n, row += x.size(), sum += x.size())
+      for (std::size_t k = 0; k < x.size(); ++k) {
+        d_x[k] += d_y[n] * to_double(row[k]);
+        sum[k] += d_y[n] * x[k];
+      }
+  });
+  if (!sums.bias.empty())
+    for (std::size_t n = 0; n < d_y.size(); ++n) sums.bias[n] += d_y[n];
   return d_x;
 }
 
@@ -192,12 +197,7 @@ void add(BlockConditioning& sum, const BlockConditioning& more) {
 }
 
 double element(const TensorView& view, std::int64_t i) {
-  return dispatch_floating(view.dtype(), [&]<class T>(T) {
-    if constexpr (std::is_same_v<T, double>)
-      return static_cast<const double*>(view.data())[i];
-    else
-      return static_cast<double>(to_float(static_cast<const T*>(view.data())[i]));
-  });
+  return dispatch_floating(view.dtype(), [&]<class T>(T) { return to_double(static_cast<const T*>(view.data())[i]); });
 }
 
 std::vector<double> to_doubles(const TensorView& view) {

@@ -24,17 +24,21 @@ std::pair<std::uintptr_t, std::uintptr_t> extent(const TensorView& view) {
   return {base + static_cast<std::uintptr_t>(low * size), base + static_cast<std::uintptr_t>((high + 1) * size - 1)};
 }
 
+bool overlap(const TensorView& a, const TensorView& b) {
+  if (a.numel() == 0 || b.numel() == 0) return false;
+  const auto x = extent(a), y = extent(b);
+  return x.first <= y.second && y.first <= x.second;
+}
+
 void check_output(const TransformerTemporalConfig& config, const TensorView& hidden_states, const Shape& shape,
                   const MutableTensorView& sample) {
   const bool dtype_fits = config.is_discrete() ? sample.dtype() == DType::f32 : is_image_dtype(sample.dtype());
   if (!sample || !dtype_fits || !(sample.shape() == shape))
     throw ArgumentError("sample", std::string(config.is_discrete() ? "f32 " : "f32, f16 or bf16 ") + to_string(shape),
                         sample ? dtype_and_shape(sample) : "none");
-  if (element_count(shape) == 0 || hidden_states.numel() == 0) return;
   const bool same = sample.data() == hidden_states.data() && sample.dtype() == hidden_states.dtype() &&
                     sample.strides() == hidden_states.strides();
-  const auto in = extent(hidden_states), out = extent(sample);
-  if (!same && in.first <= out.second && out.first <= in.second)
+  if (!same && overlap(hidden_states, sample))
     throw ArgumentError("sample", "memory apart from hidden_states', or the very same view of it",
                         "memory that overlaps it");
 }
@@ -44,10 +48,16 @@ Shape output_shape(const TransformerTemporalConfig& config, const TensorView& hi
   return {hidden_states.size(0), *config.num_vector_embeds - 1, hidden_states.size(1)};
 }
 
-/// Checks a gradient's place: `shape`, floating, row-major where `contiguous`.
-void check_gradient(const std::string& where, const MutableTensorView& view, const Shape& shape) {
-  if (view && (!is_image_dtype(view.dtype()) || !(view.shape() == shape)))
+/// Checks a gradient's place: `shape`, floating, and apart from what is read while it is written.
+void check_gradient(const std::string& where, const MutableTensorView& view, const Shape& shape,
+                    std::initializer_list<TensorView> read) {
+  if (!view) return;
+  if (!is_image_dtype(view.dtype()) || !(view.shape() == shape))
     throw ArgumentError(where, "f32, f16 or bf16 " + to_string(shape), dtype_and_shape(view));
+  for (const TensorView& other : read)
+    if (other && overlap(view, other))
+      throw ArgumentError(where, "memory apart from hidden_states, encoder_hidden_states and sample_gradient",
+                          "memory that overlaps one of them");
 }
 
 }  // namespace
@@ -88,11 +98,13 @@ void TransformerTemporalModel::backward(TensorView hidden_states, TensorView sam
                         sample_gradient ? dtype_and_shape(sample_gradient) : "none");
   if (gradients.hidden_states && config().is_discrete())
     throw ArgumentError("gradients.hidden_states", "none: classes have no gradient", "one");
-  check_gradient("gradients.hidden_states", gradients.hidden_states, hidden_states.shape());
+  check_gradient("gradients.hidden_states", gradients.hidden_states, hidden_states.shape(),
+                 {hidden_states, options.encoder_hidden_states, sample_gradient});
   if (gradients.encoder_hidden_states && !inputs.encoder_hidden_states)
     throw ArgumentError("gradients.encoder_hidden_states", "none, as the call has no encoder_hidden_states", "one");
   check_gradient("gradients.encoder_hidden_states", gradients.encoder_hidden_states,
-                 options.encoder_hidden_states.shape());
+                 options.encoder_hidden_states.shape(),
+                 {hidden_states, options.encoder_hidden_states, sample_gradient});
   engine::Gradients wanted;
   wanted.hidden_states = gradients.hidden_states;
   wanted.encoder_hidden_states = gradients.encoder_hidden_states;
