@@ -30,6 +30,7 @@ SHAPES = {
     "AD-0": (2, 16, 320, 64, 64, 8, 40, 32),
     "AD-2": (2, 16, 1280, 16, 16, 8, 160, 32),
     "AD-0s": (1, 16, 320, 64, 64, 8, 40, 32),
+    "AD-1s": (1, 16, 640, 32, 32, 8, 80, 32),
     "AD-2s": (1, 16, 1280, 16, 16, 8, 160, 32),
     "small": (1, 16, 320, 32, 32, 8, 40, 32),
 }
@@ -147,32 +148,22 @@ def worker(arguments):
 # --- What is timed --------------------------------------------------------------------------------------------------
 
 
-class Peer:
-    """A peer in a process of its own, stopped between its turns."""
+class Stopped:
+    """A process that speaks lines of JSON, stopped between its turns."""
 
-    def __init__(self, name, folder, frames, dtype, threads):
-        self.title = PEERS[name]
-        self.folder = folder
-        command = [sys.executable, __file__, "-", "--worker", name, "--folder", str(folder)]
-        command += ["--frames", str(frames), "--dtype", dtype, "--threads", str(threads)]
+    def __init__(self, command, threads):
         environment = dict(os.environ, OMP_NUM_THREADS=str(threads))
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
         )
-        first = self._read()
-        self.error = first.get("error")
-        self.memory_bytes = first.get("memory_bytes")
+        self.first = self._read()
+        self.error = self.first.get("error")
         if self.error is None:
             self.process.send_signal(signal.SIGSTOP)
 
     def _read(self):
         line = self.process.stdout.readline()
         return json.loads(line) if line else {"error": "the process ended"}
-
-    def answer(self):
-        from safetensors.torch import load_file
-
-        return load_file(self.folder / "answer.safetensors")["sample"]
 
     def seconds(self):
         self.process.send_signal(signal.SIGCONT)
@@ -185,6 +176,23 @@ class Peer:
     def close(self):
         self.process.kill()
         self.process.wait()
+
+
+class Peer(Stopped):
+    """Another program."""
+
+    def __init__(self, name, folder, frames, dtype, threads):
+        self.title = PEERS[name]
+        self.folder = folder
+        command = [sys.executable, __file__, "-", "--worker", name, "--folder", str(folder)]
+        command += ["--frames", str(frames), "--dtype", dtype, "--threads", str(threads)]
+        super().__init__(command, threads)
+        self.memory_bytes = self.first.get("memory_bytes")
+
+    def answer(self):
+        from safetensors.torch import load_file
+
+        return load_file(self.folder / "answer.safetensors")["sample"]
 
 
 class Kineograph:

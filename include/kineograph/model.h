@@ -68,6 +68,7 @@ struct Parameter {
 };
 
 /// What backward writes: the gradients of a loss. Absent views are not computed; nothing is added to what is there.
+/// Their memory lies apart from what backward reads.
 struct Gradients {
   /// Of hidden_states, of its shape; f32, f16 or bf16, any strides. None for discrete latents.
   MutableTensorView hidden_states = {};

@@ -144,37 +144,53 @@ struct OptionalView {
   TensorView view;
 };
 
+/// What a forward and its backward are given alike, with the arrays that keep its memory.
+struct Call {
+  Call(nb::handle hidden_states, std::int64_t num_frames, nb::handle encoder_hidden_states, nb::handle timestep,
+       nb::handle class_labels, std::optional<std::uint64_t> training_seed, int num_threads)
+      : array(as_array("hidden_states", hidden_states)),
+        input(view_of("hidden_states", array)),
+        encoder("encoder_hidden_states", encoder_hidden_states),
+        time("timestep", timestep),
+        labels("class_labels", class_labels) {
+    options.num_frames = num_frames;
+    options.encoder_hidden_states = encoder.view;
+    options.timestep = time.view;
+    options.class_labels = labels.view;
+    options.training_seed = training_seed;
+    options.num_threads = num_threads;
+    options.on_warning = warnings.handler();
+  }
+  Call(const Call&) = delete;  // its options point into it
+
+  Array array;
+  TensorView input;
+  OptionalView encoder, time, labels;
+  Warnings warnings;
+  ForwardOptions options;
+};
+
 nb::object forward(const TransformerTemporalModel& model, nb::handle hidden_states, std::int64_t num_frames,
                    nb::handle encoder_hidden_states, nb::handle timestep, nb::handle class_labels,
                    const Kwargs& cross_attention_kwargs, nb::handle out,
-                   const std::shared_ptr<AttentionRecorder>& recorder, int num_threads) {
-  const Array array = as_array("hidden_states", hidden_states);
-  const TensorView input = view_of("hidden_states", array);
-  const OptionalView encoder("encoder_hidden_states", encoder_hidden_states), time("timestep", timestep),
-      labels("class_labels", class_labels);
+                   const std::shared_ptr<AttentionRecorder>& recorder, std::optional<std::uint64_t> training_seed,
+                   int num_threads) {
+  Call call(hidden_states, num_frames, encoder_hidden_states, timestep, class_labels, training_seed, num_threads);
   CrossAttentionKwargs kwargs;
   for (const auto& [key, value] : cross_attention_kwargs)
-    std::visit([&](const auto& given) { kwargs[key] = given; }, value);
+    std::visit([&kwargs, &key = key](const auto& given) { kwargs[key] = given; }, value);
   AttentionProcessors processors;
   if (recorder)
     for (const std::string& name : model.attention_names()) processors[name] = recorder;
-  Warnings warnings;
-  ForwardOptions options;
-  options.num_frames = num_frames;
-  options.encoder_hidden_states = encoder.view;
-  options.timestep = time.view;
-  options.class_labels = labels.view;
-  options.cross_attention_kwargs = &kwargs;
-  options.attention_processors = recorder ? &processors : nullptr;
-  options.num_threads = num_threads;
-  options.on_warning = warnings.handler();
+  call.options.cross_attention_kwargs = &kwargs;
+  call.options.attention_processors = recorder ? &processors : nullptr;
 
   const auto run = [&](const MutableTensorView& sample) {
     {
       const nb::gil_scoped_release free;
-      model.forward(input, sample, options);
+      model.forward(call.input, sample, call.options);
     }
-    warnings.issue();
+    call.warnings.issue();
   };
   if (!out.is_none()) {
     const MutableArray output = as_mutable_array("out", out);
@@ -182,6 +198,7 @@ nb::object forward(const TransformerTemporalModel& model, nb::handle hidden_stat
     return nb::borrow(out);
   }
   const auto& config = model.config();
+  const TensorView& input = call.input;
   const bool discrete = config.is_discrete() && input.rank() == 2;
   MutableTensorView sample;
   nb::object result =
@@ -190,6 +207,65 @@ nb::object forward(const TransformerTemporalModel& model, nb::handle hidden_stat
                  framework_of(hidden_states), sample);
   run(sample);
   return result;
+}
+
+/// Where the gradients that `wanted` names are to be written: arrays given with the names, or new ones where those are
+/// None, of hidden_states' library. Holds them until they are returned.
+class GradientArrays {
+ public:
+  GradientArrays(const TransformerTemporalModel& model, const Call& call, const NamedArrays& wanted,
+                 Framework framework) {
+    for (const auto& [name, given] : wanted) {
+      const TensorView like = described(model, call, name);
+      MutableTensorView view;
+      if (given.is_none()) {
+        arrays.emplace_back(name, make_array(like.dtype(), like.shape(), framework, view));
+      } else {
+        held_.push_back(as_mutable_array(name.c_str(), given));
+        view = view_of(name.c_str(), held_.back());
+        arrays.emplace_back(name, given);
+      }
+      if (name == "hidden_states")
+        views.hidden_states = view;
+      else if (name == "encoder_hidden_states")
+        views.encoder_hidden_states = view;
+      else
+        views.parameters.push_back({name, view});
+    }
+  }
+
+  NamedArrays arrays;
+  Gradients views;
+
+ private:
+  /// The shape and dtype of a gradient: an input's own, f32 for parameters.
+  static TensorView described(const TransformerTemporalModel& model, const Call& call, const std::string& name) {
+    if (name == "hidden_states" && !model.config().is_discrete()) return call.input;
+    if (name == "encoder_hidden_states" && call.encoder.view && model.config().has_attn2()) return call.encoder.view;
+    for (const Parameter& parameter : model.parameters())
+      if (parameter.name == name) return {nullptr, DType::f32, parameter.value.shape()};
+    throw ArgumentError("wanted",
+                        "names of the model's parameters, hidden_states unless it is discrete, encoder_hidden_states "
+                        "where it is given and attended to",
+                        name);
+  }
+
+  std::vector<MutableArray> held_;
+};
+
+NamedArrays backward(const TransformerTemporalModel& model, nb::handle hidden_states, nb::handle sample_gradient,
+                     const NamedArrays& wanted, std::int64_t num_frames, nb::handle encoder_hidden_states,
+                     nb::handle timestep, nb::handle class_labels, std::optional<std::uint64_t> training_seed,
+                     int num_threads) {
+  Call call(hidden_states, num_frames, encoder_hidden_states, timestep, class_labels, training_seed, num_threads);
+  const OptionalView by_sample("sample_gradient", sample_gradient);
+  GradientArrays gradients(model, call, wanted, framework_of(hidden_states));
+  {
+    const nb::gil_scoped_release free;
+    model.backward(call.input, by_sample.view, gradients.views, call.options);
+  }
+  call.warnings.issue();
+  return std::move(gradients.arrays);
 }
 
 NamedArrays parameters(nb::handle self) {
@@ -239,7 +315,10 @@ NB_MODULE(_native, m) {
                   "isa"_a)
       .def("forward", forward, "hidden_states"_a.none(), "num_frames"_a, "encoder_hidden_states"_a.none(),
            "timestep"_a.none(), "class_labels"_a.none(), "cross_attention_kwargs"_a, "out"_a.none(),
-           "recorder"_a.none(), "num_threads"_a)
+           "recorder"_a.none(), "training_seed"_a.none(), "num_threads"_a)
+      .def("backward", backward, "hidden_states"_a.none(), "sample_gradient"_a.none(), "wanted"_a, "num_frames"_a,
+           "encoder_hidden_states"_a.none(), "timestep"_a.none(), "class_labels"_a.none(), "training_seed"_a.none(),
+           "num_threads"_a)
       .def(
           "save_pretrained",
           [](const TransformerTemporalModel& model, const std::string& directory, const std::string& variant) {

@@ -1,13 +1,14 @@
 """TransformerTemporalModel without torch: arrays in, arrays out."""
 
 import json
+import operator
 import os
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Union
 
 import numpy
 
-from . import _native, recording, statistics, threads
+from . import _native, errors, recording, statistics, threads
 
 __all__ = ["TransformerTemporalModel", "TransformerTemporalModelOutput", "Config"]
 
@@ -45,6 +46,19 @@ class Config(Dict[str, Any]):
 def _numbers(values: Any, dtype: Any) -> Any:
     """Python numbers and lists of them as an array; arrays as they are."""
     return numpy.asarray(values, dtype) if isinstance(values, (int, float, list, tuple)) else values
+
+
+def _seed(value: Any) -> Optional[int]:
+    if value is None:
+        return None
+    try:
+        seed = operator.index(value)
+    except TypeError:
+        seed = -1
+    if not 0 <= seed < 2**64:
+        raise errors.ArgumentError(f"training_seed: expected an integer from 0 to 2^64 - 1, found {value!r}",
+                                   "training_seed", "an integer from 0 to 2^64 - 1", repr(value))  # fmt: skip
+    return seed
 
 
 class TransformerTemporalModel:
@@ -111,7 +125,7 @@ class TransformerTemporalModel:
     def __call__(self, hidden_states: Any, encoder_hidden_states: Any = None, timestep: Any = None,
                  class_labels: Any = None, num_frames: int = 1,
                  cross_attention_kwargs: Optional[Mapping[str, Any]] = None, return_dict: bool = True, *,
-                 out: Any = None) -> Union[TransformerTemporalModelOutput, Tuple[Any]]:
+                 out: Any = None, training_seed: Optional[int] = None) -> Union[TransformerTemporalModelOutput, Tuple[Any]]:
         """diffusers' forward.
 
         Args:
@@ -125,17 +139,60 @@ class TransformerTemporalModel:
             cross_attention_kwargs: accepted as in diffusers; unknown keys warn.
             return_dict: False for a tuple.
             out: an array for the sample, such as hidden_states itself; by default a new one of the same library.
+            training_seed: of training: dropout at the configuration's rate, and one class label in ten replaced by the
+                unconditional one, drawn from this number. Without it: evaluation.
 
         Raises:
             ArgumentError: before any work starts.
         """  # fmt: skip
         sample = self._model.forward(hidden_states, num_frames, encoder_hidden_states, _numbers(timestep, None),
                                      _numbers(class_labels, numpy.int64), dict(cross_attention_kwargs or {}), out,
-                                     recording.recorder_of(self), threads.num_threads())  # fmt: skip
+                                     recording.recorder_of(self), _seed(training_seed), threads.num_threads())  # fmt: skip
         statistics.count_native()
         return TransformerTemporalModelOutput(sample) if return_dict else (sample,)
 
     forward = __call__
+
+    def backward(self, hidden_states: Any, sample_gradient: Any, encoder_hidden_states: Any = None, timestep: Any = None,
+                 class_labels: Any = None, num_frames: int = 1, *, wanted: Optional[Iterable[str]] = None,
+                 out: Optional[Mapping[str, Any]] = None, training_seed: Optional[int] = None) -> Dict[str, Any]:
+        """The gradients of a loss, from its gradient by the sample. The forward is computed anew from the same
+        arguments: nothing has to be kept from it.
+
+        Args:
+            hidden_states, encoder_hidden_states, timestep, class_labels, num_frames, training_seed: those of the forward.
+            sample_gradient: the loss's gradient by the sample: f32, f16 or bf16 of the sample's shape, any strides.
+            wanted: names of the gradients to compute: "hidden_states", "encoder_hidden_states", and parameters as in
+                ``state_dict``. By default all there are; what is left out costs nothing that it alone needs.
+            out: arrays to write some of them into, by name, of memory apart from the arguments'; new ones of
+                hidden_states' library for the others. Nothing is added to what is there.
+
+        Returns:
+            The gradients by name, in wanted's order. Of an input: of its shape and dtype, or the given array's; of a
+            parameter: f32 of its shape. Positions (".pe") and discrete latents have none.
+
+        Raises:
+            ArgumentError: before any work starts.
+        """  # fmt: skip
+        names = self._differentiable(encoder_hidden_states) if wanted is None else list(wanted)
+        out = dict(out or {})
+        for name in out:
+            if name not in names:
+                raise errors.ArgumentError(f"out: expected names that are wanted, found {name!r}", "out",
+                                           "names that are wanted", name)  # fmt: skip
+        gradients = self._model.backward(hidden_states, sample_gradient, [(name, out.get(name)) for name in names], num_frames,
+                                         encoder_hidden_states, _numbers(timestep, None),
+                                         _numbers(class_labels, numpy.int64), _seed(training_seed),
+                                         threads.num_threads())  # fmt: skip
+        statistics.count_backward()
+        return dict(gradients)
+
+    def _differentiable(self, encoder_hidden_states: Any) -> List[str]:
+        config = self.config
+        attended = encoder_hidden_states is not None and len(self._model.attention_names) > config.num_layers
+        names = [] if config.get("num_vector_embeds") is not None else ["hidden_states"]
+        names += ["encoder_hidden_states"] if attended else []
+        return names + [name for name in self.state_dict() if not name.endswith(".pe")]
 
     def save_pretrained(self, path: Union[str, "os.PathLike[str]"], variant: str = "") -> None:
         """Writes config.json and diffusion_pytorch_model[.variant].safetensors, each whole or not at all."""

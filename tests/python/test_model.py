@@ -295,3 +295,81 @@ def test_config_reads_as_diffusers():
     assert json.loads(json.dumps(model.config))["in_channels"] == 32
     with pytest.raises(AttributeError):
         model.config.nothing
+
+
+def test_gradients_equal_finite_differences():
+    rng = numpy.random.default_rng(0)
+    config = dict(num_attention_heads=2, attention_head_dim=3, in_channels=4, norm_num_groups=2, dropout=0.25, num_layers=2,
+                  double_self_attention=False, cross_attention_dim=5)  # fmt: skip
+    drawn = kineograph.TransformerTemporalModel(**config)
+    weights = {name: numpy.array(value) for name, value in drawn.state_dict().items()}
+    x, text, by_sample = (rng.standard_normal(shape, dtype=numpy.float32) for shape in ((6, 4, 2, 2), (2, 3, 5), (6, 4, 2, 2)))
+    arguments = dict(num_frames=3, training_seed=11)
+
+    def loss(weights, x, text):
+        model = kineograph.TransformerTemporalModel.from_state_dict(config, weights)
+        return float((model(x, text, **arguments).sample.astype(float) * by_sample).sum())
+
+    found = drawn.backward(x, by_sample, text, **arguments)
+    assert list(found) == ["hidden_states", "encoder_hidden_states", *weights]
+    for name, gradient in found.items():
+        assert gradient.dtype == numpy.float32
+        direction = rng.standard_normal(gradient.shape, dtype=numpy.float32)
+        values = []
+        for step in (5e-3, -5e-3):
+            moved = {key: value + step * direction if key == name else value for key, value in weights.items()}
+            inputs = [value + step * direction if key == name else value
+                      for key, value in (("hidden_states", x), ("encoder_hidden_states", text))]  # fmt: skip
+            values.append(loss(moved, *inputs))
+        # f32 losses of about 10 are good to 1e-5: 1e-3 of a slope over 1e-2, and the third derivative comes on top.
+        assert (gradient * direction).sum() == pytest.approx((values[0] - values[1]) / 1e-2, rel=2e-2, abs=2e-2), name
+    assert kineograph.stats().backward == 1
+
+
+def test_wanted_gradients():
+    model, x = small(positional_embeddings="sinusoidal", num_positional_embeddings=8), clip()
+    everything = model.backward(x, x, num_frames=6)
+    assert list(everything) == ["hidden_states"] + [name for name in model.state_dict() if not name.endswith(".pe")]
+    some = model.backward(x, x, num_frames=6, wanted=["proj_out.bias", "hidden_states"])
+    assert list(some) == ["proj_out.bias", "hidden_states"]
+    assert all(numpy.allclose(some[name], everything[name], rtol=1e-4, atol=1e-5) for name in some)
+    given = numpy.full((32, 32), 7, numpy.float32)
+    found = model.backward(x, x, num_frames=6, wanted=("proj_in.weight",), out={"proj_in.weight": given})
+    assert found["proj_in.weight"] is given  # nothing is added to what was there
+    assert numpy.allclose(given, everything["proj_in.weight"], rtol=1e-4, atol=1e-5)
+    half = model.backward(x.astype(numpy.float16), x, num_frames=6, wanted=["hidden_states"])["hidden_states"]
+    assert half.dtype == numpy.float16 and close(half.astype(numpy.float32), everything["hidden_states"], 1e-2)
+    assert model.backward(x, x, num_frames=6, wanted=[]) == {}
+    conditioned = small(norm_type="ada_norm_zero", num_embeds_ada_norm=5)
+    assert "transformer_blocks.0.norm1.linear.weight" in conditioned.backward(x, x, timestep=3, class_labels=1, num_frames=6)
+
+
+def test_errors_of_backward():
+    model, x = small(positional_embeddings="sinusoidal", num_positional_embeddings=8), clip()
+    weight = numpy.empty((32, 32), numpy.float32)
+    for where, arguments in (
+        ("sample_gradient", dict(sample_gradient=x[:3])),
+        ("sample_gradient", dict(sample_gradient=x.astype(numpy.float64))),
+        ("sample_gradient", dict(sample_gradient=None)),
+        ("hidden_states", dict(hidden_states=x[:, :31])),
+        ("wanted", dict(wanted=["proj_in"])),
+        ("wanted", dict(wanted=["encoder_hidden_states"])),
+        ("positions", dict(wanted=["transformer_blocks.0.pos_embed.pe"])),
+        ("training_seed", dict(training_seed=-1)),
+        ("training_seed", dict(training_seed="seven")),
+        ("wanted", dict(wanted=["proj_in.bias"], out={"proj_in.weight": weight})),
+        ("proj_in.weight", dict(wanted=["proj_in.weight"], out={"proj_in.weight": weight.T[:31]})),
+        ("proj_in.weight", dict(wanted=["proj_in.weight"], out={"proj_in.weight": weight.T})),
+        ("proj_in.weight", dict(wanted=["proj_in.weight"], out={"proj_in.weight": "text"})),
+        ("gradients.hidden_states", dict(wanted=["hidden_states"], out={"hidden_states": x})),
+        ("proj_in.weight", dict(wanted=["proj_in.weight"], out={"proj_in.weight": x.ravel()[:1024].reshape(32, 32)})),
+    ):
+        with pytest.raises(kineograph.ArgumentError, match=where):
+            model.backward(**(dict(hidden_states=x, sample_gradient=x, num_frames=6) | arguments))
+    assert kineograph.stats().backward == 0
+
+
+def test_training_seed():
+    model, x = small(dropout=0.5), clip()
+    a, b, c = (model(x, num_frames=6, training_seed=seed).sample for seed in (1, 1, 2**64 - 1))
+    assert (a == b).all() and not close(a, c, 1e-2) and not close(a, model(x, num_frames=6).sample, 1e-2)

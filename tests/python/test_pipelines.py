@@ -6,6 +6,7 @@ import pathlib
 import pickle
 import subprocess
 import sys
+import sysconfig
 
 import kineograph
 import numpy
@@ -16,6 +17,7 @@ diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 from diffusers import (  # noqa: E402
+    AnimateDiffPipeline,
     AutoencoderKL,
     DDIMScheduler,
     I2VGenXLPipeline,
@@ -243,3 +245,33 @@ def test_the_example(tmp_path):
     assert "11 temporal modules run natively" in text and "native=11, fallbacks={}" in text
     assert float(text.split("differ by ")[1].split()[0]) < 2e-4
     assert (tmp_path / "out.gif").read_bytes()[:3] == b"GIF"
+
+
+def test_the_training_example(tmp_path):
+    """The LoRA it saves is one for diffusers and for the program, and moves the frames."""
+    pytest.importorskip("peft")
+    example = EXAMPLE.with_name("train_motion_lora.py")
+    command = [sys.executable, example, "--random", "--compare", "--frames", "4", "--size", "16", "--steps", "3", "--rank", "4",
+               "--learning-rate", "0.01", "--gradient-checkpointing", "--output", tmp_path / "lora"]  # fmt: skip
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "11 temporal modules run natively" in text and "fallbacks={}, backward=33" in text
+    losses = [float(line.split("loss ")[1].split()[0]) for line in text.splitlines() if line.startswith("step")]
+    assert len(losses) == 6 and losses[:3] == pytest.approx(losses[3:], rel=1e-3) and len(set(losses)) == 3
+    assert float(text.split("losses differ by ")[1].split()[0]) < 1e-5
+
+    pipe = random_pipeline()
+    without = frames_of(pipe, EMBEDS)
+    pipe.unet.save_motion_modules(tmp_path / "adapter")
+    pipe.load_lora_weights(tmp_path / "lora")
+    wanted = frames_of(pipe, EMBEDS)
+    assert not same(wanted, without)
+    kineograph.accelerate(pipe)
+    assert same(frames_of(pipe, EMBEDS), wanted) and not kineograph.stats().fallbacks
+
+    program = pathlib.Path(sysconfig.get_path("scripts")) / "kineograph"
+    file = next((tmp_path / "lora").iterdir())
+    subprocess.run([program, "convert", tmp_path / "adapter", tmp_path / "merged", "--lora", file], check=True)
+    merged = AnimateDiffPipeline(unet=copy.deepcopy(random_pipeline().unet), motion_adapter=None, vae=pipe.vae,
+                                 text_encoder=None, tokenizer=None, scheduler=pipe.scheduler)  # fmt: skip
+    merged.unet.load_motion_modules(MotionAdapter.from_pretrained(tmp_path / "merged"))
+    assert same(frames_of(merged, EMBEDS), wanted)

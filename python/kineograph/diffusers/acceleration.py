@@ -90,6 +90,7 @@ def restore(x):
         if getattr(module, ACCELERATED, False) and type(module) in theirs:
             module.__class__ = theirs[type(module)]
             delattr(module, ACCELERATED)
-            module.__dict__.pop("_kineograph_spec", None)
+            for ours in ("_kineograph_spec", "gradient_checkpointing", "_gradient_checkpointing_func"):
+                module.__dict__.pop(ours, None)
             restored += 1
     return restored

@@ -20,16 +20,20 @@ IMAGE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 class NativeForward:
     """A forward that runs natively when that gives the same answer, and as diffusers does otherwise."""
 
-    # On classes, so that modules made before (accelerate) have it too.
-    _kineograph_spec = None
+    # On classes, so that modules made before (accelerate) have them too.
+    _kineograph_spec = None  # (rate of dropout, text)
+    # Natively nothing but the input is kept for a backward, whatever these say; what falls back follows them.
+    _supports_gradient_checkpointing = True
+    gradient_checkpointing = False
 
     @property
     def _spec(self):
         if torch.compiler.is_compiling():
             return structure.specification(self)
-        if self._kineograph_spec is None:
-            self._kineograph_spec = structure.specification(self)
-        return self._kineograph_spec
+        rate = structure.dropout(self)
+        if self._kineograph_spec is None or self._kineograph_spec[0] != rate:
+            self._kineograph_spec = (rate, structure.specification(self))
+        return self._kineograph_spec[1]
 
     @property
     def _norm_type(self):
@@ -40,26 +44,32 @@ class NativeForward:
     def _try_native(self, hidden_states, encoder_hidden_states, timestep, class_labels, num_frames, kwargs):
         """The native answer, or None after the reason is counted."""
         reason = _why_not_this_call(hidden_states, encoder_hidden_states, kwargs) or structure.why_not(self)
+        drops = False
+        if reason is None:
+            drops, reason = structure.training(self)
         if reason is None:
             tensors, loras = structure.weights(self)
-            reason = self._why_not_these_tensors(tensors, loras, hidden_states, encoder_hidden_states, num_frames)
+            reason = self._why_not_these_tensors(tensors, hidden_states, encoder_hidden_states, timestep, num_frames)
         if reason is not None:
-            if not torch.compiler.is_compiling():
-                statistics.count_fallback(reason)
+            (_count_traced if torch.compiler.is_compiling() else statistics.count_fallback)(reason)
             return None
         # diffusers is silent about arguments that have no effect.
         encoder_hidden_states = encoder_hidden_states if self.transformer_blocks[0].attn2 is not None else None
         timestep = timestep if self._norm_type != "layer_norm" else None
         class_labels = class_labels if self._norm_type == "ada_norm_zero" else None
         compute = "bf16" if torch.bfloat16 in (tensors[0].dtype, _autocast_dtype()) else "f32"
+        seed = native.new_seed() if drops else None
         if torch.compiler.is_compiling():
-            return native.transformer_temporal(hidden_states, encoder_hidden_states, timestep, class_labels, tensors,
+            return native.transformer_temporal(hidden_states, encoder_hidden_states, timestep, class_labels, tensors, seed,
                                                self._spec, compute, num_frames)  # fmt: skip
-        model = native.packed_model(tensors, loras, self._spec, compute)
-        recorder = recording.recorder_of(self)
-        return native.run(model, hidden_states, encoder_hidden_states, timestep, class_labels, num_frames, recorder)
+        given = (hidden_states, encoder_hidden_states, timestep, class_labels, seed, num_frames, recording.recorder_of(self))
+        if torch.is_grad_enabled():
+            factors = [factor for _, layer in loras for factor in layer.parameters()]
+            if any(x is not None and x.requires_grad for x in (*tensors, *factors, hidden_states, encoder_hidden_states)):
+                return native.run_differentiably(tensors, loras, self._spec, compute, *given)
+        return native.run(native.packed_model(tensors, loras, self._spec, compute), *given)
 
-    def _why_not_these_tensors(self, tensors, loras, hidden_states, encoder_hidden_states, num_frames):
+    def _why_not_these_tensors(self, tensors, hidden_states, encoder_hidden_states, timestep, num_frames):
         dtype = tensors[0].dtype
         for tensor in tensors:
             if tensor.device.type != "cpu":
@@ -70,19 +80,19 @@ class NativeForward:
                 return "the parameters are of several dtypes"
             if not tensor.is_contiguous():
                 return "the parameters are not contiguous"
+            if _of_another_kind(tensor):
+                return "parameters of another kind"
         discrete = hasattr(self, "latent_image_embedding")
         if not discrete and hidden_states.dtype != dtype and _autocast_dtype() is None:
             return f"hidden_states are {hidden_states.dtype}, the parameters {dtype}"
         if encoder_hidden_states is not None and encoder_hidden_states.dtype not in IMAGE_DTYPES:
             return f"encoder_hidden_states are {encoder_hidden_states.dtype}"
         if torch.is_grad_enabled():
-            factors = [factor for _, layer in loras for factor in layer.parameters()]
-            inputs = [hidden_states] if encoder_hidden_states is None else [hidden_states, encoder_hidden_states]
-            for tensor in tensors + factors + inputs:
-                if tensor.requires_grad:
-                    return "gradients are recorded"
-        if structure.dropout_is_active(self):
-            return "dropout is active"
+            for block in self.transformer_blocks:
+                if block.pos_embed is not None and block.pos_embed.pe.requires_grad:
+                    return "gradients of positions are recorded"
+            if isinstance(timestep, torch.Tensor) and timestep.requires_grad:
+                return "gradients of timestep are recorded"
         return self._why_not_this_shape(discrete, hidden_states, encoder_hidden_states, num_frames)
 
     def _why_not_this_shape(self, discrete, hidden_states, encoder_hidden_states, num_frames):
@@ -114,6 +124,12 @@ class NativeForward:
                     return "the feed-forward's chunks do not come out even"
         return None
 
+    def _as_diffusers(self, forward, *arguments):
+        """A forward of diffusers' code, which keeps every intermediate for autograd unless it is checkpointed."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(forward, *arguments)
+        return forward(*arguments)
+
     def _for_diffusers(self, hidden_states, encoder_hidden_states, timestep, class_labels, num_frames):
         """Conditioning as diffusers' own forward wants it: a row of the encoder a pixel, one timestep a video."""
         discrete = hasattr(self, "latent_image_embedding")
@@ -131,6 +147,18 @@ class NativeForward:
             timestep = timestep.repeat_interleave(pixels)
             class_labels = class_labels.reshape(-1).expand(videos).repeat_interleave(pixels)
         return encoder_hidden_states, timestep, class_labels
+
+
+# Called while a graph is traced, and not a part of it.
+_count_traced = torch.compiler.assume_constant_result(statistics.count_fallback)
+
+
+def _of_another_kind(tensor):
+    """Whether a tensor is more than memory: a subclass, or one that torch.func looks through."""
+    if torch.compiler.is_compiling():
+        return False
+    return (type(tensor) not in (torch.Tensor, nn.Parameter)
+            or torch._C._functorch.is_functorch_wrapped_tensor(tensor))  # fmt: skip
 
 
 def _autocast_dtype():
@@ -151,8 +179,7 @@ def _why_not_this_call(hidden_states, encoder_hidden_states, kwargs):
     if torch.jit.is_tracing() or torch.jit.is_scripting() or torch.onnx.is_in_onnx_export():
         return "traced for another runtime"
     for tensor in (hidden_states, encoder_hidden_states):
-        if tensor is not None and (type(tensor) not in (torch.Tensor, nn.Parameter)
-                                   or torch._C._functorch.is_functorch_wrapped_tensor(tensor)):  # fmt: skip
+        if tensor is not None and _of_another_kind(tensor):
             return "tensors of another kind"
     if torch.autograd.forward_ad._current_level >= 0:
         return "forward-mode gradients are recorded"
@@ -260,11 +287,12 @@ class TransformerTemporalModel(NativeForward, diffusers.TransformerTemporalModel
                                   cross_attention_kwargs)  # fmt: skip
         if sample is None:
             conditioning = self._for_diffusers(hidden_states, encoder_hidden_states, timestep, class_labels, num_frames)
-            if hasattr(self, "latent_image_embedding"):
-                sample = self._discrete_forward(hidden_states, *conditioning, num_frames, cross_attention_kwargs)
-            else:
-                return super().forward(hidden_states, *conditioning, num_frames, cross_attention_kwargs, return_dict)
+            theirs = self._discrete_forward if hasattr(self, "latent_image_embedding") else self._continuous_forward
+            sample = self._as_diffusers(theirs, hidden_states, *conditioning, num_frames, cross_attention_kwargs)
         return TransformerTemporalModelOutput(sample=sample) if return_dict else (sample,)
+
+    def _continuous_forward(self, *arguments):
+        return super().forward(*arguments, return_dict=False)[0]
 
     def _discrete_forward(self, hidden_states, encoder_hidden_states, timestep, class_labels, num_frames, kwargs):
         """Class indices in, log-probabilities out, as diffusers' Transformer2DModel begins and ends."""
@@ -296,4 +324,4 @@ class AnimateDiffTransformer3D(NativeForward, unet_motion_model.AnimateDiffTrans
         if sample is not None:
             return sample
         conditioning = self._for_diffusers(hidden_states, encoder_hidden_states, timestep, class_labels, num_frames)
-        return super().forward(hidden_states, *conditioning, num_frames, cross_attention_kwargs)
+        return self._as_diffusers(super().forward, hidden_states, *conditioning, num_frames, cross_attention_kwargs)

@@ -1,4 +1,5 @@
-"""Native forwards over torch's tensors: packed models that follow the parameters, and the custom operator."""
+"""Native forwards and backwards over torch's tensors: packed models that follow the parameters, the autograd function, and
+the custom operators."""
 
 import json
 import threading
@@ -9,7 +10,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import _native, statistics, threads
 
-# First weight -> {(specification, compute dtype): Packed}. An entry goes when its model's parameters go.
+# What packed models run on, an engine of kineograph.engines().
+ENGINE = "auto"
+
+# First weight -> {(specification, compute dtype, engine): Packed}. An entry goes when its model's parameters go.
 _packed = WeakIdKeyDictionary()
 _lock = threading.Lock()
 
@@ -40,66 +44,182 @@ def _mark(tensors, loras):
     return addresses, [tensor.dtype for tensor in read], factors, content
 
 
-def _with_loras(tensors, loras):
-    """W + the deltas of the active adapters, in f32 and rounded once, as PEFT's own merge of a f32 base."""
+def with_loras(tensors, loras):
+    """W + scaling B A for the active adapters, in f32 and rounded once, as PEFT's own merge of a f32 base. Where gradients
+    are recorded they flow from the merged weight to A and B, in products of the weights' size."""
     merged = list(tensors)
-    for index, layer in loras:
-        for name in layer.active_adapters:
-            if name in layer.lora_A:
-                delta = layer.get_delta_weight(name).to(torch.float32)
-                merged[index] = merged[index].to(torch.float32) + delta
-        merged[index] = merged[index].to(tensors[index].dtype)
+    with torch.autocast("cpu", enabled=False):
+        for index, layer in loras:
+            for name in layer.active_adapters:
+                if name in layer.lora_A:
+                    a, b = layer.lora_A[name].weight.float(), layer.lora_B[name].weight.float()
+                    merged[index] = merged[index].float() + layer.scaling[name] * (b @ a)
+            merged[index] = merged[index].to(tensors[index].dtype)
     return merged
 
 
 @torch.no_grad()
-def packed_model(tensors, loras, spec, compute_dtype):
-    """The native model of these weights: the one from before while they are what they were then, else a new one."""
+def packed_model(tensors, loras, spec, compute_dtype, merged=None):
+    """The native model of these weights: the one from before while they are what they were then, else a new one.
+
+    `merged`: with_loras(tensors, loras), where the caller has it already."""
     with _lock:
-        entry = _packed.setdefault(tensors[0], {}).setdefault((spec, compute_dtype), Packed())
+        entry = _packed.setdefault(tensors[0], {}).setdefault((spec, compute_dtype, ENGINE), Packed())
     mark = _mark(tensors, loras)
     with entry.lock:
         if entry.mark != mark:
             entry.model = None  # its memory first
             parsed = json.loads(spec)
-            values = [tensor.detach() for tensor in _with_loras(tensors, loras)]
+            values = [tensor.detach() for tensor in merged or with_loras(tensors, loras)]
             entry.model = _native.Model.from_state_dict(
-                json.dumps(parsed["config"]), list(zip(parsed["names"], values)), "auto", compute_dtype, ""
+                json.dumps(parsed["config"]), list(zip(parsed["names"], values)), ENGINE, compute_dtype, ""
             )
             entry.mark = mark
         return entry.model
 
 
-def run(model, hidden_states, encoder_hidden_states, timestep, class_labels, num_frames, recorder=None):
-    """One native forward; any tensor may require gradients, none are recorded."""
-    given = [None if x is None else x.detach() for x in (hidden_states, encoder_hidden_states, timestep, class_labels)]
+def _detached(*tensors):
+    return [None if tensor is None else tensor.detach() for tensor in tensors]
+
+
+def _threads():
+    return threads.num_threads(torch.get_num_threads())
+
+
+def new_seed():
+    """A seed for one forward, drawn from torch's generator: torch.manual_seed reproduces it."""
+    return torch.randint(0, 2**63 - 1, (), dtype=torch.int64)
+
+
+def run(model, hidden_states, encoder_hidden_states, timestep, class_labels, seed, num_frames, recorder=None):
+    """One native forward; any tensor may require gradients, none are recorded. `seed`: that of training, or None."""
+    given = _detached(hidden_states, encoder_hidden_states, timestep, class_labels)
     config = model.config if given[0].dtype == torch.int64 else None
     if config is None:
         out = torch.empty(given[0].shape, dtype=given[0].dtype)
     else:
         classes = json.loads(config)["num_vector_embeds"] - 1
         out = torch.empty((given[0].shape[0], classes, given[0].shape[1]))
-    threads_to_use = threads.num_threads(torch.get_num_threads())
-    model.forward(given[0], num_frames, given[1], given[2], given[3], {}, out, recorder, threads_to_use)
+    drawn = None if seed is None else seed.item()
+    model.forward(given[0], num_frames, given[1], given[2], given[3], {}, out, recorder, drawn, _threads())
     statistics.count_native()
     return out
+
+
+def run_backward(model, names, wanted, sample_gradient, hidden_states, encoder_hidden_states, timestep, class_labels, weights,
+                 seed, num_frames):  # fmt: skip
+    """The gradients where `wanted` (of hidden_states, encoder_hidden_states and each of `weights`, whose names are `names`)
+    is true, in that order: inputs' in their own dtype, weights' in f32."""
+    gradients, named = [], []
+    for name, tensor, is_wanted in zip(("hidden_states", "encoder_hidden_states", *names),
+                                       (hidden_states, encoder_hidden_states, *weights), wanted):  # fmt: skip
+        if is_wanted:
+            of_input = tensor is hidden_states or tensor is encoder_hidden_states
+            gradients.append(torch.empty(tensor.shape, dtype=tensor.dtype if of_input else torch.float32))
+            named.append((name, gradients[-1]))
+    hidden_states, sample_gradient, encoder_hidden_states, timestep, class_labels = _detached(
+        hidden_states, sample_gradient, encoder_hidden_states, timestep, class_labels
+    )
+    drawn = None if seed is None else seed.item()
+    model.backward(hidden_states, sample_gradient, named, num_frames, encoder_hidden_states, timestep, class_labels, drawn,
+                   _threads())  # fmt: skip
+    statistics.count_backward()
+    return gradients
+
+
+def _placed(gradients, wanted):
+    """The gradients with None where none is wanted."""
+    left = iter(gradients)
+    return [next(left) if is_wanted else None for is_wanted in wanted]
+
+
+class Differentiable(torch.autograd.Function):
+    """A forward whose gradients are computed natively, those that autograd asks for and no others.
+
+    Nothing is kept but the arguments and the packed model. The weights are arguments, so that autograd refuses a backward
+    after one of them was changed in place, as it does everywhere."""
+
+    @staticmethod
+    def forward(ctx, model, names, num_frames, recorder, seed, timestep, class_labels, hidden_states, encoder_hidden_states,
+                *weights):  # fmt: skip
+        ctx.model, ctx.names, ctx.num_frames = model, names, num_frames
+        ctx.save_for_backward(seed, timestep, class_labels, hidden_states, encoder_hidden_states, *weights)
+        return run(model, hidden_states, encoder_hidden_states, timestep, class_labels, seed, num_frames, recorder)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, sample_gradient):
+        seed, timestep, class_labels, hidden_states, encoder_hidden_states, *weights = ctx.saved_tensors
+        not_tensors = len(ctx.needs_input_grad) - 2 - len(weights)
+        wanted = ctx.needs_input_grad[not_tensors:]
+        gradients = run_backward(ctx.model, ctx.names, wanted, sample_gradient, hidden_states, encoder_hidden_states,
+                                 timestep, class_labels, weights, seed, ctx.num_frames)  # fmt: skip
+        return (*[None] * not_tensors, *_placed(gradients, wanted))
+
+
+def run_differentiably(tensors, loras, spec, compute_dtype, hidden_states, encoder_hidden_states, timestep, class_labels,
+                       seed, num_frames, recorder=None):  # fmt: skip
+    """One native forward that autograd knows how to go back through."""
+    merged = with_loras(tensors, loras)
+    model = packed_model(tensors, loras, spec, compute_dtype, merged)
+    return Differentiable.apply(model, json.loads(spec)["names"], num_frames, recorder, seed, timestep, class_labels,
+                                hidden_states, encoder_hidden_states, *merged)  # fmt: skip
 
 
 @torch.library.custom_op("kineograph::transformer_temporal", mutates_args=())
 def transformer_temporal(hidden_states: torch.Tensor, encoder_hidden_states: Optional[torch.Tensor],
                          timestep: Optional[torch.Tensor], class_labels: Optional[torch.Tensor],
-                         weights: List[torch.Tensor], spec: str, compute_dtype: str,
+                         weights: List[torch.Tensor], seed: Optional[torch.Tensor], spec: str, compute_dtype: str,
                          num_frames: int) -> torch.Tensor:  # fmt: skip
     """A TransformerTemporalModel as one operator, for torch.compile and torch.export: `weights` are the tensors of
-    spec's names (see structure.specification)."""
+    spec's names (see structure.specification), `seed` is that of training."""
     model = packed_model(list(weights), [], spec, compute_dtype)
-    return run(model, hidden_states, encoder_hidden_states, timestep, class_labels, num_frames)
+    return run(model, hidden_states, encoder_hidden_states, timestep, class_labels, seed, num_frames)
 
 
 @transformer_temporal.register_fake
-def _(hidden_states, encoder_hidden_states, timestep, class_labels, weights, spec, compute_dtype, num_frames):
+def _(hidden_states, encoder_hidden_states, timestep, class_labels, weights, seed, spec, compute_dtype,
+      num_frames):  # fmt: skip
     config = json.loads(spec)["config"]
     if config.get("num_vector_embeds") is None:
         return hidden_states.new_empty(hidden_states.shape)
     shape = (hidden_states.shape[0], config["num_vector_embeds"] - 1, hidden_states.shape[1])
     return hidden_states.new_empty(shape, dtype=torch.float32)
+
+
+@torch.library.custom_op("kineograph::transformer_temporal_backward", mutates_args=())
+def transformer_temporal_backward(sample_gradient: torch.Tensor, hidden_states: torch.Tensor,
+                                  encoder_hidden_states: Optional[torch.Tensor], timestep: Optional[torch.Tensor],
+                                  class_labels: Optional[torch.Tensor], weights: List[torch.Tensor],
+                                  seed: Optional[torch.Tensor], wanted: List[bool], spec: str, compute_dtype: str,
+                                  num_frames: int) -> List[torch.Tensor]:  # fmt: skip
+    """The gradients of transformer_temporal that are wanted, as run_backward returns them."""
+    model = packed_model(list(weights), [], spec, compute_dtype)
+    return run_backward(model, json.loads(spec)["names"], wanted, sample_gradient, hidden_states, encoder_hidden_states,
+                        timestep, class_labels, weights, seed, num_frames)  # fmt: skip
+
+
+@transformer_temporal_backward.register_fake
+def _(sample_gradient, hidden_states, encoder_hidden_states, timestep, class_labels, weights, seed, wanted, spec,
+      compute_dtype, num_frames):  # fmt: skip
+    inputs = [None if x is None else x.new_empty(x.shape) for x in (hidden_states, encoder_hidden_states)]
+    gradients = inputs + [weight.new_empty(weight.shape, dtype=torch.float32) for weight in weights]
+    return [gradient for gradient, is_wanted in zip(gradients, wanted) if is_wanted]
+
+
+def _setup_context(ctx, inputs, output):
+    hidden_states, encoder_hidden_states, timestep, class_labels, weights, seed, *ctx.rest = inputs
+    ctx.save_for_backward(seed, timestep, class_labels, hidden_states, encoder_hidden_states, *weights)
+
+
+def _backward(ctx, sample_gradient):
+    seed, timestep, class_labels, hidden_states, encoder_hidden_states, *weights = ctx.saved_tensors
+    by_hidden, by_encoder, _, _, by_weights, *_ = ctx.needs_input_grad
+    wanted = [by_hidden, by_encoder, *by_weights]
+    gradients = transformer_temporal_backward(sample_gradient, hidden_states, encoder_hidden_states, timestep,
+                                              class_labels, weights, seed, wanted, *ctx.rest)  # fmt: skip
+    by_hidden, by_encoder, *by_weights = _placed(gradients, wanted)
+    return by_hidden, by_encoder, None, None, by_weights, None, None, None, None
+
+
+transformer_temporal.register_autograd(_backward, setup_context=_setup_context)

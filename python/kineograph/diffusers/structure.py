@@ -78,8 +78,28 @@ def is_lora(module):
 
 
 def tampered(module):
-    """Whether somebody wants to hear of this module's forward, or gave it another."""
-    return bool(module._forward_hooks) or bool(module._forward_pre_hooks) or "forward" in module.__dict__
+    """Whether somebody wants to hear of this module's forward or backward, or gave it another."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or "forward" in module.__dict__
+
+
+def _why_not_lora(name, part):
+    if torch.compiler.is_compiling():
+        return f"{name} has a LoRA that is not fused, in a compiled graph"
+    if any(part.use_dora.values()) or getattr(part, "lora_variant", None) or type(part.base_layer) is not nn.Linear:
+        return f"{name} has a LoRA of another kind than W + BA"
+    if part.merged or part.disable_adapters:
+        return None
+    for adapter in part.active_adapters:
+        if adapter in part.lora_A:
+            dropout = part.lora_dropout[adapter]
+            if type(dropout) is nn.Dropout and dropout.training and dropout.p > 0:
+                return f"{name} has a LoRA with dropout, in training"
+            if part.lora_B[adapter].bias is not None:
+                return f"{name} has a LoRA with a bias"
+            if tampered(part.lora_A[adapter]) or tampered(part.lora_B[adapter]):
+                return f"{name} has hooks"
+    return None
 
 
 def why_not(model):
@@ -99,10 +119,9 @@ def why_not(model):
     for name, wrapped in parts(model):
         part = unwrapped(wrapped)
         if is_lora(part):
-            if torch.compiler.is_compiling():
-                return f"{name} has a LoRA that is not fused, in a compiled graph"
-            if any(getattr(part, "use_dora", {}).values()) or type(part.base_layer) is not nn.Linear:
-                return f"{name} has a LoRA of another kind than W + BA"
+            reason = _why_not_lora(name, part)
+            if reason is not None:
+                return reason
         elif type(part) not in LEAVES:
             return f"{name} is a {type(part).__name__}"
         if tampered(part) or tampered(wrapped):
@@ -112,12 +131,51 @@ def why_not(model):
     return None
 
 
-def dropout_is_active(model):
-    for block in model.transformer_blocks:
-        for dropout in (block.ff.net[1], block.attn1.to_out[1]):
-            if dropout.training and dropout.p > 0:
-                return True
-    return False
+def _dropouts(model):
+    """Every module that drops something, by name."""
+    found = []
+    for layer, block in enumerate(model.transformer_blocks):
+        at = f"transformer_blocks.{layer}"
+        for name, attention in (("attn1", block.attn1), ("attn2", block.attn2)):
+            if attention is not None:
+                found.append((f"{at}.{name}.to_out.1", attention.to_out[1]))
+        found.append((f"{at}.ff.net.1", block.ff.net[1]))
+    return found
+
+
+def _label_embedders(model):
+    """What replaces labels by the unconditional one in training."""
+    return [block.norm1.emb.class_embedder for block in model.transformer_blocks if type(block.norm1) is AdaLayerNormZero]
+
+
+def dropout(model):
+    """The rate of dropout that the model's modules have in common, training or not. Where they have several, the first."""
+    for _, module in _dropouts(model):
+        return float(getattr(module, "p", 0.0))
+    return 0.0
+
+
+def training(model):
+    """(whether a forward draws dropout or label drops, why it would not be native)."""
+    rate, active = dropout(model), False
+    modes = []
+    for name, module in _dropouts(model):
+        if type(module) not in (nn.Dropout, nn.Identity):
+            return False, f"{name} is a {type(module).__name__}"
+        if tampered(module):
+            return False, f"{name} has hooks"
+        p = module.p if type(module) is nn.Dropout else 0.0
+        if p > 0 and module.training or rate > 0:
+            modes.append(module.training and p == rate)
+            active = active or module.training and p > 0
+    for embedder in _label_embedders(model):
+        if embedder.training and embedder.dropout_prob != 0.1:
+            return False, f"labels are dropped at a rate of their own, {embedder.dropout_prob}"
+        modes.append(embedder.training)
+        active = active or embedder.training
+    if active and not all(modes):
+        return False, "dropout at several rates, or in a part of the module"
+    return active, None
 
 
 def specification(model):
@@ -135,6 +193,7 @@ def specification(model):
         "positional_embeddings": block.positional_embeddings,
         "num_positional_embeddings": block.num_positional_embeddings,
         "norm_type": block.norm_type,
+        "dropout": dropout(model),
         "num_embeds_ada_norm": block.num_embeds_ada_norm,
     }
     if hasattr(model, "latent_image_embedding"):

@@ -1,0 +1,305 @@
+#!/usr/bin/env python3
+"""Times one forward and backward: kineograph, PyTorch eager, eager with gradient checkpointing, torch.compile.
+
+    pip install .[diffusers,plot]
+    bench/training.py --output docs/training                       # docs/training.json, .md and .png
+    bench/training.py --shapes 1x8x64x8x8:4x16 --rounds 3          # a small one
+
+All through torch, with the same weights, input and gradient by the sample; all parameters and the input get gradients.
+Every program runs in a process of its own, stopped while another is timed; what it does not need between its turns it
+gives back, so that the gigabytes of two are never held at once. Gradients are compared with eager's in f32 before
+anything is timed, and a program that is off is left out with its error. Rounds are interleaved; the figure is the median
+over them. FLOP are counted as three times the forward's; a forward that is computed anew is nobody's credit.
+Memory is how far a process grows during its first step at this shape, beyond what any program needs: weights (packed, too),
+gradients, sample and input gradient. A step at a tiny shape comes before, so that code that is loaded late is not counted.
+"""
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import vs_peers
+from vs_peers import cpu_name, flops, memory_kib, reset_peak
+
+PROGRAMS = {
+    "kineograph": "kineograph",
+    "eager": "PyTorch eager",
+    "checkpoint": "eager, checkpointed",
+    "compile": "torch.compile",
+}
+# How far gradients may be off eager's in f32: root mean square, of the input's gradient and of all parameters'.
+ALLOWED = {"f32": 1e-5, "bf16": 5e-2}
+
+
+def shape_of(name):
+    if name in vs_peers.SHAPES:
+        return vs_peers.SHAPES[name]
+    numbers = re.fullmatch(r"(\d+)x(\d+)x(\d+)x(\d+)x(\d+):(\d+)x(\d+)", name)
+    if numbers is None:
+        raise SystemExit(f"--shapes: expected {', '.join(vs_peers.SHAPES)} or BxFxCxHxW:headsxdim, found {name!r}")
+    return (*map(int, numbers.groups()), 0)
+
+
+# --- What a program's process does ----------------------------------------------------------------------------------
+
+
+def make_step(program, shape, dtype):
+    """A function from input and gradient to the sample, after which gradients are where torch puts them; the model."""
+    import torch
+    from diffusers import TransformerTemporalModel
+    from torch.utils.checkpoint import checkpoint
+
+    _, frames, channels, _, _, heads, head_dim, positions = shape
+    extra = {"positional_embeddings": "sinusoidal", "num_positional_embeddings": positions} if positions else {}
+    torch.manual_seed(0)
+    model = TransformerTemporalModel(num_attention_heads=heads, attention_head_dim=head_dim, in_channels=channels,
+                                     norm_num_groups=32, **extra)  # fmt: skip
+    model = model.to(torch.bfloat16).to(dtype).train()  # the same values in either precision
+    if program == "kineograph":
+        import kineograph
+
+        kineograph.accelerate(model)
+    run = torch.compile(model) if program == "compile" else model
+
+    def step(x, gradient):
+        x.grad = None
+        model.zero_grad(set_to_none=True)
+        arguments = (x, None, None, None, frames, None, False)
+        (y,) = checkpoint(run, *arguments, use_reentrant=False) if program == "checkpoint" else run(*arguments)
+        y.backward(gradient)
+        return y.detach()
+
+    return step, model
+
+
+def drawn(shape, dtype):
+    """An input and a gradient by the sample, of values that bf16 has."""
+    import torch
+
+    videos, frames, channels, height, width = shape[:5]
+    generator = torch.Generator().manual_seed(1)
+    x, gradient = (torch.randn(videos * frames, channels, height, width, generator=generator).to(torch.bfloat16).to(dtype)
+                   for _ in range(2))  # fmt: skip
+    return x.requires_grad_(), gradient
+
+
+def worker(arguments):
+    """Speaks lines of JSON: first what the first step took, then one time for each line it reads."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever libraries print is no answer
+    give_back = ctypes.CDLL(None).malloc_trim
+    try:
+        import torch
+        from safetensors.torch import save_file
+
+        torch.set_num_threads(arguments.threads)
+        shape, dtype = shape_of(arguments.shapes), torch.bfloat16 if arguments.dtypes == "bf16" else torch.float32
+        step, model = make_step(arguments.worker, shape, dtype)
+        x, gradient = drawn(shape, dtype)
+        # Once before: at a tiny shape, or, as a compiled graph is for one shape, at this one.
+        step(*((x, gradient) if arguments.worker == "compile" else drawn((1, shape[1], shape[2], 1, 1), dtype)))
+        x.grad = None
+        model.zero_grad(set_to_none=True)
+        gc.collect()
+        give_back(0)
+        reset_peak()
+        before = memory_kib("VmRSS")
+        y = step(x, gradient)
+        grown = (memory_kib("VmHWM") - before) * 1024
+        wanted = [y, x.grad, *(parameter.grad for parameter in model.parameters())]
+        known = sum(tensor.nbytes for tensor in wanted)
+        if arguments.worker == "kineograph":
+            import kineograph
+
+            counted = kineograph.stats()
+            if counted.fallbacks or counted.backward != 2:
+                raise RuntimeError(f"not all of it ran natively: {counted}")
+        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+        save_file({"sample": y, "hidden_states": x.grad, **gradients}, Path(arguments.folder) / f"{arguments.worker}.safetensors")
+        first = {"grown_bytes": grown, "known_bytes": known, "memory_bytes": max(0, grown - known),
+                 "weight_bytes": sum(parameter.nbytes for parameter in model.parameters())}  # fmt: skip
+        del y, wanted, gradients
+        print(json.dumps(first), file=answers, flush=True)
+        for _ in sys.stdin:
+            start = time.perf_counter()
+            step(x, gradient)
+            seconds = time.perf_counter() - start
+            give_back(0)
+            print(json.dumps({"seconds": seconds}), file=answers, flush=True)
+    except Exception as error:  # a program that cannot run is a row that says why
+        print(json.dumps({"error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}), file=answers, flush=True)
+
+
+# --- What is timed --------------------------------------------------------------------------------------------------
+
+
+def command(name, folder, shape_id, dtype, threads):
+    return [sys.executable, __file__, "--worker", name, "--folder", str(folder), "--shapes", shape_id, "--dtypes", dtype,
+            "--threads", str(threads)]  # fmt: skip
+
+
+def errors(folder, name, truth):
+    """Root mean square errors, of the truth's: of the sample, the input's gradient, and all parameters' gradients."""
+    from safetensors.torch import load_file
+
+    found = load_file(Path(folder) / f"{name}.safetensors")
+    rms = {}
+    for kind in ("sample", "hidden_states", "parameters"):
+        keys = [key for key in truth if key == kind or (kind == "parameters" and key not in ("sample", "hidden_states"))]
+        off = sum((found[key].double() - truth[key].double()).square().sum().item() for key in keys)
+        rms[kind] = (off / sum(truth[key].double().square().sum().item() for key in keys)) ** 0.5
+    return rms
+
+
+def peak_gflops(program, dtype, threads):
+    """What multiply-adds on registers reach now, and the instruction set they are of."""
+    bench = [program, "bench", "--shape", "1x8x64x8x8:4x16", "--repeats", "1", "--dtype", dtype, "--threads", str(threads)]
+    row = json.loads(subprocess.run([*bench, "--json"], check=True, stdout=subprocess.PIPE).stdout)[0]
+    return row["peak_gflops"], row["isa"]
+
+
+def measure(shape_id, dtype, names, rounds, threads, program, say):
+    from safetensors.torch import load_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        exact = vs_peers.Stopped(command("eager", folder, shape_id, "f32", threads), threads)
+        if exact.error is not None:
+            raise SystemExit(f"{shape_id}: eager in f32, which the others are compared with: {exact.error}")
+        exact.close()
+        truth = load_file(folder / "eager.safetensors")
+        rows, running = [], []
+        for name in names:
+            process = vs_peers.Stopped(command(name, folder, shape_id, dtype, threads), threads)
+            row = {"shape": shape_id, "dtype": dtype, "program": PROGRAMS[name], **process.first}
+            rows.append(row)
+            if process.error is None:
+                row["rms_error"] = errors(folder, name, truth)
+                if not max(row["rms_error"].values()) <= ALLOWED[dtype]:
+                    row["error"] = f"off by {max(row['rms_error'].values()):.1e}"
+            if "error" in row:
+                process.close()
+            else:
+                running.append((row, process, []))
+            say(f"{shape_id} {dtype} {row['program']}: {row.get('error') or row['rms_error']}")
+        del truth
+        peaks = []
+        for turn in range(rounds + 1):  # the first warms up
+            for _, process, seconds in running:
+                seconds.append(process.seconds())
+            peak, isa = peak_gflops(program, dtype, threads)
+            peaks.append(peak)
+            say(f"{shape_id} {dtype} round {turn}: " + "  ".join(f"{r['program']} {s[-1]:.3f} s" for r, _, s in running))
+        for row, process, seconds in running:
+            row["seconds"] = statistics.median(seconds[1:])
+            row["all_seconds"] = seconds[1:]
+            row["gflops"] = 3 * flops(shape_of(shape_id)) / row["seconds"] / 1e9
+            process.close()
+        for row in rows:
+            row.update(peak_gflops=statistics.median(peaks), isa=isa, threads=threads)
+        return rows
+
+
+# --- What is shown --------------------------------------------------------------------------------------------------
+
+
+def table(rows):
+    lines = [
+        "| shape | precision | program | seconds | GFLOP/s | of peak | kineograph is | rms error of gradients | memory beyond |",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    ours = {(r["shape"], r["dtype"]): r["seconds"] for r in rows if r["program"] == "kineograph" and "seconds" in r}
+    for r in rows:
+        start = f"| {r['shape']} | {r['dtype']} | {r['program']} |"
+        if "error" in r:
+            lines.append(f"{start} {r['error']} | | | | | |")
+            continue
+        mine = ours.get((r["shape"], r["dtype"]))
+        faster = f"{r['seconds'] / mine:.2f} × as fast" if mine and r["program"] != "kineograph" else ""
+        off = max(r["rms_error"]["hidden_states"], r["rms_error"]["parameters"])
+        lines.append(
+            f"{start} {r['seconds']:.3f} | {r['gflops']:.0f} | {100 * r['gflops'] / r['peak_gflops']:.0f} % | {faster} "
+            f"| {off:.1e} | {r['memory_bytes'] / 1e6:.0f} MB |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def plot(rows, path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    dtypes = list(dict.fromkeys(r["dtype"] for r in rows))
+    shapes = list(dict.fromkeys(r["shape"] for r in rows))
+    programs = list(dict.fromkeys(r["program"] for r in rows))
+    colours = ["#d1495b", "#9aa5b1", "#cbd2d9", "#52606d"]
+    figure, axes = pyplot.subplots(2, len(dtypes), figsize=(5 * len(dtypes), 6), squeeze=False)
+    for column, dtype in enumerate(dtypes):
+        speed, memory = axes[0][column], axes[1][column]
+        for r in rows:
+            if r["dtype"] == dtype and "seconds" in r:
+                p, s = programs.index(r["program"]), shapes.index(r["shape"])
+                place = s + 0.2 * (p - (len(programs) - 1) / 2)
+                speed.bar(place, r["gflops"], 0.18, color=colours[p], label=r["program"] if s == 0 else None)
+                memory.bar(place, r["memory_bytes"] / 1e6, 0.18, color=colours[p])
+        peak = max(r["peak_gflops"] for r in rows if r["dtype"] == dtype)
+        speed.axhline(peak, color="black", linewidth=0.8, linestyle="--")
+        speed.text(len(shapes) - 0.45, peak, "peak of multiply-adds", ha="right", va="bottom", fontsize=8)
+        speed.set_ylim(0, 1.15 * peak)
+        speed.set_title(f"forward and backward, {dtype}")
+        speed.set_ylabel("GFLOP/s, 3 × the forward's work")
+        memory.set_yscale("log")
+        memory.set_ylabel("MB beyond weights, gradients,\nsample and input gradient")
+        for axis in (speed, memory):
+            axis.set_xticks(range(len(shapes)), shapes)
+            axis.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=len(programs), frameon=False, fontsize=8)
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    figure.savefig(path, dpi=110)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", default="AD-0s,AD-1s,AD-2s", help=", ".join(vs_peers.SHAPES) + ", or BxFxCxHxW:headsxdim")
+    parser.add_argument("--dtypes", default="f32,bf16")
+    parser.add_argument("--programs", default=",".join(PROGRAMS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--kineograph", default=str(Path(sys.executable).with_name("kineograph")),
+                        help="the program, which measures the machine's peak (default: the one of this Python)")  # fmt: skip
+    parser.add_argument("--output", default="training", help="OUTPUT.json, .md and .png are written (default: training)")
+    for hidden in ("--worker", "--folder"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        return worker(arguments)
+
+    def say(line):
+        print(line, file=sys.stderr, flush=True)
+
+    rows = []
+    for shape_id in arguments.shapes.split(","):
+        for dtype in arguments.dtypes.split(","):
+            rows += measure(shape_id, dtype, arguments.programs.split(","), arguments.rounds, arguments.threads,
+                            arguments.kineograph, say)  # fmt: skip
+            # After each, so that an interrupted run keeps what it has.
+            made_on = f"Made on: {cpu_name()}, {arguments.threads} threads, {rows[0]['isa']}.\n\n"
+            Path(arguments.output + ".json").write_text(json.dumps(rows, indent=1) + "\n")
+            Path(arguments.output + ".md").write_text(made_on + table(rows))
+            plot(rows, arguments.output + ".png")
+    print(made_on + table(rows), end="")
+
+
+if __name__ == "__main__":
+    main()
