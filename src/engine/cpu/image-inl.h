@@ -24,9 +24,11 @@ HWY_INLINE Vec LoadPixels(const f16* p) {
   return hn::PromoteTo(D(), hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(p)));
 }
 
-/// Whole, aligned vectors go past the caches: nobody reads them again soon.
+/// Whole cache lines go past the caches: nobody reads them again soon. Part of a line would be written to memory by
+/// itself, so narrower vectors wait in the caches for their neighbours.
 HWY_INLINE void StorePixels(Vec v, float* p) {
-  if (reinterpret_cast<std::uintptr_t>(p) % (kLanes * sizeof(float)) == 0)
+  constexpr std::size_t kLine = 64;
+  if (kLanes * sizeof(float) == kLine && reinterpret_cast<std::uintptr_t>(p) % kLine == 0)
     hn::Stream(v, D(), p);
   else
     hn::StoreU(v, D(), p);
