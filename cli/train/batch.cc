@@ -74,7 +74,8 @@ Batch make_batch(const std::vector<std::shared_ptr<const WindowSource>>& sources
     }
     batch.timestep.data_as<float>()[b] = timestep_of(applied.sigma, normalisation.level);
     batch.class_labels.data_as<std::int64_t>()[b] = static_cast<std::int64_t>(applied.damage);
-    const double unit = normalisation.level.deviation / std::max(applied.sigma, kLeastLossUnit);
+    const double unit = normalisation.level.deviation /
+                        std::max(applied.sigma, has_flicker(applied.damage) ? kFlickerLossUnit : kLeastLossUnit);
     batch.weights.push_back(unit * unit);
   }
   return batch;

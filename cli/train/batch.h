@@ -36,8 +36,9 @@ struct Batch {
 };
 
 /// The loss counts squared errors in units of the window's own noise, so that noise left as it is costs 1 however
-/// strong it is; and of this many levels where there is less or none.
-constexpr double kLeastLossUnit = 10 * kLevel;
+/// strong it is; of this many levels where there is less or none; and of more where flicker leaves the level of a small
+/// window to guesswork, which would drown everything else.
+constexpr double kLeastLossUnit = 10 * kLevel, kFlickerLossUnit = 30 * kLevel;
 
 /// Batch number `step` of a run: depends on nothing but the options, the sources and the number.
 Batch make_batch(const std::vector<std::shared_ptr<const WindowSource>>& sources, const BatchOptions& options,

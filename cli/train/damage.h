@@ -13,7 +13,7 @@ namespace kineograph::cli {
 /// How windows are damaged; sigma, gain and offset in levels of 0..255.
 struct DamageOptions {
   double least_sigma = 5, most_sigma = 55;                      ///< of a window's noise, uniform
-  std::array<double, kDamages> probabilities{0.7, 0.15, 0.15};  ///< of noise, flicker, both
+  std::array<double, kDamages> probabilities{0.9, 0.05, 0.05};  ///< of noise, flicker, both
   double gain = 0.25, offset = 20;                              ///< of a frame: 1 +- gain and +- offset, uniform
 };
 

@@ -33,7 +33,7 @@ namespace fs = std::filesystem;
 // What a run's result depends on, besides the configuration.
 struct Settings {
   std::vector<std::string> clips;
-  std::string noise_level = "5:55", damage = "0.7:0.15:0.15";
+  std::string noise_level = "5:55", damage = "0.9:0.05:0.05";
   std::int64_t steps = 20000, batch = 8, frames = 0, crop = 64, patches = 0, warmup = 200;
   double learning_rate = 1e-3, weight_decay = 0.01, clip_norm = 1, ema = 0.999;
   std::uint64_t seed = 0;
