@@ -3,12 +3,14 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <string>
 #include <string_view>
 
 namespace kineograph {
 
-/// Writes to a temporary file beside `path` and takes its name in commit(). Without commit() the temporary is removed
-/// and an older file of that name stays as it was. Throws IoError.
+/// Writes to a file without a name (on file systems that have none such, to a temporary one beside `path`), which takes
+/// the name in commit(). Without commit() nothing remains of it, and an older file of that name stays as it was. Throws
+/// IoError.
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path);
@@ -25,7 +27,10 @@ class AtomicFile {
 
  private:
   [[noreturn]] void fail(const char* action) const;
+  std::string next_name() const;
+  std::string descriptor_path() const;
   std::filesystem::path path_, temporary_;
+  bool special_ = false;
   int descriptor_ = -1;
 };
 
