@@ -6,6 +6,7 @@
 #include <cstring>
 #include <fstream>
 
+#include "base/atomic_file.h"
 #include "kineograph/checkpoint.h"
 
 namespace kineograph {
@@ -74,6 +75,28 @@ TEST(Safetensors, RefusesLies) {
   expect_refused(std::string(R"({"a":)") + std::string(100000, '[') + std::string(100000, ']') + "}", 0, "expected");
 }
 
+TEST(Safetensors, ReportsTensorsOfOtherDtypes) {
+  const Bytes bytes(
+      R"({"a":{"dtype":"F8_E4M3","shape":[3],"data_offsets":[0,3]},"b":{"dtype":"U8","shape":[1],"data_offsets":[3,4]}})",
+      4);
+  const auto header = parse_safetensors(bytes.span(), "file");
+  EXPECT_EQ(header.tensors.size(), 1u);
+  ASSERT_EQ(header.opaque.size(), 1u);
+  EXPECT_EQ(header.opaque[0].second, "a tensor of F8_E4M3 [3]");
+  expect_refused(R"({"a":{"dtype":"F8_E4M3","shape":[3],"data_offsets":[0,2]}})", 2, "3 bytes");
+}
+
+TEST(Safetensors, KnowsWhatGitLfsLeaves) {
+  const std::string path = ::testing::TempDir() + "pointer.safetensors";
+  std::ofstream(path) << "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
+  try {
+    Checkpoint::open(path);
+    FAIL() << "was not refused";
+  } catch (const FormatError& error) {
+    EXPECT_NE(std::string(error.what()).find("git lfs pull"), std::string::npos) << error.what();
+  }
+}
+
 TEST(Safetensors, SurvivesAMillionKeys) {
   std::string header = "{";
   for (int i = 0; i < 1000000; ++i)
@@ -102,6 +125,32 @@ TEST(Safetensors, AnIndexMayNotLeaveItsFolder) {
   const std::string path = ::testing::TempDir() + "evil.safetensors.index.json";
   std::ofstream(path) << R"({"weight_map":{"a":"../secret.safetensors"}})";
   EXPECT_THROW(Checkpoint::open(path), FormatError);
+}
+
+TEST(Safetensors, AnIndexMayNotBeDeep) {
+  // Values so deep are parsed without recursion, but neither copied nor printed.
+  const std::string path = ::testing::TempDir() + "deep.safetensors.index.json";
+  std::ofstream(path) << R"({"weight_map":{"a":)" << std::string(1000000, '[') << std::string(1000000, ']') << "}}";
+  EXPECT_THROW(Checkpoint::open(path), FormatError);
+}
+
+TEST(Safetensors, AFileLeavesNothingWhereItIsNotFinished) {
+  const std::filesystem::path folder = ::testing::TempDir() + "unfinished";
+  std::filesystem::create_directory(folder);
+  {
+    AtomicFile file(folder / "a.safetensors");
+    file.write("half");
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(folder));
+  std::ofstream(folder / "b") << "old";
+  AtomicFile file(folder / "b");
+  file.write("new");
+  file.commit();
+  std::string text;
+  std::getline(std::ifstream(folder / "b"), text);
+  EXPECT_EQ(text, "new");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder), {}), 1);
+  std::filesystem::remove_all(folder);
 }
 
 }  // namespace

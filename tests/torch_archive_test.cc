@@ -86,6 +86,33 @@ TEST(TorchArchive, RefusesViewsBeyondTheirStorage) {
   expect_words(refused(archive(dict("w", tensor("0", 0, {2}, {1}, "cevil\nFloatStorage\n")))), "evil.FloatStorage");
 }
 
+TEST(TorchArchive, RefusesViewsThatAreLargerThanTheFile) {
+  // Strides of 0 make any size of one element.
+  expect_words(refused(archive(dict("w", tensor("0", 0, {1 << 20, 1 << 20}, {0, 0})))), "as many as its storage");
+  EXPECT_EQ(parse(archive(dict("w", tensor("0", 0, {1000}, {0})))).tensors.size(), 1u);
+}
+
+TEST(TorchArchive, ReportsTensorsOfOtherDtypes) {
+  const auto found = parse(archive(dict("w", tensor("0", 0, {2}, {1}, "ctorch\nComplexFloatStorage\n"))));
+  EXPECT_TRUE(found.tensors.empty());
+  ASSERT_EQ(found.opaque.size(), 1u);
+  expect_words(found.opaque[0].second, "torch.ComplexFloatStorage [2]");
+}
+
+TEST(TorchArchive, CopiesAStorageThatIsNotAlignedOnce) {
+  // A hundred views of one storage at an odd place: without care a hundred copies of it.
+  std::string pickle = "\x80\x02}(";
+  for (int i = 0; i < 100; ++i) pickle += text("w" + std::to_string(i)) + tensor("0", i % 6, {1}, {1});
+  std::string file = zip_file({{"a/data.pkl", pickle + "u."}, {"a/data/0", kStorage}});
+  auto bytes = std::make_unique<AlignedBytes>("x" + file);
+  const auto found = checkpoint::parse_torch(bytes->span().subspan(1), "file.pt");
+  EXPECT_EQ(found.tensors.size(), 100u);
+  EXPECT_EQ(found.copies.size(), 1u);
+  float value = 0;
+  std::memcpy(&value, kStorage.data(), sizeof(value));
+  for (const auto& tensor : found.tensors) EXPECT_EQ(*tensor.view.data_as<float>(), value);
+}
+
 TEST(TorchArchive, RefusesCallsAndNamesThem) {
   for (const std::string name : {"os\nsystem", "posix\nsystem", "builtins\neval", "subprocess\nPopen",
                                  "runpy\nrun_path", "builtins\n__import__", "webbrowser\nopen", "torch\nload"}) {
@@ -139,6 +166,16 @@ TEST(TorchArchive, SurvivesCyclesAndDeepNesting) {
   }
   // The innermost is empty, and so counted as it is.
   expect_words(refused(archive(wide + ".")), "entries");
+}
+
+TEST(TorchArchive, ReadsTensorsWithAttributes) {
+  const std::string plain = tensor("0", 2, {3}, {1});
+  const std::string function = "ctorch._utils\n_rebuild_tensor_v2\n";
+  const std::string arguments = plain.substr(function.size(), plain.size() - function.size() - 1);
+  const auto found = parse(archive(
+      dict("w", "ctorch._tensor\n_rebuild_from_type_v2\n(" + function + "ctorch\nTensor\n" + arguments + "}tR")));
+  ASSERT_EQ(found.tensors.size(), 1u);
+  EXPECT_EQ(found.tensors[0].view.shape(), Shape{3});
 }
 
 TEST(TorchArchive, RefusesPicklesThatGrow) {

@@ -4,8 +4,10 @@
 #include <deque>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <unordered_map>
 
+#include "checkpoint/json.h"
 #include "checkpoint/mapped_file.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/torch_archive.h"
@@ -17,8 +19,8 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kBaseName = "diffusion_pytorch_model";
 
-/// diffusers' names: diffusion_pytorch_model[.variant].safetensors, and
-/// diffusion_pytorch_model.safetensors.index[.variant].json.
+/// diffusers' names: diffusion_pytorch_model[.variant].safetensors, or .bin, and
+/// diffusion_pytorch_model.safetensors.index[.variant].json, or .bin.index.
 fs::path weights_file(const fs::path& folder, std::string_view variant) {
   const std::string dotted = variant.empty() ? "" : "." + std::string(variant);
   const std::string base(kBaseName);
@@ -28,6 +30,8 @@ fs::path weights_file(const fs::path& folder, std::string_view variant) {
   if (fs::exists(index)) return index;
   const fs::path pickled = folder / (base + dotted + ".bin");
   if (fs::exists(pickled)) return pickled;
+  const fs::path pickled_index = folder / (base + ".bin.index" + dotted + ".json");
+  if (fs::exists(pickled_index)) return pickled_index;
   throw IoError(folder.string(),
                 single.filename().string() + ", " + index.filename().string() + " or " + pickled.filename().string(),
                 "none of them", variant.empty() ? "" : "The variant asked for is \"" + std::string(variant) + "\".");
@@ -44,11 +48,15 @@ struct Checkpoint::Impl {
   std::deque<Tensor> copies;
   std::string container;
   std::vector<Ignored> ignored;
-  // Of torch archives: the record behind each tensor, and which of them were read and found right.
-  std::vector<checkpoint::ZipEntry> records;
-  std::vector<std::size_t> record_of;
+  /// What a torch archive's checksum is of.
+  struct Record {
+    checkpoint::ZipEntry entry;
+    std::string file;
+    mutable bool verified = false;  ///< was read and found right; under the mutex
+  };
+  std::deque<Record> records;
+  std::vector<const Record*> record_of;  ///< for each of `tensors`; null where there are no checksums
   mutable std::mutex mutex;
-  mutable std::vector<bool> verified;
 
   void add_file(const fs::path& path) {
     const checkpoint::MappedFile& file = mapped.emplace_back(path);
@@ -59,21 +67,25 @@ struct Checkpoint::Impl {
       add_safetensors(file.bytes(), path);
   }
 
+  /// Where `name` is to be put; the last one counts, as in a Python dict.
+  void put(const std::string& name, const TensorView& view, const Record* record) {
+    const auto [found, added] = index.emplace(name, tensors.size());
+    if (added) {
+      tensors.emplace_back(name, view);
+      record_of.push_back(record);
+    } else {
+      tensors[found->second].second = view;
+      record_of[found->second] = record;
+    }
+  }
+
   void add_torch(std::span<const std::byte> bytes, const fs::path& path) {
     checkpoint::TorchArchive archive = checkpoint::parse_torch(bytes, path.string());
     container = archive.records.empty() ? "torch archive from before PyTorch 1.6" : "torch archive";
-    records = std::move(archive.records);
-    verified.assign(records.size(), false);
-    for (auto& entry : archive.tensors) {
-      const auto [found, added] = index.emplace(entry.name, tensors.size());
-      if (added) {
-        tensors.emplace_back(entry.name, entry.view);
-        record_of.push_back(entry.record);
-      } else {  // as in a Python dict
-        tensors[found->second].second = entry.view;
-        record_of[found->second] = entry.record;
-      }
-    }
+    const std::size_t first = records.size();
+    for (checkpoint::ZipEntry& entry : archive.records) records.push_back({std::move(entry), path.string()});
+    for (const auto& entry : archive.tensors)
+      put(entry.name, entry.view, archive.records.empty() ? nullptr : &records[first + entry.record]);
     for (auto& [name, what] : archive.opaque) ignored.push_back({name, what});
     for (Tensor& copy : archive.copies) copies.push_back(std::move(copy));
   }
@@ -82,10 +94,11 @@ struct Checkpoint::Impl {
     container = "safetensors";
     checkpoint::SafetensorsHeader header = checkpoint::parse_safetensors(bytes, path.string());
     for (auto& [name, view] : header.tensors) {
-      if (!index.emplace(name, tensors.size()).second)
+      if (index.contains(name))
         throw FormatError(path.string() + ": tensor " + name, "every tensor in one shard", "a second one");
-      tensors.emplace_back(name, view);
+      put(name, view, nullptr);
     }
+    for (auto& [name, what] : header.opaque) ignored.push_back({name, what});
     for (Tensor& copy : header.copies) copies.push_back(std::move(copy));
     metadata.merge(header.metadata);
   }
@@ -93,9 +106,9 @@ struct Checkpoint::Impl {
   /// Opens the shards that an index names, and checks that they hold what it says.
   void add_shards(const fs::path& path) {
     const std::string where = path.string();
-    const auto json = nlohmann::json::parse(checkpoint::read_text(path), nullptr, false);
-    const auto map = json.is_object() ? json.find("weight_map") : json.end();
-    if (!json.is_object() || map == json.end() || !map->is_object())
+    const auto json = checkpoint::parse_json<nlohmann::json, FormatError>(checkpoint::read_text(path), where);
+    const auto map = json.find("weight_map");
+    if (map == json.end() || !map->is_object())
       throw FormatError(where, "a JSON object with weight_map", "something else");
     std::map<std::string, std::vector<std::string>> shards;
     for (const auto& [name, shard] : map->items()) {
@@ -106,15 +119,20 @@ struct Checkpoint::Impl {
       shards[file].push_back(name);
     }
     for (const auto& [file, names] : shards) {
-      const std::size_t before = tensors.size();
+      const std::size_t before = tensors.size(), ignored_before = ignored.size();
       add_file(path.parent_path() / file);
+      std::set<std::string_view> opaque;
+      for (std::size_t i = ignored_before; i < ignored.size(); ++i) opaque.insert(ignored[i].name);
+      std::size_t known = 0;
       for (const std::string& name : names) {
         const auto found = index.find(name);
-        if (found == index.end() || found->second < before)
+        const bool here = found != index.end() && found->second >= before;
+        if (!here && !opaque.contains(name))
           throw FormatError(where, "tensor " + name + " in " + file, "none of that name there");
+        known += here ? 1 : 0;
       }
-      if (tensors.size() - before != names.size())
-        throw FormatError(where, std::to_string(names.size()) + " tensors in " + file,
+      if (tensors.size() - before != known)
+        throw FormatError(where, std::to_string(known) + " tensors in " + file,
                           std::to_string(tensors.size() - before));
     }
   }
@@ -125,7 +143,7 @@ Checkpoint Checkpoint::open(const fs::path& path, std::string_view variant) {
   auto impl = std::make_shared<Impl>();
   if (file.extension() == ".json") {
     impl->add_shards(file);
-    impl->container = "safetensors in " + std::to_string(impl->files.size()) + " shards";
+    impl->container += " in " + std::to_string(impl->files.size()) + " shards";
   } else {
     impl->add_file(file);
   }
@@ -154,15 +172,15 @@ const std::vector<Checkpoint::Ignored>& Checkpoint::ignored() const noexcept { r
 
 void Checkpoint::verify(std::string_view name) const {
   const auto found = impl_->index.find(std::string(name));
-  if (found == impl_->index.end() || impl_->records.empty()) return;
-  const std::size_t record = impl_->record_of[found->second];
+  const Impl::Record* record = found == impl_->index.end() ? nullptr : impl_->record_of[found->second];
+  if (record == nullptr) return;
   {
     const std::lock_guard lock(impl_->mutex);
-    if (impl_->verified[record]) return;
+    if (record->verified) return;
   }
-  checkpoint::check_crc32(impl_->records[record], impl_->files.front().string());
+  checkpoint::check_crc32(record->entry, record->file);
   const std::lock_guard lock(impl_->mutex);
-  impl_->verified[record] = true;
+  record->verified = true;
 }
 
 std::shared_ptr<const void> Checkpoint::owner() const noexcept { return impl_; }

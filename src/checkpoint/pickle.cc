@@ -15,16 +15,8 @@ using Kind = PickleValue::Kind;
 
 // Functions that pickles of data call. A class may be called too: that makes an object, and its name is reported.
 constexpr std::string_view kRebuilders[] = {
-    "torch._utils._rebuild_tensor",
-    "torch._utils._rebuild_tensor_v2",
-    "torch._utils._rebuild_tensor_v3",
-    "torch._utils._rebuild_parameter",
-    "torch._utils._rebuild_parameter_with_state",
-    "torch._utils._rebuild_device_tensor_from_numpy",
-    "torch._utils._rebuild_qtensor",
-    "torch._utils._rebuild_sparse_tensor",
-    "torch._tensor._rebuild_from_type_v2",
     "torch.device",
+    "torch.serialization._get_layout",
     "torch.Size",
     "copy_reg._reconstructor",
     "copyreg._reconstructor",
@@ -63,8 +55,10 @@ constexpr std::string_view kRefusedModules[] = {
     "webbrowser", "http",    "urllib",  "requests",   "tempfile",        "operator",  "functools",   "types",
     "pickle",     "marshal", "asyncio", "concurrent", "signal",          "gc"};
 
-// A pickle of a million parameters has some twelve million values. What is beyond was made to fill memory.
-constexpr std::size_t kMaxValues = 24'000'000, kMaxReferences = 96'000'000, kMaxNameLength = 1024;
+// A pickle of a million parameters has some fifteen million values. What is beyond was made to fill memory. So were
+// containers with more items than the pickle has bytes to name them: each item takes an opcode, and an argument of a
+// call one more.
+constexpr std::size_t kMaxValues = 24'000'000, kReferencesPerByte = 4, kReferencesAtLeast = 1024, kMaxNameLength = 1024;
 
 bool is_class_name(std::string_view name) {
   const std::string_view last = name.substr(name.rfind('.') + 1);
@@ -75,6 +69,8 @@ bool is_class_name(std::string_view name) {
 bool may_be_called(std::string_view name) {
   if (std::find(std::begin(kRebuilders), std::end(kRebuilders), name) != std::end(kRebuilders)) return true;
   const std::string_view module = name.substr(0, name.find('.'));
+  // Nothing is lost on sparse, quantized or meta tensors: they are reported as what they are.
+  if (name.starts_with("torch._utils._rebuild_") || name.starts_with("torch._tensor._rebuild_")) return true;
   return is_class_name(name) &&
          std::find(std::begin(kRefusedModules), std::end(kRefusedModules), module) == std::end(kRefusedModules);
 }
@@ -131,22 +127,65 @@ class Machine {
   // Values and the stack.
   void account(std::size_t references) {
     references_ += references;
-    if (references_ > kMaxReferences || pickle_.values.size() > kMaxValues || memo_.size() > kMaxValues)
-      refuse("at most " + std::to_string(kMaxValues) + " values", "more");
+    if (pickle_.values.size() > kMaxValues) refuse("at most " + std::to_string(kMaxValues) + " values", "more");
+    if (references_ > kReferencesAtLeast + kReferencesPerByte * bytes_.size())
+      refuse("values that the pickle has bytes for", "more");
   }
   PickleRef add(PickleValue value) {
-    account(value.items.size());
-    pickle_.values.push_back(std::move(value));
+    account(0);
+    pickle_.values.push_back(value);
     return static_cast<PickleRef>(pickle_.values.size() - 1);
   }
   void push(PickleRef ref) { stack_.push_back(ref); }
-  void push(PickleValue value) { push(add(std::move(value))); }
-  void push_integer(std::int64_t value, Kind kind = Kind::integer) { push({kind, value, 0.0, {}, {}}); }
-  void push_text(std::string_view text) { push({Kind::text, 0, 0.0, std::string(text), {}}); }
-  void push_items(Kind kind, std::vector<PickleRef> items) { push({kind, 0, 0.0, {}, std::move(items)}); }
+  void push(PickleValue value) { push(add(value)); }
+  void push_integer(std::int64_t integer, Kind kind = Kind::integer) {
+    PickleValue value;
+    value.kind = kind;
+    value.integer = integer;
+    push(value);
+  }
+  void push_real(double number) {
+    PickleValue value;
+    value.kind = Kind::real;
+    value.number = number;
+    push(value);
+  }
+  void push_text(std::string_view text, Kind kind = Kind::text) {
+    if (text.size() > UINT32_MAX) refuse("texts below 4 GB", std::to_string(text.size()) + " bytes");
+    PickleValue value;
+    value.kind = kind;
+    value.size = static_cast<std::uint32_t>(text.size());
+    value.text = text.data();
+    push(value);
+  }
+  void push_made_text(std::string text, Kind kind = Kind::text) {
+    push_text(pickle_.texts.emplace_back(std::move(text)), kind);
+  }
+  void push_items(Kind kind, std::span<const PickleRef> items) {
+    PickleValue value;
+    value.kind = kind;
+    append(value, items);
+    push(value);
+  }
+  /// Items are behind each other in `refs`, with room up to the next power of two.
+  void append(PickleValue& value, std::span<const PickleRef> items) {
+    account(items.size());
+    if (items.empty()) return;
+    std::vector<PickleRef>& refs = pickle_.refs;
+    const std::size_t count = value.size + items.size();
+    if (value.size == 0 || count > std::bit_ceil(std::size_t{value.size})) {
+      const std::size_t first = refs.size();
+      refs.resize(first + std::bit_ceil(count));
+      std::copy_n(refs.begin() + static_cast<std::ptrdiff_t>(value.first), value.size,
+                  refs.begin() + static_cast<std::ptrdiff_t>(first));
+      value.first = first;
+    }
+    std::copy(items.begin(), items.end(), refs.begin() + static_cast<std::ptrdiff_t>(value.first + value.size));
+    value.size = static_cast<std::uint32_t>(count);
+  }
   void push_long(std::string_view bytes) {
     if (bytes.size() > sizeof(std::int64_t))
-      return push_text("an integer of " + std::to_string(bytes.size()) + " bytes");
+      return push_made_text("an integer of " + std::to_string(bytes.size()) + " bytes");
     std::uint64_t value = 0;
     for (std::size_t i = bytes.size(); i-- > 0;) value = value << 8 | static_cast<unsigned char>(bytes[i]);
     if (!bytes.empty() && bytes.size() < 8 && (bytes.back() & 0x80) != 0)
@@ -172,16 +211,16 @@ class Machine {
     marks_.pop_back();
     return items;
   }
-  std::string pop_name() {
+  std::string_view pop_name() {
     const PickleValue& value = pickle_.at(pop());
     if (value.kind != Kind::text) refuse("the name of a global", "another value");
-    return value.text;
+    return pickle_.text(value);
   }
   void push_global(std::string_view module, std::string_view name) {
     if (module.size() + name.size() > kMaxNameLength) refuse("the name of a global", "a text of no such length");
-    push({Kind::global, 0, 0.0, std::string(module) + "." + std::string(name), {}});
+    push_made_text(std::string(module) + "." + std::string(name), Kind::global);
   }
-  void push_call(PickleRef callee, std::vector<PickleRef> arguments) {
+  void push_call(PickleRef callee, std::span<const PickleRef> arguments) {
     const std::string name(pickle_.name_of(pickle_.at(callee)));
     if (pickle_.at(callee).kind == Kind::global && !may_be_called(name))
       refuse("tensors and plain values", "a call of " + name,
@@ -189,36 +228,50 @@ class Machine {
     if (pickle_.at(callee).kind != Kind::global && pickle_.at(callee).kind != Kind::call)
       refuse("a global to call", "another value");
     if (name == "collections.OrderedDict") return push_ordered_dict(arguments);
-    arguments.insert(arguments.begin(), callee);
-    push_items(Kind::call, std::move(arguments));
+    std::vector<PickleRef> items = {callee};
+    items.insert(items.end(), arguments.begin(), arguments.end());
+    push_items(Kind::call, items);
+  }
+  /// The items of a tuple of arguments, as a copy: `refs` grows.
+  std::vector<PickleRef> pop_arguments() {
+    const PickleValue& arguments = pickle_.at(pop());
+    if (arguments.kind != Kind::tuple) refuse("a tuple of arguments", "another value");
+    const auto items = pickle_.items(arguments);
+    return {items.begin(), items.end()};
   }
 
   /// OrderedDict(), or as Python 2 wrote it, OrderedDict([[key, value], ...]).
-  void push_ordered_dict(const std::vector<PickleRef>& arguments) {
+  void push_ordered_dict(std::span<const PickleRef> arguments) {
     std::vector<PickleRef> items;
     if (!arguments.empty())
-      for (const PickleRef pair : pickle_.at(arguments.front()).items) {
-        if (pickle_.at(pair).items.size() != 2) refuse("pairs of key and value", "another value");
-        items.insert(items.end(), pickle_.at(pair).items.begin(), pickle_.at(pair).items.end());
+      for (const PickleRef ref : pickle_.items(pickle_.at(arguments.front()))) {
+        const auto pair = pickle_.items(pickle_.at(ref));
+        if (pair.size() != 2) refuse("pairs of key and value", "another value");
+        items.insert(items.end(), pair.begin(), pair.end());
       }
-    push_items(Kind::dict, std::move(items));
+    push_items(Kind::dict, items);
   }
 
   /// Into the container on top of the stack; a call keeps what it is given.
-  void put_into_top(const std::vector<PickleRef>& items, bool pairs) {
+  void put_into_top(std::span<const PickleRef> items, bool pairs) {
     PickleValue& target = pickle_.values[top()];
     const bool fits = target.kind == Kind::call || (pairs ? target.kind == Kind::dict : target.kind == Kind::list);
     if (!fits || (pairs && items.size() % 2 != 0)) refuse("a container to put items into", "another value");
-    account(items.size());
-    target.items.insert(target.items.end(), items.begin(), items.end());
+    append(target, items);
   }
+  // Keys are counted up by every pickler; others are for whoever writes by hand.
   void memoize(std::uint64_t key) {
-    account(0);
-    memo_[key] = top();
+    if (key < memo_.size())
+      memo_[key] = top();
+    else if (key == memo_.size())
+      memo_.push_back(top());
+    else
+      sparse_memo_[key] = top();
   }
   void recall(std::uint64_t key) {
-    const auto found = memo_.find(key);
-    if (found == memo_.end()) refuse("a value that was kept", "memo " + std::to_string(key) + ", which was not");
+    if (key < memo_.size()) return push(memo_[key]);
+    const auto found = sparse_memo_.find(key);
+    if (found == sparse_memo_.end()) refuse("a value that was kept", "memo " + std::to_string(key) + ", which was not");
     push(found->second);
   }
 
@@ -230,7 +283,8 @@ class Machine {
   Pickle pickle_;
   std::vector<PickleRef> stack_;
   std::vector<std::size_t> marks_;
-  std::unordered_map<std::uint64_t, PickleRef> memo_;
+  std::vector<PickleRef> memo_;
+  std::unordered_map<std::uint64_t, PickleRef> sparse_memo_;
   std::size_t references_ = 0;
 };
 
@@ -263,12 +317,12 @@ void Machine::step(std::uint8_t opcode) {
       return push_integer(opcode == 0x88, Kind::boolean);
     case 'F': {
       const std::string text(line());
-      return push({Kind::real, 0, std::strtod(text.c_str(), nullptr), {}, {}});
+      return push_real(std::strtod(text.c_str(), nullptr));
     }
     case 'G': {
       auto bits = number<std::uint64_t>();
       bits = __builtin_bswap64(bits);
-      return push({Kind::real, 0, std::bit_cast<double>(bits), {}, {}});
+      return push_real(std::bit_cast<double>(bits));
     }
     // Text and bytes.
     case 'S': {
@@ -306,18 +360,19 @@ void Machine::step(std::uint8_t opcode) {
     case 'd': {
       std::vector<PickleRef> items = pop_to_mark();
       if (items.size() % 2 != 0) refuse("pairs of key and value", "an odd number of values");
-      return push_items(Kind::dict, std::move(items));
+      return push_items(Kind::dict, items);
     }
     case 0x85:
     case 0x86:
     case 0x87: {
-      std::vector<PickleRef> items(static_cast<std::size_t>(opcode - 0x84));
-      for (std::size_t i = items.size(); i-- > 0;) items[i] = pop();
-      return push_items(Kind::tuple, std::move(items));
+      PickleRef items[3];
+      const auto count = static_cast<std::size_t>(opcode - 0x84);
+      for (std::size_t i = count; i-- > 0;) items[i] = pop();
+      return push_items(Kind::tuple, std::span(items, count));
     }
     case 'a': {
       const PickleRef item = pop();
-      return put_into_top({item}, false);
+      return put_into_top({&item, 1}, false);
     }
     case 'e':
     case 0x90: {
@@ -325,8 +380,8 @@ void Machine::step(std::uint8_t opcode) {
       return put_into_top(items, false);
     }
     case 's': {
-      const PickleRef value = pop(), key = pop();
-      return put_into_top({key, value}, true);
+      const PickleRef value = pop(), pair[] = {pop(), value};
+      return put_into_top(pair, true);
     }
     case 'u': {
       const std::vector<PickleRef> items = pop_to_mark();
@@ -366,21 +421,19 @@ void Machine::step(std::uint8_t opcode) {
       return push_global(module, line());
     }
     case 0x93: {
-      const std::string name = pop_name();
+      const std::string_view name = pop_name();
       return push_global(pop_name(), name);
     }
     case 'R':
     case 0x81: {
-      const PickleRef arguments = pop(), callee = pop();
-      if (pickle_.at(arguments).kind != Kind::tuple) refuse("a tuple of arguments", "another value");
-      return push_call(callee, pickle_.at(arguments).items);
+      const std::vector<PickleRef> arguments = pop_arguments();
+      return push_call(pop(), arguments);
     }
     case 0x92: {
-      const PickleRef keywords = pop(), arguments = pop(), callee = pop();
-      if (pickle_.at(arguments).kind != Kind::tuple) refuse("a tuple of arguments", "another value");
-      std::vector<PickleRef> items = pickle_.at(arguments).items;
-      items.push_back(keywords);
-      return push_call(callee, std::move(items));
+      const PickleRef keywords = pop();
+      std::vector<PickleRef> arguments = pop_arguments();
+      arguments.push_back(keywords);
+      return push_call(pop(), arguments);
     }
     case 'i': {
       const std::string_view module = line();
@@ -389,24 +442,24 @@ void Machine::step(std::uint8_t opcode) {
       return push_call(callee, pop_to_mark());
     }
     case 'o': {
-      std::vector<PickleRef> items = pop_to_mark();
+      const std::vector<PickleRef> items = pop_to_mark();
       if (items.empty()) refuse("a class and its arguments", "none");
-      const PickleRef callee = items.front();
-      items.erase(items.begin());
-      return push_call(callee, std::move(items));
+      return push_call(items.front(), std::span(items).subspan(1));
     }
     case 'b': {
       const PickleRef state = pop();
       PickleValue& object = pickle_.values[top()];
       // Objects keep their state; plain containers (an OrderedDict's attributes) have no use for one.
-      if (object.kind == Kind::call) object.items.push_back(state);
+      if (object.kind == Kind::call) append(object, {&state, 1});
       return;
     }
     case 'P':
       push_text(line());
-      return push_items(Kind::persistent, {pop()});
-    case 'Q':
-      return push_items(Kind::persistent, {pop()});
+      [[fallthrough]];
+    case 'Q': {
+      const PickleRef id = pop();
+      return push_items(Kind::persistent, {&id, 1});
+    }
     // The stream itself.
     case 0x80: {
       const auto protocol = number<std::uint8_t>();
@@ -428,15 +481,15 @@ void Machine::step(std::uint8_t opcode) {
 
 const PickleValue* Pickle::find(const PickleValue& dict, std::string_view key) const {
   if (dict.kind != Kind::dict) return nullptr;
-  for (std::size_t i = dict.items.size(); i >= 2; i -= 2)
-    if (at(dict.items[i - 2]).kind == Kind::text && at(dict.items[i - 2]).text == key) return &at(dict.items[i - 1]);
+  const auto pairs = items(dict);
+  for (std::size_t i = pairs.size(); i >= 2; i -= 2)
+    if (at(pairs[i - 2]).kind == Kind::text && text(at(pairs[i - 2])) == key) return &at(pairs[i - 1]);
   return nullptr;
 }
 
 std::string_view Pickle::name_of(const PickleValue& value) const {
-  const PickleValue* named = &value;
-  if (value.kind == Kind::call) named = &at(value.items.front());
-  return named->kind == Kind::global ? std::string_view(named->text) : std::string_view();
+  const PickleValue& named = value.kind == Kind::call ? at(items(value).front()) : value;
+  return named.kind == Kind::global ? text(named) : std::string_view();
 }
 
 Pickle read_pickle(std::span<const std::byte> bytes, std::string_view where) { return Machine(bytes, where).run(); }

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <span>
 #include <string>
 #include <string_view>
@@ -14,11 +15,12 @@ namespace kineograph::checkpoint {
 /// Index of a value in its Pickle.
 using PickleRef = std::uint32_t;
 
+/// Small, as files of a million parameters have some fifteen million values.
 struct PickleValue {
   enum class Kind : std::uint8_t {
     none,
     boolean,     ///< integer 0 or 1
-    integer,     ///< in 64 bits; larger ones are `text`, in decimal digits of no use here
+    integer,     ///< in 64 bits; larger ones are `text` that says how large
     real,        ///< number
     text,        ///< text; bytes too
     list,        ///< items; sets too
@@ -29,19 +31,35 @@ struct PickleValue {
     persistent,  ///< items: the persistent id
   };
   Kind kind = Kind::none;
-  std::int64_t integer = 0;
-  double number = 0.0;
-  std::string text;
-  std::vector<PickleRef> items;
+  std::uint32_t size = 0;  ///< of the text or the items
+  union {
+    std::int64_t integer = 0;
+    double number;
+    const char* text;     ///< of the bytes that were read, or of Pickle::texts
+    std::uint64_t first;  ///< index in Pickle::refs
+  };
 };
+static_assert(sizeof(PickleValue) == 16);
 
 /// The values of one pickle; `root` is what it makes.
 struct Pickle {
   std::vector<PickleValue> values;
+  std::vector<PickleRef> refs;    ///< the items of all containers
+  std::deque<std::string> texts;  ///< those that are not in the file as they are
   PickleRef root = 0;
   std::size_t size = 0;  ///< bytes of the pickle, to its STOP
 
   const PickleValue& at(PickleRef ref) const { return values[ref]; }
+  /// The text of a text or a global; empty for other values.
+  std::string_view text(const PickleValue& value) const {
+    const bool has_text = value.kind == PickleValue::Kind::text || value.kind == PickleValue::Kind::global;
+    return has_text ? std::string_view(value.text, value.size) : std::string_view();
+  }
+  /// The items of a container or a call; none for other values.
+  std::span<const PickleRef> items(const PickleValue& value) const {
+    if (value.kind < PickleValue::Kind::list || value.kind == PickleValue::Kind::global) return {};
+    return std::span(refs).subspan(value.first, value.size);
+  }
   /// The value of a text key in a dict; null for none, and for what is no dict. The last one counts, as in Python.
   const PickleValue* find(const PickleValue& dict, std::string_view key) const;
   /// "module.name" of a global, or of what a call calls; empty for other values.
@@ -50,7 +68,8 @@ struct Pickle {
 
 /// Reads one pickle of protocol 0 to 5 at the beginning of `bytes`. Throws FormatError, naming `where`, for what is
 /// truncated, unbalanced or unknown, and for calls of functions that rebuild no data (os.system, builtins.eval, ...):
-/// nothing would run, but no file of weights has such.
+/// nothing would run, but no file of weights has such. Texts of
+/// the result are views of `bytes`.
 Pickle read_pickle(std::span<const std::byte> bytes, std::string_view where);
 
 }  // namespace kineograph::checkpoint

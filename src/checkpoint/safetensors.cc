@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <utility>
 
 #include "base/atomic_file.h"
 #include "kineograph/checkpoint.h"
@@ -30,6 +31,11 @@ struct DTypeName {
 constexpr DTypeName kDTypeNames[] = {
     {"BOOL", DType::boolean}, {"U8", DType::u8},   {"I8", DType::i8},   {"I16", DType::i16}, {"F16", DType::f16},
     {"BF16", DType::bf16},    {"I32", DType::i32}, {"F32", DType::f32}, {"F64", DType::f64}, {"I64", DType::i64}};
+
+// Further dtypes of the format; their tensors are checked and reported, not read.
+constexpr std::pair<std::string_view, std::int64_t> kOpaqueBits[] = {
+    {"F4", 4},          {"F6_E2M3", 6},     {"F6_E3M2", 6}, {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8},
+    {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"U16", 16},    {"U32", 32},    {"U64", 64},    {"C64", 64}};
 
 std::size_t rank_of(DType dtype) {
   const auto* found = std::find_if(std::begin(kDTypeNames), std::end(kDTypeNames),
@@ -125,16 +131,20 @@ class HeaderReader : public nlohmann::json_sax<json> {
   bool array_ = false, in_metadata_ = false;
 };
 
+constexpr const char* kNoFile = "The file is truncated, or neither a safetensors file nor a torch archive.";
+// What git leaves in place of a large file that was not fetched.
+constexpr std::string_view kLfsPointer = "version https://git-lfs.github.com/spec/";
+
 std::uint64_t read_length(std::span<const std::byte> bytes, const std::string& where) {
   std::uint64_t length = 0;
   if (bytes.size() < sizeof(length))
-    throw FormatError(where, "at least 8 bytes of header length", std::to_string(bytes.size()) + " bytes",
-                      "The file is truncated, or not a safetensors file.");
+    throw FormatError(where, "at least 8 bytes of header length", std::to_string(bytes.size()) + " bytes", kNoFile);
+  if (std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()).starts_with(kLfsPointer))
+    throw FormatError(where, "the file itself", "Git LFS's pointer to it", "`git lfs pull` fetches it.");
   std::memcpy(&length, bytes.data(), sizeof(length));
   if (length > kMaxHeader || length > bytes.size() - sizeof(length))
     throw FormatError(where, "a header that fits into the file's " + std::to_string(bytes.size()) + " bytes",
-                      "a header length of " + std::to_string(length),
-                      "The file is truncated, or not a safetensors file.");
+                      "a header length of " + std::to_string(length), kNoFile);
   return length;
 }
 
@@ -158,15 +168,20 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> bytes, std::strin
       throw FormatError(at, "dtype, shape and two data_offsets", "less or more");
     const auto* name = std::find_if(std::begin(kDTypeNames), std::end(kDTypeNames),
                                     [&](const DTypeName& known) { return known.name == entry.dtype; });
-    if (name == std::end(kDTypeNames))
-      throw FormatError(at, "a dtype of BOOL, U8, I8, I16, I32, I64, F16, BF16, F32, F64", entry.dtype);
+    const auto* other = std::find_if(std::begin(kOpaqueBits), std::end(kOpaqueBits),
+                                     [&](const auto& known) { return known.first == entry.dtype; });
+    const bool opaque = name == std::end(kDTypeNames);
+    if (opaque && other == std::end(kOpaqueBits))
+      throw FormatError(at, "a dtype of safetensors, such as BOOL, U8, I64, F16, BF16 or F32", entry.dtype);
     if (entry.shape.size() > Dims::kMaxRank)
       throw FormatError(at, "at most " + std::to_string(Dims::kMaxRank) + " axes", std::to_string(entry.shape.size()));
     const Shape shape(entry.shape);
     std::int64_t size = 0;
     const std::int64_t count = element_count(shape);
-    if (__builtin_mul_overflow(count, static_cast<std::int64_t>(size_of(name->dtype)), &size))
-      throw FormatError(at, "fewer than 2^63 bytes", "shape " + to_string(shape));
+    const std::int64_t bits = opaque ? other->second : 8 * static_cast<std::int64_t>(size_of(name->dtype));
+    if (__builtin_mul_overflow(count, bits, &size))
+      throw FormatError(at, "fewer than 2^63 bits", "shape " + to_string(shape));
+    size = size / 8 + (size % 8 != 0);
     const std::uint64_t begin = entry.offsets[0], end = entry.offsets[1];
     if (begin > end || end > data.size())
       throw FormatError(at, "data_offsets within the file's " + std::to_string(data.size()) + " bytes of data",
@@ -175,6 +190,10 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> bytes, std::strin
       throw FormatError(at, std::to_string(size) + " bytes for shape " + to_string(shape) + " of " + entry.dtype,
                         std::to_string(end - begin));
     ranges.emplace_back(begin, end);
+    if (opaque) {
+      header.opaque.emplace_back(entry.name, "a tensor of " + entry.dtype + " " + to_string(shape));
+      continue;
+    }
     const std::byte* from = data.data() + begin;
     if (reinterpret_cast<std::uintptr_t>(from) % size_of(name->dtype) == 0) {
       header.tensors.emplace_back(entry.name, TensorView(from, name->dtype, shape));

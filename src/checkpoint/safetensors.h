@@ -22,6 +22,8 @@ struct SafetensorsHeader {
   std::vector<std::pair<std::string, TensorView>> tensors;
   std::map<std::string, std::string> metadata;
   std::deque<Tensor> copies;
+  /// Tensors of dtypes that no temporal module has: name, and what it is.
+  std::vector<std::pair<std::string, std::string>> opaque;
 };
 
 /// Checks everything the header claims before it returns: lengths, dtypes, shapes, and that the tensors cover the data

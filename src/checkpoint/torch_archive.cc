@@ -34,11 +34,18 @@ constexpr Storage kDTypes[] = {{"float32", DType::f32},   {"float", DType::f32},
                                {"bool", DType::boolean}};
 
 // Keys under which training scripts put a state dict, in the order in which they are looked for.
-constexpr std::string_view kStateDicts[] = {"state_dict", "model_state_dict", "model", "module", "ema", "params"};
+constexpr std::string_view kStateDicts[] = {"state_dict", "model_state_dict", "controlnet", "model", "module", "ema",
+                                            "params"};
+
+// Tensors with Python attributes: (function, type, its arguments, attributes).
+constexpr std::string_view kFromType = "torch._tensor._rebuild_from_type_v2";
 
 // Nested dictionaries of tensors are rare, and deep ones are made to exhaust a stack.
 constexpr int kMaxDepth = 16;
 constexpr std::size_t kMaxVisits = 4'000'000;
+
+// A view may repeat its storage (strides of 0), but not to a size that the file has no bytes for.
+constexpr std::int64_t kMaxRepeated = 1 << 16;
 
 template <std::size_t N>
 std::optional<DType> find_dtype(const Storage (&table)[N], std::string_view global) {
@@ -59,15 +66,15 @@ std::string describe(const Pickle& pickle, const PickleValue& value) {
     case Kind::real:
       return std::to_string(value.number);
     case Kind::text:
-      return value.text.size() <= 40 ? "\"" + value.text + "\""
-                                     : "a text of " + std::to_string(value.text.size()) + " bytes";
+      return value.size <= 40 ? "\"" + std::string(pickle.text(value)) + "\""
+                              : "a text of " + std::to_string(value.size) + " bytes";
     case Kind::list:
     case Kind::tuple:
-      return "a list of " + std::to_string(value.items.size());
+      return "a list of " + std::to_string(value.size);
     case Kind::dict:
-      return "a dict of " + std::to_string(value.items.size() / 2);
+      return "a dict of " + std::to_string(value.size / 2);
     default:
-      return "a " + std::string(pickle.name_of(value));
+      return pickle.name_of(value).empty() ? "an object" : "a " + std::string(pickle.name_of(value));
   }
 }
 
@@ -88,8 +95,9 @@ class Builder {
       for (const std::string_view key : kStateDicts) {
         const PickleValue* inner = pickle_.find(*root, key);
         if (inner == nullptr || inner->kind != Kind::dict) continue;
-        for (std::size_t i = 0; i + 1 < root->items.size(); i += 2)
-          if (&pickle_.at(root->items[i + 1]) != inner) add_opaque(key_of(root->items[i]), root->items[i + 1]);
+        const auto items = pickle_.items(*root);
+        for (std::size_t i = 0; i + 1 < items.size(); i += 2)
+          if (&pickle_.at(items[i + 1]) != inner) add_opaque(key_of(items[i]), items[i + 1]);
         root = inner;
         break;
       }
@@ -102,17 +110,24 @@ class Builder {
   }
   std::string key_of(PickleRef ref) const {
     const PickleValue& key = pickle_.at(ref);
-    return key.kind == Kind::text ? key.text : describe(pickle_, key);
+    return key.kind == Kind::text ? std::string(pickle_.text(key)) : describe(pickle_, key);
   }
   bool is_tensor(const PickleValue& value) const {
     const std::string_view name = pickle_.name_of(value);
     return value.kind == Kind::call &&
-           (name.starts_with("torch._utils._rebuild_tensor") || name.starts_with("torch._utils._rebuild_parameter"));
+           (name.starts_with("torch._utils._rebuild_tensor") || name.starts_with("torch._utils._rebuild_parameter") ||
+            (name == kFromType && pickle_.name_of(item(pickle_.items(value), 1)) == "torch._utils._rebuild_tensor_v2"));
   }
   bool has_tensors(const PickleValue& dict) const {
-    for (std::size_t i = 1; i < dict.items.size(); i += 2)
-      if (is_tensor(pickle_.at(dict.items[i]))) return true;
+    const auto items = pickle_.items(dict);
+    for (std::size_t i = 1; i < items.size(); i += 2)
+      if (is_tensor(pickle_.at(items[i]))) return true;
     return false;
+  }
+  /// The value at `index`, None where there are fewer.
+  const PickleValue& item(std::span<const PickleRef> items, std::size_t index) const {
+    static const PickleValue none{};
+    return index < items.size() ? pickle_.at(items[index]) : none;
   }
   void add_opaque(const std::string& name, PickleRef ref) {
     out_.opaque.emplace_back(name, describe(pickle_, pickle_.at(ref)));
@@ -120,75 +135,110 @@ class Builder {
 
   void walk(const std::string& prefix, const PickleValue& dict, int depth) {
     if (depth > kMaxDepth) refuse(prefix, "dicts nested at most " + std::to_string(kMaxDepth) + " deep", "more");
-    for (std::size_t i = 0; i + 1 < dict.items.size(); i += 2) {
+    const auto items = pickle_.items(dict);
+    for (std::size_t i = 0; i + 1 < items.size(); i += 2) {
       if (++visits_ > kMaxVisits) refuse(prefix, "at most " + std::to_string(kMaxVisits) + " entries", "more");
-      const PickleValue& value = pickle_.at(dict.items[i + 1]);
-      const std::string name = prefix + key_of(dict.items[i]);
+      const PickleValue& value = pickle_.at(items[i + 1]);
+      const std::string name = prefix + key_of(items[i]);
       if (is_tensor(value))
         add_tensor(name, value);
-      else if (value.kind == Kind::dict && !value.items.empty())
+      else if (value.kind == Kind::dict && value.size != 0)
         walk(name + ".", value, depth + 1);
       else
-        add_opaque(name, dict.items[i + 1]);
+        add_opaque(name, items[i + 1]);
     }
   }
 
-  const PickleValue& argument(const std::string& name, const PickleValue& call, std::size_t index, Kind kind) const {
-    if (call.items.size() <= index + 1 || pickle_.at(call.items[index + 1]).kind != kind)
-      refuse(name, "the arguments of " + std::string(pickle_.name_of(call)), "others");
-    return pickle_.at(call.items[index + 1]);
+  /// A call of one of torch's functions that rebuild tensors.
+  struct Call {
+    std::string_view function;
+    std::span<const PickleRef> arguments;
+  };
+  const PickleValue& argument(const std::string& name, const Call& call, std::size_t index, Kind kind) const {
+    if (call.arguments.size() <= index || pickle_.at(call.arguments[index]).kind != kind)
+      refuse(name, "the arguments of " + std::string(call.function), "others");
+    return pickle_.at(call.arguments[index]);
   }
   std::vector<std::int64_t> integers(const std::string& name, const PickleValue& tuple) const {
-    if (tuple.items.size() > Dims::kMaxRank)
-      refuse(name, "at most " + std::to_string(Dims::kMaxRank) + " axes", std::to_string(tuple.items.size()));
+    if (tuple.size > Dims::kMaxRank)
+      refuse(name, "at most " + std::to_string(Dims::kMaxRank) + " axes", std::to_string(tuple.size));
     std::vector<std::int64_t> values;
-    for (const PickleRef item : tuple.items) {
-      if (pickle_.at(item).kind != Kind::integer || pickle_.at(item).integer < 0)
-        refuse(name, "extents and strides of 0 or more", describe(pickle_, pickle_.at(item)));
-      values.push_back(pickle_.at(item).integer);
+    for (const PickleRef ref : pickle_.items(tuple)) {
+      if (pickle_.at(ref).kind != Kind::integer || pickle_.at(ref).integer < 0)
+        refuse(name, "extents and strides of 0 or more", describe(pickle_, pickle_.at(ref)));
+      values.push_back(pickle_.at(ref).integer);
     }
     return values;
   }
 
-  void add_tensor(const std::string& name, const PickleValue& value) {
-    const PickleValue* call = &value;
-    // A parameter is a call on a tensor.
-    for (int depth = 0; pickle_.name_of(*call).starts_with("torch._utils._rebuild_parameter"); ++depth) {
-      call = &argument(name, *call, 0, Kind::call);
-      if (depth > 2 || !is_tensor(*call)) refuse(name, "a tensor", describe(pickle_, *call));
+  /// The call that makes the tensor itself: a parameter is a call on a tensor, and a tensor with attributes one on a
+  /// function and its arguments.
+  Call tensor_call(const std::string& name, const PickleValue& value) const {
+    const PickleValue* made = &value;
+    for (int depth = 0;; ++depth) {
+      const Call call{pickle_.name_of(*made), pickle_.items(*made).subspan(1)};
+      if (call.function == kFromType)
+        return {pickle_.name_of(item(call.arguments, 0)), pickle_.items(argument(name, call, 2, Kind::tuple))};
+      if (!call.function.starts_with("torch._utils._rebuild_parameter")) return call;
+      made = &argument(name, call, 0, Kind::call);
+      if (depth > 2 || !is_tensor(*made)) refuse(name, "a tensor", describe(pickle_, *made));
     }
-    const std::string_view function = pickle_.name_of(*call);
-    const bool untyped = function == "torch._utils._rebuild_tensor_v3";
-    if (!untyped && function != "torch._utils._rebuild_tensor_v2" && function != "torch._utils._rebuild_tensor")
-      refuse(name, "torch._utils._rebuild_tensor, _v2 or _v3", std::string(function));
-    const PickleValue& persistent = argument(name, *call, 0, Kind::persistent);
-    const PickleValue& offset = argument(name, *call, 1, Kind::integer);
-    const std::vector<std::int64_t> sizes = integers(name, argument(name, *call, 2, Kind::tuple));
-    const std::vector<std::int64_t> strides = integers(name, argument(name, *call, 3, Kind::tuple));
-    if (sizes.size() != strides.size()) refuse(name, "as many strides as axes", std::to_string(strides.size()));
-
-    // ("storage", class, key, device, elements)
-    const PickleValue& id = pickle_.at(persistent.items.front());
-    const bool fits = id.kind == Kind::tuple && id.items.size() >= 5 && pickle_.at(id.items[0]).text == "storage" &&
-                      pickle_.at(id.items[1]).kind == Kind::global && pickle_.at(id.items[2]).kind == Kind::text;
-    if (!fits) refuse(name, "a persistent id of a storage", "another");
-    std::optional<DType> dtype = find_dtype(kStorages, pickle_.at(id.items[1]).text);
-    if (untyped) {
-      const PickleValue& named = argument(name, *call, 6, Kind::global);
-      dtype = find_dtype(kDTypes, named.text);
-      if (!dtype) refuse(name, "a dtype of torch", named.text);
-    }
-    if (!dtype) refuse(name, "a storage of torch", pickle_.at(id.items[1]).text);
-    const std::string& key = pickle_.at(id.items[2]).text;
-    const auto storage = storages_.find(key);
-    if (storage == storages_.end()) refuse(name, "storage " + key, "none of that name");
-    add_view(name, storage->second, *dtype, offset.integer, Shape(sizes), Dims(strides));
   }
 
-  void add_view(const std::string& name, const Bytes& storage, DType dtype, std::int64_t offset, const Shape& shape,
-                const Dims& strides) {
+  void add_tensor(const std::string& name, const PickleValue& value) {
+    const Call call = tensor_call(name, value);
+    const bool untyped = call.function == "torch._utils._rebuild_tensor_v3";
+    if (!untyped && call.function != "torch._utils._rebuild_tensor_v2" &&
+        call.function != "torch._utils._rebuild_tensor")
+      refuse(name, "torch._utils._rebuild_tensor, _v2 or _v3", std::string(call.function));
+    const PickleValue& persistent = argument(name, call, 0, Kind::persistent);
+    const PickleValue& offset = argument(name, call, 1, Kind::integer);
+    const std::vector<std::int64_t> sizes = integers(name, argument(name, call, 2, Kind::tuple));
+    const std::vector<std::int64_t> strides = integers(name, argument(name, call, 3, Kind::tuple));
+    if (sizes.size() != strides.size()) refuse(name, "as many strides as axes", std::to_string(strides.size()));
+
+    // ("storage", class, key, device, elements), and in the older format (key, offset, elements) of a view, or None.
+    const PickleValue& id = item(pickle_.items(persistent), 0);
+    const auto parts = pickle_.items(id);
+    const PickleValue& type = item(parts, 1);
+    const bool fits = id.kind == Kind::tuple && parts.size() >= 5 && pickle_.text(item(parts, 0)) == "storage" &&
+                      type.kind == Kind::global && item(parts, 2).kind == Kind::text;
+    if (!fits) refuse(name, "a persistent id of a storage", "another");
+    const PickleValue& named = untyped ? argument(name, call, 6, Kind::global) : type;
+    const std::string_view kind = pickle_.text(named);
+    const std::optional<DType> dtype = untyped ? find_dtype(kDTypes, kind) : find_dtype(kStorages, kind);
+    if (!dtype) {
+      // Complex numbers, 8-bit floats and the like: of no temporal module.
+      if (!kind.starts_with("torch.")) refuse(name, "a storage or a dtype of torch", std::string(kind));
+      out_.opaque.emplace_back(name, "a tensor of " + std::string(kind) + " " + to_string(Shape(sizes)));
+      return;
+    }
+    const std::string key(pickle_.text(item(parts, 2)));
+    const auto storage = storages_.find(key);
+    if (storage == storages_.end()) refuse(name, "storage " + key, "none of that name");
+    const auto part = part_of(name, storage->second.first, item(parts, 5), size_of(*dtype));
+    add_view(name, storage->second, part, *dtype, offset.integer, Shape(sizes), Dims(strides));
+  }
+
+  /// The part of a storage that the older format's sixth part of a persistent id says.
+  std::span<const std::byte> part_of(const std::string& name, std::span<const std::byte> storage,
+                                     const PickleValue& view, std::size_t size) const {
+    if (view.kind == Kind::none) return storage;
+    const auto parts = pickle_.items(view);
+    const PickleValue &offset = item(parts, 1), &count = item(parts, 2);
+    const std::size_t elements = storage.size() / size;
+    if (view.kind != Kind::tuple || offset.kind != Kind::integer || count.kind != Kind::integer || offset.integer < 0 ||
+        count.integer < 0 || static_cast<std::uint64_t>(offset.integer) > elements ||
+        static_cast<std::uint64_t>(count.integer) > elements - static_cast<std::uint64_t>(offset.integer))
+      refuse(name, "a view within the " + std::to_string(elements) + " elements of its storage", "another");
+    return storage.subspan(static_cast<std::size_t>(offset.integer) * size,
+                           static_cast<std::size_t>(count.integer) * size);
+  }
+
+  void add_view(const std::string& name, const Bytes& storage, std::span<const std::byte> part, DType dtype,
+                std::int64_t offset, const Shape& shape, const Dims& strides) {
     const auto size = static_cast<std::int64_t>(size_of(dtype));
-    const auto elements = static_cast<std::int64_t>(storage.first.size()) / size;
+    const auto elements = static_cast<std::int64_t>(part.size()) / size;
     const std::int64_t count = element_count(shape);
     std::int64_t last = offset;
     bool fits = offset >= 0;
@@ -200,18 +250,29 @@ class Builder {
     if (!fits || (count != 0 && last >= elements) || (count == 0 && offset > elements))
       refuse(name, "a tensor within the " + std::to_string(elements) + " elements of its storage",
              "shape " + to_string(shape) + " with strides " + to_string(strides) + " at " + std::to_string(offset));
-    const std::byte* from = storage.first.data() + (count == 0 ? 0 : offset * size);
-    if (reinterpret_cast<std::uintptr_t>(from) % size_of(dtype) != 0) {
-      // Element by element: a view of what is not aligned may not be read.
-      Tensor& copy = out_.copies.emplace_back(DType::u8, Shape{static_cast<std::int64_t>(storage.first.size())});
-      std::memcpy(copy.data(), storage.first.data(), storage.first.size());
-      from = static_cast<const std::byte*>(copy.data()) + offset * size;
-    }
+    if (count > std::max(elements, kMaxRepeated))
+      refuse(name, "at most " + std::to_string(kMaxRepeated) + " elements, or as many as its storage has",
+             "shape " + to_string(shape) + " of a storage of " + std::to_string(elements));
+    const std::byte* from = part.data() + (count == 0 ? 0 : offset * size);
+    if (reinterpret_cast<std::uintptr_t>(from) % size_of(dtype) != 0)
+      from = aligned(storage.first) + (from - storage.first.data());
     out_.tensors.push_back({name, TensorView(from, dtype, shape, strides), storage.second});
+  }
+
+  /// A view of what is not aligned may not be read: a copy of the storage, one for all its views.
+  const std::byte* aligned(std::span<const std::byte> storage) {
+    const auto [found, added] = aligned_.emplace(storage.data(), nullptr);
+    if (added) {
+      Tensor& copy = out_.copies.emplace_back(DType::u8, Shape{static_cast<std::int64_t>(storage.size())});
+      std::memcpy(copy.data(), storage.data(), storage.size());
+      found->second = static_cast<const std::byte*>(copy.data());
+    }
+    return found->second;
   }
 
   const Pickle& pickle_;
   std::string where_;
+  std::unordered_map<const std::byte*, const std::byte*> aligned_;
   const std::unordered_map<std::string, Bytes>& storages_;
   TorchArchive& out_;
   std::size_t visits_ = 0;
@@ -231,10 +292,14 @@ std::unordered_map<std::string, std::size_t> element_sizes(const Pickle& pickle)
   std::unordered_map<std::string, std::size_t> sizes;
   for (const PickleValue& value : pickle.values) {
     if (value.kind != Kind::persistent) continue;
-    const PickleValue& id = pickle.at(value.items.front());
-    if (id.kind != Kind::tuple || id.items.size() < 5) continue;
-    if (const auto dtype = find_dtype(kStorages, pickle.at(id.items[1]).text))
-      sizes[pickle.at(id.items[2]).text] = size_of(*dtype);
+    const auto id = pickle.items(pickle.at(pickle.items(value).front()));
+    if (id.size() < 5) continue;
+    const std::string_view type = pickle.text(pickle.at(id[1]));
+    const std::string key(pickle.text(pickle.at(id[2])));
+    if (const auto dtype = find_dtype(kStorages, type))
+      sizes[key] = size_of(*dtype);
+    else if (type == "torch.ComplexFloatStorage" || type == "torch.ComplexDoubleStorage")
+      sizes[key] = type == "torch.ComplexFloatStorage" ? 8 : 16;
   }
   return sizes;
 }
@@ -248,12 +313,15 @@ TorchArchive parse_legacy(std::span<const std::byte> bytes, const std::string& w
   };
   next();  // the magic number
   next();  // the protocol
-  next();  // the machine
+  const Pickle machine = next();
+  const PickleValue* little = machine.find(machine.at(machine.root), "little_endian");
+  if (little != nullptr && little->integer == 0)
+    throw FormatError(where, "little-endian numbers", "those of a big-endian machine");
   const Pickle object = next(), keys = next();
   const std::unordered_map<std::string, std::size_t> sizes = element_sizes(object);
   std::unordered_map<std::string, Builder::Bytes> storages;
-  for (const PickleRef ref : keys.at(keys.root).items) {
-    const std::string& key = keys.at(ref).text;
+  for (const PickleRef ref : keys.items(keys.at(keys.root))) {
+    const std::string key(keys.text(keys.at(ref)));
     std::uint64_t count = 0;
     const auto size = sizes.find(key);
     if (size == sizes.end() || bytes.size() - at < sizeof(count))

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "checkpoint/json.h"
 #include "checkpoint/mapped_file.h"
 #include "kineograph/error.h"
 
@@ -158,31 +159,6 @@ std::string_view nearest_key(std::string_view name) {
       ->name;
 }
 
-/// Refuses repeated keys and nesting deeper than any config has, which a parsed value no longer shows.
-Json parse(std::string_view text, const std::string& where) {
-  std::vector<std::string> seen;
-  const auto check = [&](int depth, Json::parse_event_t event, Json& value) {
-    if (depth > 16) throw ConfigError(where, "nesting of at most 16 levels", "more");
-    if (depth == 1 && event == Json::parse_event_t::key) {
-      const auto name = value.get<std::string>();
-      if (std::find(seen.begin(), seen.end(), name) != seen.end())
-        throw ConfigError(where + ": " + name, "every key once", "it twice");
-      seen.push_back(name);
-    }
-    return true;
-  };
-  Json json;
-  try {
-    json = Json::parse(text, check);
-  } catch (const Json::parse_error& error) {
-    throw ConfigError(where, "JSON", "an error at byte " + std::to_string(error.byte));
-  } catch (const Json::out_of_range&) {
-    throw ConfigError(where, "JSON with numbers that a double can hold", "one beyond");
-  }
-  if (!json.is_object()) throw ConfigError(where, "a JSON object", json.type_name());
-  return json;
-}
-
 void require(bool condition, std::string_view key, const std::string& expected, const std::string& found,
              const std::string& hint = {}) {
   if (!condition) throw ConfigError("config: " + std::string(key), expected, found, hint);
@@ -205,7 +181,7 @@ std::string_view name_of(PositionalEmbeddings value) noexcept { return find_name
 Config Config::from_json(std::string_view text, std::string_view where, UnknownKeys unknown,
                          const WarningHandler& on_warning) {
   const std::string source(where);
-  const Json json = parse(text, source);
+  const Json json = checkpoint::parse_json<Json, ConfigError>(text, source);
   Config config;
   for (const auto& [name, value] : json.items()) {
     if (name.starts_with('_')) {
