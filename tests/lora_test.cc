@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 
 namespace kineograph {
 namespace {
@@ -75,6 +76,40 @@ TEST_F(LoraTest, IsTheSumThatItSays) {
     for (std::int64_t k = 0; k < before[i].value.numel(); ++k)  // 2 * (0.5 * 0.5 + 0.5 * 0.5)
       EXPECT_EQ(b[k], static_cast<float>(static_cast<double>(a[k]) + (changed ? 1.0 : 0.0))) << before[i].name;
   }
+}
+
+TEST_F(LoraTest, RefusesOtherShapesAndStaysAsItWas) {
+  AdaptedModel adapted(base(), "mid_block.motion_modules.0");
+  const Tensor plain = answer(adapted.model());
+  const std::string key = "mid_block.motion_modules.0.transformer_blocks.0.";
+  const auto stray = [&](const std::string& layer, std::int64_t width) {
+    Tensor down(DType::f32, {2, width}), up(DType::f32, {width, 2});
+    const auto path = folder_ / ("stray" + std::to_string(count_++) + ".safetensors");
+    save_safetensors(path, {{key + layer + ".lora_A.weight", down}, {key + layer + ".lora_B.weight", up}});
+    return Lora::open(path);
+  };
+  EXPECT_THROW(adapted.add_lora("large", stray("attn1.to_q", 6400)), CheckpointError);
+  EXPECT_THROW(adapted.add_lora("small", stray("attn1.to_q", 8)), CheckpointError);
+  EXPECT_THROW(adapted.add_lora("nowhere", stray("attn7.to_q", 32)), CheckpointError);
+  EXPECT_THROW(adapted.add_lora("infinite", lora(0.5f), std::numeric_limits<double>::infinity()), ArgumentError);
+  EXPECT_TRUE(same(plain, answer(adapted.model())));
+  adapted.add_lora("large", lora(0.5f));  // the name was not taken
+  EXPECT_THROW(adapted.set_scale("large", std::numeric_limits<double>::quiet_NaN()), ArgumentError);
+  adapted.set_scale("large", 0.0);
+  EXPECT_TRUE(same(plain, answer(adapted.model())));
+  const Tensor weight(DType::f32, {32, 32});
+  EXPECT_THROW(merged_weight({{stray("attn1.to_q", 6400), 1.0}}, "mid_block.motion_modules.0",
+                             "transformer_blocks.0.attn1.to_q.weight", weight, DType::f32),
+               CheckpointError);
+}
+
+TEST_F(LoraTest, RoundsOnceTo16Bits) {
+  // 1 + 2^-8 + 2^-30 is just above the middle between two bf16 numbers; by way of f32 it would be the middle itself.
+  Tensor value(DType::f64, {2});
+  value.data_as<double>()[0] = 1 + 0x1p-8 + 0x1p-30;
+  value.data_as<double>()[1] = -(1 + 0x1p-11 + 0x1p-40);
+  EXPECT_EQ(convert(convert(value, DType::bf16), DType::f32).data_as<float>()[0], 1 + 0x1p-7f);
+  EXPECT_EQ(convert(convert(value, DType::f16), DType::f32).data_as<float>()[1], -(1 + 0x1p-10f));
 }
 
 TEST_F(LoraTest, RefusesWhatDoesNotFit) {

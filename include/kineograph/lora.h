@@ -14,7 +14,8 @@
 namespace kineograph {
 
 /// A LoRA file, in the key forms of the original AnimateDiff motion LoRAs (processor.to_q_lora.down), of diffusers and
-/// kohya (to_q.lora.down, .alpha) and of PEFT (to_q.lora_A).
+/// kohya (to_q.lora.down, lora_down, .alpha) and of PEFT (to_q.lora_A, with its lora_alpha from diffusers' metadata or
+/// from the adapter_config.json beside it).
 class Lora {
  public:
   struct Delta {
@@ -22,10 +23,11 @@ class Lora {
     std::string module;     ///< path of the module, as TemporalModule::name
     std::string parameter;  ///< "transformer_blocks.0.attn1.to_q.weight"
     TensorView down, up;    ///< (r, in), (out, r)
-    double factor = 1.0;    ///< alpha / r, 1 without an alpha
+    double factor = 1.0;    ///< alpha / r (PEFT's use_rslora: alpha / sqrt(r)), 1 without an alpha
   };
 
-  /// Throws IoError or FormatError; CheckpointError for keys that are no LoRA's, all named.
+  /// A file, or a folder that PEFT or diffusers wrote. Throws IoError or FormatError; CheckpointError for keys that are
+  /// no LoRA's, all named.
   static Lora open(const std::filesystem::path& path);
 
   const std::vector<Delta>& deltas() const noexcept { return deltas_; }
@@ -42,7 +44,8 @@ class Lora {
 using LoraStack = std::vector<std::pair<Lora, double>>;
 
 /// weight + sum of scale * factor * up * down over the deltas of `parameter` in `module`, in f64 and rounded once, as
-/// `dtype`; nullopt-like empty tensor where no LoRA has one.
+/// `dtype`; an empty tensor where no LoRA has one, or only with a scale of 0. Throws CheckpointError for a delta of
+/// another shape than `weight`.
 Tensor merged_weight(const LoraStack& loras, std::string_view module, std::string_view parameter, TensorView weight,
                      DType dtype);
 
@@ -53,9 +56,10 @@ class AdaptedModel {
   /// `module` is the path by which LoRAs know the base.
   AdaptedModel(TransformerTemporalModel base, std::string module, ModelOptions options = {});
 
-  /// Throws ArgumentError for a name that is taken; CheckpointError for a LoRA with nothing for this module.
+  /// Throws ArgumentError for a name that is taken and a scale that is not finite; CheckpointError for a LoRA with
+  /// nothing for this module, or with keys of it that match no weight.
   void add_lora(const std::string& name, const Lora& lora, double scale = 1.0);
-  /// Throw ArgumentError for a name that is not there.
+  /// Throw ArgumentError for a name that is not there or a scale that is not finite.
   void set_scale(const std::string& name, double scale);
   void remove_lora(const std::string& name);
   /// The model with all LoRAs as they are now.
@@ -63,7 +67,8 @@ class AdaptedModel {
 
  private:
   std::size_t index_of(const std::string& name) const;
-  void rebuild();
+  /// The model with `loras`; all else is as before where it throws.
+  void rebuild(const LoraStack& loras);
 
   TransformerTemporalModel base_, current_;
   std::string module_;

@@ -1,5 +1,7 @@
 #include "kineograph/tensor.h"
 
+#include <bit>
+#include <cmath>
 #include <cstring>
 #include <new>
 
@@ -36,6 +38,25 @@ void for_each_offset(const Shape& shape, const Dims& strides, Body&& body) {
       index[axis] = 0;
     }
   }
+}
+
+/// A float from which a 16-bit type rounds as from the double: cut off, with the last bit set where something was lost.
+float round_to_odd(double value) {
+  const auto nearest = static_cast<float>(value);
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(nearest);
+  if (static_cast<double>(nearest) == value || !std::isfinite(nearest) || (bits & 1u) != 0) return nearest;
+  return std::bit_cast<float>(std::fabs(static_cast<double>(nearest)) > std::fabs(value) ? bits - 1u : bits + 1u);
+}
+
+/// From one floating type to another with one rounding.
+template <class D, class S>
+D cast_float(S value) {
+  if constexpr (std::is_same_v<S, double> && sizeof(D) == 2)
+    return from_float<D>(round_to_odd(value));
+  else if constexpr (std::is_same_v<S, D>)
+    return value;
+  else
+    return from_float<D>(to_float(value));
 }
 
 }  // namespace
@@ -137,12 +158,8 @@ Tensor convert(TensorView source, DType dtype) {
     dispatch_floating(dtype, [&]<class D>(D) {
       const auto* in = static_cast<const S*>(source.data());
       auto* to = static_cast<D*>(result.data());
-      for_each_offset(source.shape(), source.strides(), [&](std::int64_t offset) {
-        if constexpr (std::is_same_v<D, double> && std::is_same_v<S, float>)
-          *to++ = in[offset];
-        else
-          *to++ = from_float<D>(to_float(in[offset]));
-      });
+      for_each_offset(source.shape(), source.strides(),
+                      [&](std::int64_t offset) { *to++ = cast_float<D>(in[offset]); });
     });
   });
   return result;
