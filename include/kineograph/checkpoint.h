@@ -37,8 +37,12 @@ struct TemporalModule {
   TransformerTemporalConfig config;
   /// Keys of `config` that neither the tensors' shapes nor a config.json say: the published models' values.
   std::vector<std::string> assumed;
-  std::vector<Parameter> state_dict;  ///< names inside the module; views of the checkpoint's memory
-  std::vector<std::string> sources;   ///< what each of them is called in the file
+  std::vector<Parameter> state_dict;    ///< names inside the module; views of the checkpoint's memory
+  std::vector<std::string> sources;     ///< what each of them is called in the file
+  std::vector<std::string> recomputed;  ///< position tables of the original's in the file, which are computed anew
+
+  /// Why no model can be made of it, such as a tensor that is missing; empty where one can.
+  std::string problem;
 
   std::int64_t num_parameters() const;
   DType dtype() const noexcept;
@@ -76,8 +80,9 @@ class Checkpoint {
   /// them brings it back.
   void release(std::string_view name) const noexcept;
 
-  /// The temporal modules in it, found by their keys; what no shape says comes from a config.json beside the file.
-  /// Throws ConfigError for such a file that is damaged.
+  /// The temporal modules in it, whole or not, found by their keys; what no shape says comes from a config.json beside
+  /// the file. Throws ConfigError for such a file that is damaged or does not fit, or where the published values do
+  /// not; CheckpointError for two tensors in one place.
   std::vector<TemporalModule> modules() const;
   /// One of them as a model, by its path in diffusers; an empty name for the only one. Its tensors' checksums are
   /// checked. Throws ArgumentError for a name that is not there, and what from_state_dict throws.

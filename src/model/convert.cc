@@ -37,11 +37,16 @@ class Converter {
     if (modules_.empty()) throw CheckpointError(where(), "at least one temporal module", "none");
     if (options.dtype && *options.dtype != DType::f32 && *options.dtype != DType::f16 && *options.dtype != DType::bf16)
       throw ArgumentError("dtype", "f32, f16 or bf16", std::string(name_of(*options.dtype)));
+    if (options.to != Layout::module && !options.module.empty())
+      throw ArgumentError("module", "none, as all modules are written", options.module);
     for (const auto& [lora, scale] : options.loras) lora.require_in(modules_);
   }
 
   void write(const std::filesystem::path& output) {
     if (options_.to == Layout::animatediff) {
+      for (const char* ending : {".ckpt", ".pth", ".pt", ".bin"})
+        if (output.extension() == ending)
+          throw ArgumentError("output", "a name ending with .safetensors, as that is what is written", output.string());
       require_motion();
       for (const TemporalModule& module : modules_) add_module(module);
       add_conv_in();
@@ -54,21 +59,27 @@ class Converter {
       config = Json::parse(config_of(module).to_json());
     } else if (options_.to == Layout::motion_adapter) {
       require_motion();
-      config = adapter_config();
       for (const TemporalModule& module : modules_) add_module(module);
+      config = adapter_config();
       add_conv_in();
     } else {
       throw ArgumentError("to", "a single module, a MotionAdapter or the original AnimateDiff",
                           std::string(name_of(options_.to)));
     }
     std::error_code error;
-    std::filesystem::create_directories(output, error);
+    const bool made = std::filesystem::create_directories(output, error);
     if (error) throw IoError(output.string(), "a folder that can be made", error.message());
-    // The weights first: a folder without its config.json is no model yet.
-    checkpoint::write_safetensors(output / kWeights, tensors_, {{"format", "pt"}}, options_.on_progress);
-    AtomicFile file(output / "config.json");
-    file.write(config.dump(2) + "\n");
-    file.commit();
+    try {
+      // Both files are whole on the disk before either takes its name, as in save_pretrained.
+      AtomicFile file(output / "config.json");
+      file.write(config.dump(2) + "\n");
+      file.flush();
+      checkpoint::write_safetensors(output / kWeights, tensors_, {{"format", "pt"}}, options_.on_progress);
+      file.commit();
+    } catch (...) {
+      if (made) std::filesystem::remove(output, error);  // only if it is empty
+      throw;
+    }
   }
 
  private:
@@ -114,6 +125,8 @@ class Converter {
   }
 
   void add_module(const TemporalModule& module) {
+    if (!module.problem.empty())
+      throw CheckpointError("Module " + module.name + " of " + where() + " cannot be converted:" + module.problem);
     const TransformerTemporalConfig config = config_of(module);
     std::map<std::string, TensorView> stored_positions;
     for (std::size_t i = 0; i < module.state_dict.size(); ++i) {
@@ -176,6 +189,22 @@ class Converter {
     }
   }
 
+  /// A MotionAdapter has one value of these for a block, and one of groups and positions for all.
+  void require_same(const TransformerTemporalConfig& block, const TransformerTemporalConfig& first,
+                    const TemporalModule& module) const {
+    const TransformerTemporalConfig& config = module.config;
+    const auto positions = [this](const TemporalModule& of) { return config_of(of).num_positional_embeddings; };
+    const char* differs = config.in_channels != block.in_channels                   ? "channels"
+                          : config.num_layers != block.num_layers                   ? "layers"
+                          : config.num_attention_heads != block.num_attention_heads ? "heads"
+                          : config.norm_num_groups != first.norm_num_groups         ? "groups"
+                          : positions(module) != positions(modules_.front())        ? "positions"
+                                                                                    : nullptr;
+    if (differs != nullptr)
+      throw ArgumentError("to", "motion modules that one MotionAdapter can have",
+                          "other " + std::string(differs) + " in " + module.name);
+  }
+
   /// MotionAdapter's config.json: what its constructor needs to make these modules.
   Json adapter_config() const {
     std::map<std::int64_t, std::vector<const TemporalModule*>> down, up;
@@ -194,6 +223,11 @@ class Converter {
     };
     if (down.empty() || up.size() != down.size()) refuse("as many down_blocks as up_blocks, not");
     Json channels = Json::array(), layers = Json::array(), depths = Json::array(), heads = Json::array();
+    for (const TemporalModule* module : middle) {
+      require_same(middle.front()->config, modules_.front().config, *module);
+      if (module->config.num_attention_heads != down.rbegin()->second.front()->config.num_attention_heads)
+        refuse("other heads in " + module->name + " than in the lowest block");
+    }
     for (const auto& [number, modules] : down) {
       const TransformerTemporalConfig& config = modules.front()->config;
       if (number != static_cast<std::int64_t>(channels.size()))
@@ -201,6 +235,8 @@ class Converter {
       const auto above = up.find(static_cast<std::int64_t>(down.size()) - 1 - number);
       if (above == up.end() || above->second.size() != modules.size() + 1)
         refuse("not one module more in up_blocks than in down_blocks." + std::to_string(number));
+      for (const std::vector<const TemporalModule*>& side : {modules, above->second})
+        for (const TemporalModule* module : side) require_same(config, modules_.front().config, *module);
       channels.push_back(*config.in_channels);
       layers.push_back(modules.size());
       depths.push_back(config.num_layers);

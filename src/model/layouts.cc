@@ -8,8 +8,10 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "checkpoint/json.h"
 #include "checkpoint/mapped_file.h"
 #include "kineograph/checkpoint.h"
+#include "model/parameters.h"
 
 namespace kineograph {
 namespace {
@@ -22,6 +24,13 @@ using model::Place;
 constexpr std::int64_t kMotionHeads = 8, kHeadDim = 64, kInputHeads = 8, kGroups = 32;
 // AnimateLCM's motion modules come without positions; its source has 64.
 constexpr std::int64_t kLcmPositions = 64;
+// MotionAdapter's motion_max_seq_length where its config.json does not say.
+constexpr std::int64_t kAdapterPositions = 32;
+// As TransformerTemporalConfig::validate has it: beyond, tensors are no module's.
+constexpr std::int64_t kMaxWidth = 1 << 20;
+// diffusers' classes whose config.json speaks of temporal modules; another's, beside a file by chance, is not read.
+constexpr std::string_view kConfigClasses[] = {"TransformerTemporalModel", "MotionAdapter", "UNetMotionModel",
+                                               "UNet3DConditionModel", "I2VGenXLUNet"};
 
 // What stands before the layout's own names in some files.
 constexpr std::string_view kPrefixes[] = {"module.", "model.diffusion_model.", "diffusion_model.", "unet.", "model."};
@@ -133,6 +142,10 @@ TensorView as_linear(const TensorView& view) {
 
 void add(std::map<std::string, Found>& modules, const std::string& key, const Place& place, const TensorView& view) {
   Found& found = modules.try_emplace(place.module, Found{place.layout, {}}).first->second;
+  const auto [source, added] = found.sources.emplace(place.parameter, key);
+  if (!added)
+    throw CheckpointError("module " + place.module, "one tensor for " + place.parameter,
+                          source->second + " and " + key);
   // The original's positions are sines and cosines; diffusers computes them anew, and so does a model without any.
   if (place.parameter.ends_with(".pos_encoder.pe")) {
     if (view.rank() == 3) found.positions = view.size(1);
@@ -140,7 +153,6 @@ void add(std::map<std::string, Found>& modules, const std::string& key, const Pl
   }
   if (place.parameter.ends_with(".pos_embed.pe") && view.rank() == 3) found.positions = view.size(1);
   const bool projection = place.parameter == "proj_in.weight" || place.parameter == "proj_out.weight";
-  found.sources[place.parameter] = key;
   found.tensors[place.parameter] = projection ? as_linear(view) : view;
 }
 
@@ -149,8 +161,13 @@ class UNetConfig {
  public:
   explicit UNetConfig(const std::filesystem::path& path) : path_(path) {
     if (!std::filesystem::exists(path)) return;
-    json_ = Json::parse(checkpoint::read_text(path), nullptr, false);
-    if (!json_.is_object()) throw ConfigError(path.string(), "a JSON object", "something else");
+    json_ = checkpoint::parse_json<Json, ConfigError>(checkpoint::read_text(path), path.string());
+    const Json name = json_.value("_class_name", Json());
+    // One without a class may be written by hand, but not by transformers.
+    const bool known = name.is_null() ? !json_.contains("model_type") && !json_.contains("architectures")
+                                      : std::find(std::begin(kConfigClasses), std::end(kConfigClasses), name) !=
+                                            std::end(kConfigClasses);
+    if (!known) json_ = Json();
   }
   const std::filesystem::path& path() const { return path_; }
   bool is_of(std::string_view class_name) const {
@@ -184,6 +201,7 @@ bool read_shapes(const Found& found, TransformerTemporalConfig& config) {
   const TensorView proj = found.find("transformer_blocks.0.ff.net.0.proj.weight");
   if (norm.rank() != 1 || in.rank() != 2 || proj.rank() != 2) return false;
   const std::int64_t inner = in.size(0);
+  if (inner < 1 || inner > kMaxWidth || norm.size(0) < 1 || norm.size(0) > kMaxWidth) return false;
   config.in_channels = norm.size(0);
   config.num_layers = 0;
   while (found.find("transformer_blocks." + std::to_string(config.num_layers) + ".ff.net.0.proj.weight"))
@@ -204,34 +222,49 @@ void read_heads(const std::string& name, const Found& found, const UNetConfig& u
     if (!known) module.assumed.emplace_back(key);
     return known.value_or(published);
   };
-  std::int64_t heads = 0;
+  const char* key = motion ? "num_attention_heads" : "attention_head_dim";
+  std::int64_t divisor = kInputHeads;  // diffusers' and ModelScope's code has no other in transformer_in
   if (motion) {
-    heads = assume("num_attention_heads", unet.integer("motion_num_attention_heads", name), kMotionHeads);
-  } else if (name == "transformer_in") {
-    heads = kInputHeads;  // diffusers' and ModelScope's code has no other
-  } else {
+    divisor = assume(key, unet.integer("motion_num_attention_heads", name), kMotionHeads);
+  } else if (name != "transformer_in") {
     std::optional<std::int64_t> known = unet.integer("num_attention_heads", name);
     if (!known) known = unet.integer("attention_head_dim", name);
-    const std::int64_t dim = assume("attention_head_dim", known, kHeadDim);
-    heads = inner % dim == 0 ? inner / dim : 1;
+    divisor = assume(key, known, kHeadDim);
   }
-  module.config.num_attention_heads = heads;
-  module.config.attention_head_dim = inner % heads == 0 ? inner / heads : inner;
-  if (inner % heads != 0) module.config.num_attention_heads = 1;
+  if (inner % divisor != 0)
+    throw ConfigError("module " + name + ": " + key, "a divisor of its inner width " + std::to_string(inner),
+                      std::to_string(divisor),
+                      "Put the right config.json beside the file: no shape says it, and this is what " +
+                          (module.assumed.empty() ? unet.path().string() + " says." : "published models have."));
+  const bool counts_heads = motion || name == "transformer_in";
+  module.config.num_attention_heads = counts_heads ? divisor : inner / divisor;
+  module.config.attention_head_dim = counts_heads ? inner / divisor : divisor;
   std::optional<std::int64_t> groups = motion ? unet.integer("motion_norm_num_groups", name) : std::nullopt;
   if (!groups) groups = unet.integer("norm_num_groups", name);  // UNetMotionModel's motion modules have the UNet's
   module.config.norm_num_groups = assume("norm_num_groups", groups, kGroups);
 }
 
-void read_positions(const Found& found, TemporalModule& module) {
+void read_positions(const std::string& name, const Found& found, const UNetConfig& unet, TemporalModule& module) {
   std::int64_t positions = found.positions;
-  if (positions == 0 && found.layout == Layout::animatediff) {
-    positions = kLcmPositions;
-    module.assumed.emplace_back("num_positional_embeddings");
+  // Motion modules have positions whether the file keeps them or not.
+  if (positions == 0 && is_motion(found.layout)) {
+    const auto known = unet.integer("motion_max_seq_length", name);
+    if (!known) module.assumed.emplace_back("num_positional_embeddings");
+    positions = known.value_or(found.layout == Layout::animatediff ? kLcmPositions : kAdapterPositions);
   }
   if (positions == 0) return;
   module.config.positional_embeddings = PositionalEmbeddings::sinusoidal;
   module.config.num_positional_embeddings = positions;
+}
+
+std::string problem_of(const TemporalModule& module) {
+  try {
+    module.config.validate();
+  } catch (const ConfigError& error) {
+    return std::string("\n  ") + error.what();
+  }
+  engine::Weights weights;
+  return model::state_dict_problems(model::parameter_slots(module.config, weights), module.state_dict);
 }
 
 /// down_blocks, mid_block, up_blocks, and numbers as numbers.
@@ -327,14 +360,23 @@ std::vector<TemporalModule> Checkpoint::modules() const {
     if (name.empty() && unet.is_of("TransformerTemporalModel")) {
       module.config = TransformerTemporalConfig::from_file(unet.path());
     } else {
-      if (!read_shapes(tensors, module.config)) continue;
-      read_heads(name, tensors, unet, module);
-      read_positions(tensors, module);
+      if (read_shapes(tensors, module.config)) {
+        read_heads(name, tensors, unet, module);
+        read_positions(name, tensors, unet, module);
+      } else if (name.empty()) {
+        continue;  // a "norm.weight" at the top is many a model's
+      } else {
+        module.problem =
+            "\n  missing or misshapen norm.weight, proj_in.weight or transformer_blocks.0.ff.net.0.proj.weight";
+      }
     }
     for (const auto& [parameter, view] : tensors.tensors) {
       module.state_dict.push_back({parameter, view});
       module.sources.push_back(tensors.sources.at(parameter));
     }
+    for (const auto& [parameter, source] : tensors.sources)
+      if (!tensors.tensors.contains(parameter)) module.recomputed.push_back(source);
+    if (module.problem.empty()) module.problem = problem_of(module);
     modules.push_back(std::move(module));
   }
   std::stable_sort(modules.begin(), modules.end(), [](const TemporalModule& a, const TemporalModule& b) {
@@ -354,6 +396,8 @@ TransformerTemporalModel Checkpoint::load(std::string_view name, ModelOptions op
   for (const TemporalModule& module : all) {
     known += (known.empty() ? "" : ", ") + (module.name.empty() ? std::string("the only one") : module.name);
     if (module.name != name && !(name.empty() && all.size() == 1)) continue;
+    if (!module.problem.empty())
+      throw CheckpointError("Module " + module.name + " of " + where + " cannot be loaded:" + module.problem);
     for (const std::string& source : module.sources) verify(source);
     return TransformerTemporalModel::from_state_dict(module.config, module.state_dict, owner(), std::move(options));
   }

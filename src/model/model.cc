@@ -40,39 +40,23 @@ DType main_dtype(const std::vector<Parameter>& parameters) {
 /// Puts the state dict's tensors where the engine looks for them. Everything that does not fit is named at once.
 void fill_slots(TransformerTemporalModel::Impl& impl, const std::vector<model::Slot>& slots,
                 const std::vector<Parameter>& state_dict) {
+  const std::string problems = model::state_dict_problems(slots, state_dict);
+  if (!problems.empty()) throw CheckpointError("The checkpoint does not fit its configuration:" + problems);
   std::map<std::string_view, const TensorView*> given;
   for (const Parameter& parameter : state_dict) given[parameter.name] = &parameter.value;
-  std::string problems;
   for (const model::Slot& slot : slots) {
     const auto found = given.find(slot.name);
     if (found == given.end()) {
-      if (slot.role != model::Role::positions) {
-        problems += "\n  missing " + slot.name + " " + to_string(slot.shape);
-        continue;
-      }
       impl.tensors.push_back(model::sinusoidal_positions(slot.shape[1], slot.shape[2]));
       *slot.view = impl.tensors.back();
+    } else if (const TensorView& view = *found->second; !view.is_contiguous()) {
+      impl.tensors.push_back(convert(view, view.dtype()));
+      *slot.view = impl.tensors.back();
     } else {
-      const TensorView& view = *found->second;
-      given.erase(found);
-      if (!(view.shape() == slot.shape)) {
-        problems +=
-            "\n  misshapen " + slot.name + ": expected " + to_string(slot.shape) + ", found " + to_string(view.shape());
-      } else if (!is_floating(view.dtype())) {
-        problems += "\n  wrong dtype of " + slot.name + ": expected f32, f16, bf16 or f64, found " +
-                    std::string(name_of(view.dtype()));
-      } else if (!view.is_contiguous()) {
-        impl.tensors.push_back(convert(view, view.dtype()));
-        *slot.view = impl.tensors.back();
-      } else {
-        *slot.view = view;
-      }
+      *slot.view = view;
     }
     impl.parameters.push_back({slot.name, *slot.view});
   }
-  for (const auto& [name, view] : given)
-    problems += "\n  unexpected " + std::string(name) + " " + to_string(view->shape());
-  if (!problems.empty()) throw CheckpointError("The checkpoint does not fit its configuration:" + problems);
 }
 
 TransformerTemporalConfig with_overrides(TransformerTemporalConfig config, const ModelOptions& options) {

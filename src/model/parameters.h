@@ -7,6 +7,7 @@
 
 #include "engine/engine.h"
 #include "kineograph/config.h"
+#include "kineograph/model.h"
 
 namespace kineograph::model {
 
@@ -28,6 +29,9 @@ using Slot = SlotOf<TensorView>;
 /// (MutableTensorView). `weights` gets its blocks; the slots point into it.
 template <class View>
 std::vector<SlotOf<View>> parameter_slots(const TransformerTemporalConfig& config, engine::WeightsOf<View>& weights);
+
+/// What of `state_dict` does not fit the slots, a line each; empty where all does. Positions may be missing.
+std::string state_dict_problems(const std::vector<Slot>& slots, const std::vector<Parameter>& state_dict);
 
 /// The position table (1, N, I) as diffusers' SinusoidalPositionalEmbedding computes it, in f32:
 /// pe[p, 2i] = sin(p exp(-2i ln(10000) / I)), pe[p, 2i+1] = cos(the same).
