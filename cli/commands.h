@@ -22,7 +22,10 @@ struct ExitCode {
   int code;
 };
 
-/// Says something on stderr.
+/// A name or a text from a file, fit for a terminal: control characters, which could move the cursor or fake a line,
+/// become '?'.
+std::string printable(std::string_view text);
+/// Says something on stderr; control characters but line ends become '?'.
 void say(std::string_view message);
 /// A handler that says each warning once.
 WarningHandler warn_once();

@@ -3,9 +3,11 @@
 #include <filesystem>
 #include <iomanip>
 #include <iostream>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <unordered_set>
 
 #include "commands.h"
 #include "kineograph/kineograph.h"
@@ -20,18 +22,42 @@ struct InspectArguments {
 
 struct Contents {
   Checkpoint checkpoint;
-  std::vector<TemporalModule> modules;
+  std::vector<TemporalModule> modules = {};
   std::int64_t values = 0;
   std::size_t bytes = 0;
+  std::map<std::string, std::size_t> others = {};  ///< places of tensors that belong to no temporal module: how many
+  std::size_t num_others = 0;
 };
 
+/// "conv_in", "mid_block.resnets", "up_blocks.1.attentions": what a tensor's name begins with.
+std::string place_of(std::string_view name) {
+  constexpr std::string_view kDigits = "0123456789";
+  std::string place;
+  for (std::size_t at = 0, parts = 0, wanted = 2; parts < wanted && at < name.size(); ++parts) {
+    const std::size_t dot = name.find('.', at);
+    if (dot == std::string_view::npos) break;
+    const std::string_view part = name.substr(at, dot - at);
+    if (parts == 1 && part.find_first_not_of(kDigits) == std::string_view::npos) wanted = 3;
+    place += (place.empty() ? "" : ".") + std::string(part);
+    at = dot + 1;
+  }
+  return place.empty() ? std::string(name) : place;
+}
+
 Contents read(const InspectArguments& arguments) {
-  Contents contents{Checkpoint::open(arguments.path, arguments.variant), {}};
+  Contents contents{Checkpoint::open(arguments.path, arguments.variant)};
   contents.modules = contents.checkpoint.modules();
   for (const auto& [name, view] : contents.checkpoint.tensors()) {
     contents.values += view.numel();
     contents.bytes += static_cast<std::size_t>(view.numel()) * size_of(view.dtype());
   }
+  std::unordered_set<std::string_view> used;
+  for (const TemporalModule& module : contents.modules) {
+    used.insert(module.sources.begin(), module.sources.end());
+    used.insert(module.recomputed.begin(), module.recomputed.end());
+  }
+  for (const auto& [name, view] : contents.checkpoint.tensors())
+    if (!used.contains(name)) ++contents.num_others, ++contents.others[place_of(name)];
   return contents;
 }
 
@@ -42,6 +68,23 @@ std::string_view attn2_kind(const TransformerTemporalConfig& config) {
 
 std::string display_name(const TemporalModule& module) { return module.name.empty() ? "(the model)" : module.name; }
 
+/// The layout, and which of AnimateDiff's versions it is, as diffusers tells them apart.
+std::string layout_of(const std::vector<TemporalModule>& modules) {
+  const TemporalModule& first = modules.front();
+  std::string text(name_of(first.layout));
+  if (first.layout != Layout::animatediff) return text;
+  const auto has = [&](std::string_view name) {
+    return std::any_of(modules.begin(), modules.end(),
+                       [&](const TemporalModule& m) { return m.name.starts_with(name); });
+  };
+  const bool assumed = std::count(first.assumed.begin(), first.assumed.end(), "num_positional_embeddings") != 0;
+  if (assumed) return text + ", without positions as AnimateLCM";
+  if (!first.config.double_self_attention) return text + ", one attention as SparseCtrl";
+  if (has("mid_block.")) return text + " v2";
+  if (has("down_blocks.2.") && !has("down_blocks.3.")) return text + " SDXL";
+  return text + (first.config.num_positional_embeddings == 24 ? " v1" : " v3");
+}
+
 nlohmann::ordered_json describe(const TemporalModule& module) {
   return {{"name", module.name},
           {"layout", name_of(module.layout)},
@@ -49,14 +92,8 @@ nlohmann::ordered_json describe(const TemporalModule& module) {
           {"parameters", module.num_parameters()},
           {"attn2", attn2_kind(module.config)},
           {"assumed", module.assumed},
+          {"problem", module.problem},
           {"config", nlohmann::ordered_json::parse(module.config.to_json())}};
-}
-
-/// Tensors that belong to no temporal module.
-std::size_t other_tensors(const Contents& contents) {
-  std::size_t used = 0;
-  for (const TemporalModule& module : contents.modules) used += module.sources.size();
-  return contents.checkpoint.tensors().size() - used;
 }
 
 void print_modules(const Contents& contents) {
@@ -81,6 +118,8 @@ void print_modules(const Contents& contents) {
   }
   std::set<std::string> assumed;
   for (const TemporalModule& module : contents.modules) assumed.insert(module.assumed.begin(), module.assumed.end());
+  for (const TemporalModule& module : contents.modules)
+    if (!module.problem.empty()) std::cout << "damaged   " << display_name(module) << module.problem << '\n';
   for (const std::string& key : assumed) std::cout << "assumed   " << key << ": as the published models have it\n";
 }
 
@@ -90,11 +129,13 @@ void print_json(const Contents& contents) {
   for (const auto& file : contents.checkpoint.files()) out["files"].push_back(file.string());
   out["metadata"] = contents.checkpoint.metadata();
   out["container"] = contents.checkpoint.container();
+  out["layout"] = contents.modules.empty() ? nlohmann::json() : nlohmann::json(layout_of(contents.modules));
   out["modules"] = nlohmann::json::array();
   for (const TemporalModule& module : contents.modules) out["modules"].push_back(describe(module));
   out["ignored"] = nlohmann::json::array();
   for (const auto& [name, what] : contents.checkpoint.ignored())
     out["ignored"].push_back({{"name", name}, {"what", what}});
+  out["others"] = contents.others;
   out["values"] = contents.values;
   out["bytes"] = contents.bytes;
   out["tensors"] = nlohmann::json::array();
@@ -110,22 +151,35 @@ void print_tensors(const Contents& contents) {
   std::size_t width = 0;
   for (const auto& [name, view] : contents.checkpoint.tensors()) width = std::max(width, name.size());
   for (const auto& [name, view] : contents.checkpoint.tensors())
-    std::cout << "tensor    " << std::left << std::setw(static_cast<int>(width)) << name << "  " << std::setw(4)
-              << name_of(view.dtype()) << "  " << to_string(view.shape()) << '\n';
+    std::cout << "tensor    " << std::left << std::setw(static_cast<int>(width)) << printable(name) << "  "
+              << std::setw(4) << name_of(view.dtype()) << "  " << to_string(view.shape()) << '\n';
+}
+
+void print_others(const Contents& contents) {
+  constexpr std::size_t kMost = 40;
+  std::size_t shown = 0;
+  for (const auto& [place, count] : contents.others) {
+    if (++shown > kMost) {
+      std::cout << "ignored   tensors of " << contents.others.size() - kMost << " more places; --tensors lists them\n";
+      break;
+    }
+    std::cout << "ignored   " << printable(place) << ": " << count << (count == 1 ? " tensor\n" : " tensors\n");
+  }
 }
 
 void print_text(const Contents& contents, bool tensors) {
   for (const auto& file : contents.checkpoint.files()) std::cout << "file      " << file.string() << '\n';
   std::cout << "container " << contents.checkpoint.container() << '\n';
-  if (!contents.modules.empty()) std::cout << "layout    " << name_of(contents.modules.front().layout) << '\n';
+  if (!contents.modules.empty()) std::cout << "layout    " << layout_of(contents.modules) << '\n';
   for (const auto& [key, value] : contents.checkpoint.metadata())
-    std::cout << "metadata  " << key << " = " << value << '\n';
+    std::cout << "metadata  " << printable(key) << " = " << printable(value) << '\n';
   for (const auto& [name, what] : contents.checkpoint.ignored())
-    std::cout << "ignored   " << name << ": " << what << '\n';
+    std::cout << "ignored   " << printable(name) << ": " << printable(what) << '\n';
+  if (!contents.modules.empty()) print_others(contents);
   if (!contents.modules.empty()) print_modules(contents);
   if (tensors || contents.modules.empty()) print_tensors(contents);
   std::cout << "total     " << contents.modules.size() << " temporal modules; " << contents.checkpoint.tensors().size()
-            << " tensors, " << other_tensors(contents) << " of them of other things; " << contents.values << " values, "
+            << " tensors, " << contents.num_others << " of them of other things; " << contents.values << " values, "
             << contents.bytes << " bytes\n";
 }
 
