@@ -1,11 +1,16 @@
 // What the fuzz targets share.
 #pragma once
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <string>
 
+#include "kineograph/checkpoint.h"
 #include "kineograph/error.h"
+#include "kineograph/lora.h"
 #include "kineograph/tensor.h"
 
 namespace kineograph::fuzz {
@@ -27,6 +32,34 @@ inline void read_all(const TensorView& view) {
   const Tensor copy = convert(view, view.dtype());
   volatile std::size_t bytes = copy.bytes();
   (void)bytes;
+}
+
+/// A file in memory, for what takes a path.
+class MemoryFile {
+ public:
+  explicit MemoryFile(const std::string& bytes) : descriptor_(::memfd_create("input", MFD_CLOEXEC)) {
+    if (descriptor_ < 0 || ::write(descriptor_, bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size()))
+      __builtin_trap();
+  }
+  ~MemoryFile() { ::close(descriptor_); }
+  MemoryFile(const MemoryFile&) = delete;
+  MemoryFile& operator=(const MemoryFile&) = delete;
+  std::string path() const { return "/proc/self/fd/" + std::to_string(descriptor_); }
+
+ private:
+  int descriptor_;
+};
+
+/// All that `kineograph inspect` and a LoRA's reader make of a file.
+inline void inspect(const std::string& bytes) {
+  const MemoryFile file(bytes);
+  expect_value_or_error([&] {
+    for (const TemporalModule& module : Checkpoint::open(file.path()).modules()) {
+      volatile std::int64_t parameters = module.num_parameters();
+      (void)parameters;
+    }
+  });
+  expect_value_or_error([&] { Lora::open(file.path()); });
 }
 
 inline std::string text(const std::uint8_t* data, std::size_t size) {

@@ -5,6 +5,7 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace kineograph;
+  fuzz::inspect(fuzz::text(data, size));
   return fuzz::expect_value_or_error([&] {
     const AlignedBytes bytes(fuzz::text(data, size));
     const auto header = checkpoint::parse_safetensors(bytes.span(), "input");

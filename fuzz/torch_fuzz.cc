@@ -12,6 +12,7 @@ void parse(const std::string& file) {
     const auto archive = checkpoint::parse_torch(bytes.span(), "input");
     for (const auto& tensor : archive.tensors) fuzz::read_all(tensor.view);
   });
+  fuzz::inspect(file);
 }
 
 }  // namespace
