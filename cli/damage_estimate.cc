@@ -99,8 +99,9 @@ double noise_deviation(std::span<const float> rgb, std::span<const float> before
 void DamageEstimate::add(std::span<const float> rgb, const Moments& moments, std::int64_t height, std::int64_t width) {
   sigmas_.push_back(noise_deviation(rgb, before_, height, width));
   means_.push_back(moments.mean);
-  if (sigmas_.size() > kMemory) sigmas_.pop_front();
-  if (means_.size() > kMemory) means_.pop_front();
+  errors_.push_back(moments.deviation / std::sqrt(static_cast<double>(height * width)));
+  for (std::deque<double>* values : {&sigmas_, &means_, &errors_})
+    if (values->size() > kMemory) values->pop_front();
   before_.assign(rgb.begin(), rgb.end());
 }
 
@@ -115,7 +116,9 @@ double DamageEstimate::jumps() const {
 }
 
 Damage DamageEstimate::damage() const {
-  if (jumps() < kLeastJumps) return Damage::noise;
+  // A small frame's mean varies with every picture that is in it.
+  const double chance = 4 * median({errors_.begin(), errors_.end()});
+  if (jumps() < std::max(kLeastJumps, chance)) return Damage::noise;
   return sigma() < kLeastSigma ? Damage::flicker : Damage::both;
 }
 

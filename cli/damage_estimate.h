@@ -33,7 +33,7 @@ class DamageEstimate {
 
  private:
   std::vector<float> before_;
-  std::deque<double> sigmas_, means_;  // of the last frames
+  std::deque<double> sigmas_, means_, errors_;  // of the last frames; how far off a mean is by chance
 };
 
 /// The level that frames have without flicker, from as many frames as belong together.

@@ -43,6 +43,7 @@ std::int64_t mirrored(std::int64_t place, std::int64_t size) {
 
 Restorer::Restorer(TransformerTemporalModel model, const Y4mHeader& header, const RestoreOptions& options)
     : model_(std::move(model)), header_(header), options_(options), patch_(patch_of(model_.config())) {
+  predicts_noise(model_.config(), Damage::noise);  // refuses what it does not know
   const auto positions = model_.config().num_positional_embeddings;
   if (options_.window < 1 || (positions && options_.window > *positions))
     throw ArgumentError("window",
@@ -131,8 +132,23 @@ void Restorer::restore_window(std::int64_t start, std::int64_t count) {
   forward.timestep = TensorView(&timestep, {1});
   forward.class_labels = TensorView(&label, {1});
   forward.num_threads = options_.threads;
+  if (predicts_noise(model_.config(), damage_)) add_input(first, count, normalisation);
   for (const Shift& shift : shifts_) add_shift(shift, first, count, normalisation, forward);
   for (std::int64_t f = 0; f < count; ++f) frames_[static_cast<std::size_t>(first + f)].weight += hump(f, count);
+}
+
+void Restorer::add_input(std::int64_t first, std::int64_t count, const Normalisation& normalisation) {
+  parallel_for(count, thread_count(options_.threads), [&](std::int64_t f) {
+    Frame& frame = frames_[static_cast<std::size_t>(first + f)];
+    std::vector<float> rgb(static_cast<std::size_t>(3 * pixels()));
+    frame_to_rgb(frame.planes, header_, rgb.data());
+    const Moments& moments = normalisation.frames[static_cast<std::size_t>(f)];
+    const double change = normalisation.level.deviation / moments.deviation;
+    const auto scale = static_cast<float>(change);
+    const auto mean = static_cast<float>(normalisation.level.mean - moments.mean * change);
+    const float weight = hump(f, count);
+    for (std::size_t i = 0; i < rgb.size(); ++i) frame.sum[i] += weight * (rgb[i] * scale + mean);
+  });
 }
 
 void Restorer::add_shift(const Shift& shift, std::int64_t first, std::int64_t count, const Normalisation& normalisation,
@@ -140,10 +156,9 @@ void Restorer::add_shift(const Shift& shift, std::int64_t first, std::int64_t co
   const std::int64_t channels = 3 * patch_ * patch_, down = shift.grid.height(), across = shift.grid.width();
   const std::int64_t values = channels * down * across;
   // One buffer for all shifts and windows, as large as the largest.
-  if (!latents_ || latents_.numel() < 2 * count * values) latents_ = Tensor(DType::f32, {2 * count * values});
+  if (!latents_ || latents_.numel() < count * values) latents_ = Tensor(DType::f32, {count * values});
   float* const latents = latents_.data_as<float>();
-  float* const samples = latents + count * values;
-  const Shape window{count, channels, down, across};
+  const MutableTensorView window(latents, {count, channels, down, across});
   const int threads = thread_count(options_.threads);
 
   parallel_for(count, threads, [&](std::int64_t f) {
@@ -153,15 +168,13 @@ void Restorer::add_shift(const Shift& shift, std::int64_t first, std::int64_t co
     fold(rgb.data(), header_.height, header_.width, shift.grid, static_cast<float>(1 / moments.deviation),
          static_cast<float>(-moments.mean / moments.deviation), latents + f * values);
   });
-  model_.forward(TensorView(latents, window), MutableTensorView(samples, window), forward);
+  model_.forward(window, window, forward);
   const bool noise = predicts_noise(model_.config(), damage_);
-  const auto scale = static_cast<float>(normalisation.level.deviation);
-  const auto mean = static_cast<float>(normalisation.level.mean);
+  const auto scale = static_cast<float>(noise ? -normalisation.level.deviation : normalisation.level.deviation);
+  const auto mean = static_cast<float>(noise ? 0 : normalisation.level.mean);
   parallel_for(count, threads, [&](std::int64_t f) {
     float* const sum = frames_[static_cast<std::size_t>(first + f)].sum.data();
-    float* sample = samples + f * values;
-    if (noise)
-      for (std::int64_t i = 0; i < values; ++i) sample[i] = latents[f * values + i] - sample[i];
+    const float* sample = latents + f * values;
     for (std::int64_t channel = 0; channel < channels; ++channel) {
       const std::int64_t colour = channel / (patch_ * patch_), in_y = channel / patch_ % patch_,
                          in_x = channel % patch_;

@@ -58,8 +58,11 @@ class Restorer {
   void make_shifts(std::int64_t count);
   // Restores the frames [start, start + count) and adds them up.
   void restore_window(std::int64_t start, std::int64_t count);
+  // Runs one grid over the `count` frames from frames_[first] on and adds what it makes of them.
   void add_shift(const Shift& shift, std::int64_t first, std::int64_t count, const Normalisation& normalisation,
                  const ForwardOptions& forward);
+  // Adds what samples are subtracted from where they predict the noise: once, since the grids' weights sum to 1.
+  void add_input(std::int64_t first, std::int64_t count, const Normalisation& normalisation);
   std::int64_t pixels() const { return header_.width * header_.height; }
 
   TransformerTemporalModel model_;

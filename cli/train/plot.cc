@@ -52,8 +52,10 @@ std::vector<double> smoothed(const std::vector<double>& losses) {
   std::vector<double> averages;
   double average = 0, n = 0;
   for (const double loss : losses) {
-    n = std::min(n + 1, std::max(10.0, static_cast<double>(averages.size()) / 100));
-    average += (loss - average) / n;
+    if (std::isfinite(loss)) {
+      n = std::min(n + 1, std::max(10.0, static_cast<double>(averages.size()) / 100));
+      average += (loss - average) / n;
+    }
     averages.push_back(average);
   }
   return averages;
@@ -92,7 +94,7 @@ std::string loss_plot(const std::vector<double>& losses) {
   svg += polyline(averages, scale, "stroke=\"#0b4f8a\" stroke-width=\"2\"");
   svg += text(kWidth / 2, kHeight - 12, "middle", "step");
   svg += text(kLeft, 24, "start",
-              "Loss, in squares of 25 levels: every step, and averaged (last: " +
+              "Loss, the share of the noise that is left: every step, and averaged (last: " +
                   number(averages.empty() ? 0 : averages.back(), "%.4g") + ")");
   return svg + "</svg>\n";
 }

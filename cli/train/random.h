@@ -33,9 +33,13 @@ class Random {
       if (length > 0.05 && length <= 1) return {x / length, y / length};
     }
   }
-  /// Normal with deviation 1: the inverse of its distribution by Wichura's AS 241 (PPND7), good to 7 digits.
-  double normal() {
-    const double p = (static_cast<double>(bits() >> 11) + 0.5) * 0x1p-53, q = p - 0.5;
+  /// Normal with deviation 1.
+  double normal() { return normal_quantile((static_cast<double>(bits() >> 11) + 0.5) * 0x1p-53); }
+
+  /// What a normal variable of deviation 1 stays below with probability p, in (0, 1): Wichura's AS 241 (PPND7), good to
+  /// 7 digits.
+  static double normal_quantile(double p) {
+    const double q = p - 0.5;
     if (std::abs(q) <= 0.425) {
       const double r = 0.180625 - q * q;
       return q * (((59.109374720 * r + 159.29113202) * r + 50.434271938) * r + 3.3871327179) /

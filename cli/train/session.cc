@@ -106,6 +106,7 @@ void TrainingSession::save(const std::filesystem::path& file, const std::string&
 }
 
 void TrainingSession::load(const Checkpoint& checkpoint) {
+  next_ = {};  // a batch of the step that will not come now
   const std::string where = checkpoint.files().front().string();
   const auto step = checkpoint.metadata().find("step");
   std::int64_t done = -1;
