@@ -1,10 +1,12 @@
 // What a forward allocates, counted at operator new: at most 16 MB a thread beyond input, output and packed weights,
-// and nothing at all once it has run before. Alone in its program, because it replaces operator new.
+// and nothing at all once it has run before; and what a backward allocates. Alone in its program, because it replaces
+// operator new.
 #include <gtest/gtest.h>
 
 #include <atomic>
 #include <cstdlib>
 #include <new>
+#include <vector>
 
 #include "kineograph/kineograph.h"
 
@@ -95,6 +97,34 @@ TEST(Memory, StaysBelowItsLimitAtAnySize) {
                     kLimit * static_cast<std::size_t>(threads))
               << instruction_set << " " << name_of(dtype) << ", C = " << e.channels << ", F = " << e.frames;
       }
+}
+
+// Beyond the weights, packed in both directions, and gradients of everything.
+TEST(Memory, ABackwardStaysBelowItsLimitAtAnySize) {
+  constexpr std::size_t kBackwardLimit = 64'000'000;  // bytes a thread
+  for (const auto& instruction_set : instruction_sets("cpu"))
+    for (const Extents e :
+         {Extents{320, 8, 40, 1, 32, 4, 8}, Extents{1280, 8, 160, 1, 32, 3, 3}, Extents{32, 1, 32, 2, 16, 96, 160}}) {
+      if (e.channels > 1000 && instruction_set != instruction_sets("cpu").front()) continue;  // slow to draw
+      const auto model = TransformerTemporalModel::from_config(config_of(e.channels, e.heads, e.head_dim), 1,
+                                                               {.isa = instruction_set});
+      const Tensor x = ramp({e.videos * e.frames, e.channels, e.height, e.width});
+      Tensor d_x(DType::f32, x.shape());
+      std::vector<Tensor> values;
+      Gradients wanted;
+      wanted.hidden_states = d_x.mutable_view();
+      for (const Parameter& parameter : model.parameters()) {
+        if (parameter.name.ends_with(".pe")) continue;
+        values.emplace_back(DType::f32, parameter.value.shape());
+        wanted.parameters.push_back({parameter.name, values.back().mutable_view()});
+      }
+      const std::size_t before = live;
+      most = before;
+      model.backward(x, x, wanted, {.num_frames = e.frames, .num_threads = 1});
+      const auto packed = static_cast<std::size_t>(2 * 4 * model.num_parameters());
+      EXPECT_LE(most - before, packed + kBackwardLimit)
+          << instruction_set << ", C = " << e.channels << ", F = " << e.frames;
+    }
 }
 
 TEST(Memory, IsWhatWorkspaceBytesSays) {

@@ -41,8 +41,9 @@ HWY_INLINE void WeightedRows(const float* weights, std::size_t count, const Head
   }
 }
 
-/// With p = softmax(scale q k) and dp = d_out v: ds = scale p (dp - sum(p dp)), d_q = ds k, d_k = ds^T q,
-/// d_v = p^T d_out.
+/// With p = softmax(scale q k) and dp = d_out v: ds = scale p (dp - sum(p dp)), d_v = p^T d_out, d_q = ds k,
+/// d_k = ds^T q. In this order each may take the memory of what is not read again: d_value that of value, d_query that
+/// of d_out, d_key that of key.
 inline void AttendHeadBackward(const HeadRows& query, std::size_t queries, const HeadRows& key, const HeadRows& value,
                                std::size_t keys, std::size_t head_dim, float scale, const HeadRows& d_out,
                                const HeadGradient& d_query, const HeadGradient& d_key, const HeadGradient& d_value,
@@ -70,9 +71,9 @@ inline void AttendHeadBackward(const HeadRows& query, std::size_t queries, const
       hn::Store(probability, d, p_turned + (j * queries + i) * kLanes);
     }
   }
+  WeightedRows(p_turned, keys, d_out, queries, head_dim, d_value);
   WeightedRows(ds, queries, key, keys, head_dim, d_query);
   WeightedRows(ds_turned, keys, query, queries, head_dim, d_key);
-  WeightedRows(p_turned, keys, d_out, queries, head_dim, d_value);
 }
 
 }  // namespace kineograph::engine::cpu::HWY_NAMESPACE

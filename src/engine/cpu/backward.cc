@@ -108,10 +108,10 @@ struct BufferSizes {
   template <class Buffers, class Visit>
   void each(Buffers& b, Visit&& visit) const {
     for (auto* buffer : {&b.last, &b.x1, &b.x2, &b.n[0], &b.n[1], &b.n[2], &b.q[0], &b.q[1], &b.attended[0],
-                         &b.attended[1], &b.y, &b.d_x, &b.d_y, &b.d_n, &b.d_q, &b.d_attended})
+                         &b.attended[1], &b.y, &b.d_x, &b.d_y, &b.d_n})
       visit(*buffer, inner);
-    for (auto* buffer : {&b.k[0], &b.k[1], &b.v[0], &b.v[1], &b.d_k, &b.d_v}) visit(*buffer, keys);
-    for (auto* buffer : {&b.normed_image, &b.image}) visit(*buffer, channels);
+    for (auto* buffer : {&b.k[0], &b.k[1], &b.v[0], &b.v[1]}) visit(*buffer, keys);
+    visit(b.image, channels);
     visit(b.d_image, image);
     visit(b.projected, projected);
     for (auto* buffer : {&b.hidden, &b.d_hidden}) visit(*buffer, hidden);

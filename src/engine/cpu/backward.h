@@ -58,12 +58,13 @@ struct BackwardSums {
 
 /// Values of the largest tile: [panel][channel][2N] each.
 struct BackwardBuffers {
-  std::vector<Buffer<float>> x;       ///< the input of every block
-  Buffer<float> last;                 ///< the last block's output
-  Buffer<float> normed_image, image;  ///< GroupNorm's output without and with weight and bias
-  Buffer<float> x1, x2, n[3], q[2], k[2], v[2], attended[2], y;
+  std::vector<Buffer<float>> x;  ///< the input of every block
+  Buffer<float> last;            ///< the last block's output
+  Buffer<float> image;           ///< GroupNorm's output
+  Buffer<float> x1, x2, n[3], q[2], k[2], v[2], attended[2];
+  Buffer<float> y;  ///< a branch's output; then the gradient of what was attended, and of the queries
   Buffer<float> projected, hidden, d_hidden;
-  Buffer<float> d_x, d_y, d_n, d_q, d_k, d_v, d_attended, d_image;
+  Buffer<float> d_x, d_y, d_n, d_image;
   Buffer<float> context, d_context, transposed, moments;
 };
 

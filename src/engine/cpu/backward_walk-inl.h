@@ -11,39 +11,15 @@
 #include <optional>
 
 #include "engine/cpu/attention_backward-inl.h"
-#include "engine/cpu/backward.h"
-#include "engine/cpu/image-inl.h"
+#include "engine/cpu/backward_tile-inl.h"
 #include "engine/cpu/norm_backward-inl.h"
-#include "engine/cpu/outer-inl.h"
 
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
-class BackwardWalk {
+class BackwardWalk : public BackwardTile {
  public:
-  BackwardWalk(const BackwardCall& backward, const Tile& tile, Team& team, BackwardBuffers& buffers)
-      : backward_(backward),
-        call_(*backward.call),
-        model_(*call_.model),
-        trained_(*backward.model),
-        tile_(tile),
-        shape_(tile.shape),
-        team_(team),
-        at_(buffers),
-        video_(tile.first / call_.pixels),
-        panels_(tile.shape.panels()),
-        inner_(model_.inner) {
-    Call other = {};
-    other.model = call_.model;
-    other.frames = call_.frames;
-    other.pixels = call_.pixels;
-    other.width = call_.width;
-    other.input = other.output = backward.d_output;
-    for (std::size_t g = 0; g < shape_.groups; ++g) {
-      groups_.push_back(LocateGroup(call_, tile, g));
-      d_groups_.push_back(LocateGroup(other, tile, g));
-    }
-  }
+  using BackwardTile::BackwardTile;
 
   void Run() {
     const std::size_t layers = trained_.blocks.size();
@@ -79,101 +55,17 @@ class BackwardWalk {
   }
 
  private:
-  /// A buffer over rows of one width.
-  struct Rows {
-    float* data;
-    std::size_t panel;  ///< floats
-    float* operator()(std::size_t p) const { return data + p * panel; }
-    const std::uint32_t* words() const { return reinterpret_cast<const std::uint32_t*>(data); }
-  };
-  static std::size_t PanelOf(std::size_t channels) { return pad_channels(channels) * kPanel; }
-  Rows Over(Buffer<float>& buffer, std::size_t channels) const { return {buffer.data(), PanelOf(channels)}; }
-  Rows At(Buffer<float>& buffer) const { return Over(buffer, inner_); }
-  bool Discrete() const { return model_.config.is_discrete(); }
-  const Modulation& Modulate(std::size_t layer) const { return call_.modulation(layer, video_); }
-  bool HasAttention(std::size_t layer, std::size_t which) const {
-    return !model_.blocks[layer].attn[which].out.empty();
-  }
-  bool Conditioned(std::size_t which) const { return which == 1 && call_.context_tokens != 0; }
-  std::size_t Keys(std::size_t which) const { return Conditioned(which) ? call_.context_tokens : call_.frames; }
-  std::size_t KeyPanels(std::size_t which) const { return (Keys(which) * shape_.groups + 1) / 2; }
-
-  template <class Work>
-  void Panels(std::size_t count, Work&& work) {
-    team_.for_ranges(count, [&](std::size_t begin, std::size_t end, Workspace& mine) {
-      work(PanelRange{begin, end}, mine);
-    });
-  }
-
-  /// Cuts [0, count) rows among threads at multiples of the largest kernel.
-  template <class Work>
-  void RowRanges(std::size_t count, Work&& work) {
-    team_.for_ranges((count + kMaxRows - 1) / kMaxRows, [&](std::size_t begin, std::size_t end, Workspace&) {
-      work(begin * kMaxRows, std::min(count, end * kMaxRows));
-    });
-  }
-
-  template <Sum kMode>
-  void Product(const PackedLinear& linear, const Rows& x, const Rows& y, std::size_t panels) {
-    Panels(panels, [&](PanelRange range, Workspace&) { ProductOf<kMode>(linear, x, y, range); });
-  }
-  template <Sum kMode>
-  static void ProductOf(const PackedLinear& linear, const Rows& x, const Rows& y, PanelRange range) {
-    Gemm<Arithmetic::f32>(linear, x.words(), x.panel, range, ToRows<kMode>{y.data, y.panel});
-  }
-
-  /// at_.transposed = x, for AddOuter.
-  void Transpose(const Rows& x, std::size_t channels, std::size_t panels) {
-    Panels(panels, [&](PanelRange range, Workspace&) {
-      TransposePanels(x.data, x.panel, channels, range, panels, at_.transposed.data());
-    });
-  }
-
-  static float* Floats(const MutableTensorView& view) { return view ? static_cast<float*>(view.data()) : nullptr; }
-
-  /// The gradient of rows of a linear layer from d_y and the x in at_.transposed.
-  void Gradient(const LinearOf<MutableTensorView>& to, const Rows& d_y, std::size_t rows, std::size_t channels,
-                std::size_t panels) {
-    GradientPart(Floats(to.weight), channels, Floats(to.bias), d_y, rows, channels, panels);
-  }
-  void GradientPart(float* weight, std::size_t stride, float* bias, const Rows& d_y, std::size_t rows,
-                    std::size_t channels, std::size_t panels) {
-    if (weight == nullptr && bias == nullptr) return;
-    RowRanges(rows, [&](std::size_t begin, std::size_t end) {
-      AddOuter(d_y.data, d_y.panel, begin, end, at_.transposed.data(), channels, panels, weight, stride, bias);
-    });
-  }
-
-  /// mask(token, channel) on rows [panel][width]; tokens count as engine/dropout.h says.
-  void Drop(std::size_t layer, DropoutSite site, std::size_t first, std::size_t width, const Rows& rows) {
-    const auto& inputs = *call_.inputs;
-    if (!inputs.training_seed || model_.config.dropout == 0.0) return;
-    const Dropout dropout(model_.config.dropout, *inputs.training_seed, static_cast<std::int64_t>(layer), site);
-    Panels(panels_, [&](PanelRange range, Workspace&) {
-      for (std::size_t v = 2 * range.begin; v < std::min(2 * range.end, shape_.vectors()); ++v)
-        for (std::size_t lane = 0; lane < kLanes; ++lane) {
-          const std::size_t pixel = tile_.first + v % shape_.groups * kLanes + lane;
-          const std::size_t token = pixel * shape_.frames + v / shape_.groups;
-          float* value = rows(v / 2) + v % 2 * kLanes + lane;
-          for (std::size_t c = 0; c < width; ++c)
-            value[c * kPanel] *=
-                static_cast<float>(dropout(static_cast<std::int64_t>(token), static_cast<std::int64_t>(first + c)));
-        }
-    });
-  }
-
   // The input.
 
   void Enter() {
     if (Discrete()) return Embed();
-    const Rows normed = Over(at_.normed_image, model_.channels), image = Over(at_.image, model_.channels);
+    const Rows image = Over(at_.image, model_.channels);
     Panels(panels_, [&](PanelRange range, Workspace&) {
       DispatchImage(call_.input.dtype, [&]<class T>(T) {
         EachVector(range, [&](std::size_t v, std::size_t frame, const PixelGroup& g) HWY_ATTR {
           const std::size_t at = v % 2 * kLanes;
           for (std::size_t c = 0; c < model_.channels; ++c) {
             const Vec h = GatherNormalised<T>(call_, g, frame, c);
-            hn::Store(h, D(), normed(v / 2) + c * kPanel + at);
             hn::Store(hn::MulAdd(h, hn::Set(D(), model_.norm_weight[c]), hn::Set(D(), model_.norm_bias[c])), D(),
                       image(v / 2) + c * kPanel + at);
           }
@@ -226,20 +118,22 @@ class BackwardWalk {
     const WeightGradients& to = backward_.gradients->weights;
     if (to.proj_in.weight) Transpose(Over(at_.image, channels), channels, panels_);
     Gradient(to.proj_in, At(at_.d_x), inner_, channels, panels_);
-    const Rows d_image = Over(at_.d_image, channels), normed = Over(at_.normed_image, channels);
+    const Rows d_image = Over(at_.d_image, channels);
     Product<Sum::store>(trained_.proj_in.transposed, At(at_.d_x), d_image, panels_);
     // Sums of GroupNorm, a set of C a video or a frame.
+    NormSums& sums = backward_.sums->group_norm;
     team_.for_ranges(channels, [&](std::size_t begin, std::size_t end, Workspace&) {
-      for (std::size_t c = begin; c < end; ++c)
-        for (std::size_t v = 0; v < shape_.vectors(); ++v) {
-          const std::size_t frame = v / shape_.groups;
-          const std::size_t set = call_.group_set_per_frame ? video_ * call_.frames + frame : video_;
-          const std::size_t at = c * kPanel + v % 2 * kLanes;
-          const Vec d_n = hn::Load(D(), d_image(v / 2) + at), h = hn::Load(D(), normed(v / 2) + at);
-          backward_.sums->group_norm.along[set * channels + c] +=
-              static_cast<double>(SumOf(hn::Mul(d_n, h)));
-          backward_.sums->group_norm.plain[set * channels + c] += static_cast<double>(SumOf(d_n));
-        }
+      DispatchImage(call_.input.dtype, [&]<class T>(T) {
+        for (std::size_t c = begin; c < end; ++c)
+          for (std::size_t v = 0; v < shape_.vectors(); ++v) {
+            const std::size_t frame = v / shape_.groups;
+            const std::size_t set = call_.group_set_per_frame ? video_ * call_.frames + frame : video_;
+            const Vec d_n = hn::Load(D(), d_image(v / 2) + c * kPanel + v % 2 * kLanes);
+            const Vec h = GatherNormalised<T>(call_, groups_[v % shape_.groups], frame, c);
+            sums.along[set * channels + c] += static_cast<double>(SumOf(hn::Mul(d_n, h)));
+            sums.plain[set * channels + c] += static_cast<double>(SumOf(d_n));
+          }
+      });
     });
     if (call_.output.data == nullptr) return;
     DispatchImage(call_.output.dtype, [&]<class T>(T) {
@@ -437,7 +331,8 @@ class BackwardWalk {
     const AttentionOf<MutableTensorView>& to = which == 0 ? weights.attn1 : weights.attn2;
     const Rows n = At(at_.n[which]), q = At(at_.q[which]), k = At(at_.k[which]), v = At(at_.v[which]);
     const Rows attended = At(at_.attended[which]), d_y = At(at_.d_y), d_n = At(at_.d_n);
-    const Rows d_q = At(at_.d_q), d_k = At(at_.d_k), d_v = At(at_.d_v), d_attended = At(at_.d_attended);
+    // Gradients take the place of what they are the gradients of.
+    const Rows d_attended = At(at_.y), d_q = d_attended, d_k = k, d_v = v;
     const float* gate = which == 0 ? Modulate(layer).gate_attn1 : nullptr;
     ScaleByGate(gate);
     if (which == 0 && !GateSums(layer, 0).empty()) {
@@ -448,12 +343,6 @@ class BackwardWalk {
     if (to.to_out.weight) Transpose(attended, inner_, panels_);
     Gradient(to.to_out, d_y, inner_, inner_, panels_);
     Product<Sum::store>(block.out[which].transposed, d_y, d_attended, panels_);
-    // A last half panel that is no token's holds what an earlier tile left.
-    if (shape_.vectors() % 2 == 1) ClearLastHalf(d_q, panels_);
-    if (Keys(which) * shape_.groups % 2 == 1) {
-      ClearLastHalf(d_k, KeyPanels(which));
-      ClearLastHalf(d_v, KeyPanels(which));
-    }
     team_.for_ranges(model_.heads, [&](std::size_t begin, std::size_t end, Workspace& mine) {
       for (std::size_t head = begin; head < end; ++head)
         for (std::size_t g = 0; g < shape_.groups; ++g)
@@ -461,6 +350,11 @@ class BackwardWalk {
                              model_.head_dim, Scale(), Head(d_attended, head, g), HeadTo(d_q, head, g),
                              HeadTo(d_k, head, g), HeadTo(d_v, head, g), mine.scores.data());
     });
+    // A last half panel that is no token's still holds keys and values.
+    if (Keys(which) * shape_.groups % 2 == 1) {
+      ClearLastHalf(d_k, KeyPanels(which));
+      ClearLastHalf(d_v, KeyPanels(which));
+    }
     const bool conditioned = Conditioned(which);
     const std::size_t width = conditioned ? call_.context_dim : inner_, key_panels = KeyPanels(which);
     if (to.to_q.weight || (!conditioned && (to.to_k.weight || to.to_v.weight))) Transpose(n, inner_, panels_);
@@ -791,17 +685,6 @@ class BackwardWalk {
     // n[0] was the last block's; its input is still there.
     if (trained_.blocks.size() >= 1) AttentionForward(trained_.blocks.size() - 1, 0);
   }
-
-  const BackwardCall& backward_;
-  const Call& call_;
-  const PackedModel& model_;
-  const TrainedModel& trained_;
-  const Tile& tile_;
-  TileShape shape_;
-  Team& team_;
-  BackwardBuffers& at_;
-  std::size_t video_, panels_, inner_;
-  std::vector<PixelGroup> groups_, d_groups_;
 };
 
 }  // namespace kineograph::engine::cpu::HWY_NAMESPACE

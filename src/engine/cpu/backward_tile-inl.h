@@ -1,0 +1,142 @@
+// One tile on its way back: its values, and what every phase is made of.
+#if defined(KINEOGRAPH_CPU_BACKWARD_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef KINEOGRAPH_CPU_BACKWARD_TILE_INL_H_
+#undef KINEOGRAPH_CPU_BACKWARD_TILE_INL_H_
+#else
+#define KINEOGRAPH_CPU_BACKWARD_TILE_INL_H_
+#endif
+
+#include "engine/cpu/backward.h"
+#include "engine/cpu/image-inl.h"
+#include "engine/cpu/outer-inl.h"
+
+KINEOGRAPH_BEFORE_NAMESPACE
+namespace kineograph::engine::cpu::HWY_NAMESPACE {
+
+class BackwardTile {
+ public:
+ public:
+  BackwardTile(const BackwardCall& backward, const Tile& tile, Team& team, BackwardBuffers& buffers)
+      : backward_(backward),
+        call_(*backward.call),
+        model_(*call_.model),
+        trained_(*backward.model),
+        tile_(tile),
+        shape_(tile.shape),
+        team_(team),
+        at_(buffers),
+        video_(tile.first / call_.pixels),
+        panels_(tile.shape.panels()),
+        inner_(model_.inner) {
+    Call other = {};
+    other.model = call_.model;
+    other.frames = call_.frames;
+    other.pixels = call_.pixels;
+    other.width = call_.width;
+    other.input = other.output = backward.d_output;
+    for (std::size_t g = 0; g < shape_.groups; ++g) {
+      groups_.push_back(LocateGroup(call_, tile, g));
+      d_groups_.push_back(LocateGroup(other, tile, g));
+    }
+  }
+
+ protected:
+  /// A buffer over rows of one width.
+  struct Rows {
+    float* data;
+    std::size_t panel;  ///< floats
+    float* operator()(std::size_t p) const { return data + p * panel; }
+    const std::uint32_t* words() const { return reinterpret_cast<const std::uint32_t*>(data); }
+  };
+  static std::size_t PanelOf(std::size_t channels) { return pad_channels(channels) * kPanel; }
+  Rows Over(Buffer<float>& buffer, std::size_t channels) const { return {buffer.data(), PanelOf(channels)}; }
+  Rows At(Buffer<float>& buffer) const { return Over(buffer, inner_); }
+  bool Discrete() const { return model_.config.is_discrete(); }
+  const Modulation& Modulate(std::size_t layer) const { return call_.modulation(layer, video_); }
+  bool HasAttention(std::size_t layer, std::size_t which) const {
+    return !model_.blocks[layer].attn[which].out.empty();
+  }
+  bool Conditioned(std::size_t which) const { return which == 1 && call_.context_tokens != 0; }
+  std::size_t Keys(std::size_t which) const { return Conditioned(which) ? call_.context_tokens : call_.frames; }
+  std::size_t KeyPanels(std::size_t which) const { return (Keys(which) * shape_.groups + 1) / 2; }
+
+  template <class Work>
+  void Panels(std::size_t count, Work&& work) {
+    team_.for_ranges(count, [&](std::size_t begin, std::size_t end, Workspace& mine) {
+      work(PanelRange{begin, end}, mine);
+    });
+  }
+
+  /// Cuts [0, count) rows among threads at multiples of the largest kernel.
+  template <class Work>
+  void RowRanges(std::size_t count, Work&& work) {
+    team_.for_ranges((count + kMaxRows - 1) / kMaxRows, [&](std::size_t begin, std::size_t end, Workspace&) {
+      work(begin * kMaxRows, std::min(count, end * kMaxRows));
+    });
+  }
+
+  template <Sum kMode>
+  void Product(const PackedLinear& linear, const Rows& x, const Rows& y, std::size_t panels) {
+    Panels(panels, [&](PanelRange range, Workspace&) { ProductOf<kMode>(linear, x, y, range); });
+  }
+  template <Sum kMode>
+  static void ProductOf(const PackedLinear& linear, const Rows& x, const Rows& y, PanelRange range) {
+    Gemm<Arithmetic::f32>(linear, x.words(), x.panel, range, ToRows<kMode>{y.data, y.panel});
+  }
+
+  /// at_.transposed = x, for AddOuter.
+  void Transpose(const Rows& x, std::size_t channels, std::size_t panels) {
+    Panels(panels, [&](PanelRange range, Workspace&) {
+      TransposePanels(x.data, x.panel, channels, range, panels, at_.transposed.data());
+    });
+  }
+
+  static float* Floats(const MutableTensorView& view) { return view ? static_cast<float*>(view.data()) : nullptr; }
+
+  /// The gradient of rows of a linear layer from d_y and the x in at_.transposed.
+  void Gradient(const LinearOf<MutableTensorView>& to, const Rows& d_y, std::size_t rows, std::size_t channels,
+                std::size_t panels) {
+    GradientPart(Floats(to.weight), channels, Floats(to.bias), d_y, rows, channels, panels);
+  }
+  void GradientPart(float* weight, std::size_t stride, float* bias, const Rows& d_y, std::size_t rows,
+                    std::size_t channels, std::size_t panels) {
+    if (weight == nullptr && bias == nullptr) return;
+    RowRanges(rows, [&](std::size_t begin, std::size_t end) {
+      AddOuter(d_y.data, d_y.panel, begin, end, at_.transposed.data(), channels, panels, weight, stride, bias);
+    });
+  }
+
+  /// mask(token, channel) on rows [panel][width]; tokens count as engine/dropout.h says.
+  void Drop(std::size_t layer, DropoutSite site, std::size_t first, std::size_t width, const Rows& rows) {
+    const auto& inputs = *call_.inputs;
+    if (!inputs.training_seed || model_.config.dropout == 0.0) return;
+    const Dropout dropout(model_.config.dropout, *inputs.training_seed, static_cast<std::int64_t>(layer), site);
+    Panels(panels_, [&](PanelRange range, Workspace&) {
+      for (std::size_t v = 2 * range.begin; v < std::min(2 * range.end, shape_.vectors()); ++v)
+        for (std::size_t lane = 0; lane < kLanes; ++lane) {
+          const std::size_t pixel = tile_.first + v % shape_.groups * kLanes + lane;
+          const std::size_t token = pixel * shape_.frames + v / shape_.groups;
+          float* value = rows(v / 2) + v % 2 * kLanes + lane;
+          for (std::size_t c = 0; c < width; ++c)
+            value[c * kPanel] *=
+                static_cast<float>(dropout(static_cast<std::int64_t>(token), static_cast<std::int64_t>(first + c)));
+        }
+    });
+  }
+
+  const BackwardCall& backward_;
+  const Call& call_;
+  const PackedModel& model_;
+  const TrainedModel& trained_;
+  const Tile& tile_;
+  TileShape shape_;
+  Team& team_;
+  BackwardBuffers& at_;
+  std::size_t video_, panels_, inner_;
+  std::vector<PixelGroup> groups_, d_groups_;
+};
+
+}  // namespace kineograph::engine::cpu::HWY_NAMESPACE
+KINEOGRAPH_AFTER_NAMESPACE
+
+#endif
