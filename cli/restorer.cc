@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "kineograph/error.h"
+#include "low_frequencies.h"
 #include "parallel.h"
 
 namespace kineograph::cli {
@@ -106,6 +107,7 @@ bool Restorer::pop(std::vector<std::uint8_t>& frame) {
   if (first_ >= final_) return false;
   Frame& done = frames_.front();
   for (float& value : done.sum) value /= done.weight;
+  if (options_.correct_frequencies && predicts_noise(model_.config(), Damage::noise)) correct(done);
   frame.resize(done.planes.size());
   rgb_to_frame(done.sum.data(), header_, frame);
   frames_.pop_front();
@@ -132,22 +134,36 @@ void Restorer::restore_window(std::int64_t start, std::int64_t count) {
   forward.timestep = TensorView(&timestep, {1});
   forward.class_labels = TensorView(&label, {1});
   forward.num_threads = options_.threads;
-  if (predicts_noise(model_.config(), damage_)) add_input(first, count, normalisation);
+  for (std::int64_t f = 0; f < count; ++f) {
+    Frame& frame = frames_[static_cast<std::size_t>(first + f)];
+    const Moments& own = normalisation.frames[static_cast<std::size_t>(f)];
+    const double change = normalisation.level.deviation / own.deviation;
+    frame.damage = damage_;
+    frame.scale = static_cast<float>(change);
+    frame.offset = static_cast<float>(normalisation.level.mean - own.mean * change);
+    frame.noise = static_cast<float>(sigma * change);
+  }
+  if (predicts_noise(model_.config(), damage_)) add_input(first, count);
   for (const Shift& shift : shifts_) add_shift(shift, first, count, normalisation, forward);
   for (std::int64_t f = 0; f < count; ++f) frames_[static_cast<std::size_t>(first + f)].weight += hump(f, count);
 }
 
-void Restorer::add_input(std::int64_t first, std::int64_t count, const Normalisation& normalisation) {
+void Restorer::correct(Frame& frame) {
+  frame_to_rgb(frame.planes, header_, rgb_.data());
+  for (float& value : rgb_) value = value * frame.scale + frame.offset;
+  if (has_noise(frame.damage))
+    keep_low_frequencies(rgb_, static_cast<double>(frame.noise), header_.height, header_.width, frame.sum);
+  else
+    change_low_frequencies_only(rgb_, header_.height, header_.width, frame.sum);
+}
+
+void Restorer::add_input(std::int64_t first, std::int64_t count) {
   parallel_for(count, thread_count(options_.threads), [&](std::int64_t f) {
     Frame& frame = frames_[static_cast<std::size_t>(first + f)];
     std::vector<float> rgb(static_cast<std::size_t>(3 * pixels()));
     frame_to_rgb(frame.planes, header_, rgb.data());
-    const Moments& moments = normalisation.frames[static_cast<std::size_t>(f)];
-    const double change = normalisation.level.deviation / moments.deviation;
-    const auto scale = static_cast<float>(change);
-    const auto mean = static_cast<float>(normalisation.level.mean - moments.mean * change);
     const float weight = hump(f, count);
-    for (std::size_t i = 0; i < rgb.size(); ++i) frame.sum[i] += weight * (rgb[i] * scale + mean);
+    for (std::size_t i = 0; i < rgb.size(); ++i) frame.sum[i] += weight * (rgb[i] * frame.scale + frame.offset);
   });
 }
 

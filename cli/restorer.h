@@ -22,6 +22,9 @@ struct RestoreOptions {
   std::optional<double> sigma = {};
   std::optional<Damage> damage = {};  ///< absent: estimated
   int threads = 0;
+  /// Noise has no low frequencies and flicker no others: puts back what else the model changed (see
+  /// low_frequencies.h). Models that predict the picture itself are left alone.
+  bool correct_frequencies = true;
 };
 
 /// Takes frames, gives as many, in order. Windows begin every half window and fade into each other; the last one ends
@@ -48,6 +51,9 @@ class Restorer {
     Moments moments;
     std::vector<float> sum;  // of what windows made of it; divided by `weight` it is the restored frame
     float weight = 0;
+    // Of the last window: what was taken out of scale * colour + offset, and the noise's deviation there.
+    Damage damage = Damage::noise;
+    float scale = 1, offset = 0, noise = 0;
   };
   struct Shift {
     std::int64_t y, x;  // how far the grid begins above and left of the frame
@@ -61,8 +67,10 @@ class Restorer {
   // Runs one grid over the `count` frames from frames_[first] on and adds what it makes of them.
   void add_shift(const Shift& shift, std::int64_t first, std::int64_t count, const Normalisation& normalisation,
                  const ForwardOptions& forward);
+  // Puts right what the model, which sees patches, cannot know of a frame that no further window will change.
+  void correct(Frame& frame);
   // Adds what samples are subtracted from where they predict the noise: once, since the grids' weights sum to 1.
-  void add_input(std::int64_t first, std::int64_t count, const Normalisation& normalisation);
+  void add_input(std::int64_t first, std::int64_t count);
   std::int64_t pixels() const { return header_.width * header_.height; }
 
   TransformerTemporalModel model_;

@@ -10,7 +10,7 @@ MAX_LINES = 800
 TEXT = {".cc", ".h", ".py", ".md", ".txt", ".cmake", ".sh", ".json", ".toml", ".in", ".yml", ".yaml", ""}
 PLAIN_PATHS = re.compile(r"(?<![\w.])/(?:work|home|root|Users)/")
 ADDRESS = re.compile(r"https?://([^/\s\"')>\]]+)")
-HOSTS = {"github.com", "huggingface.co", "arxiv.org", "www.apache.org", "json-schema.org", "keepachangelog.com",
+HOSTS = {"github.com", "git-lfs.github.com", "huggingface.co", "arxiv.org", "www.apache.org", "json-schema.org", "keepachangelog.com",
          "semver.org", "www.w3.org"}
 
 
