@@ -138,6 +138,7 @@ TEST(ApplyDamage, FlickerIsAGainAndAnOffsetAFrame) {
 
 TEST(ApplyDamage, DrawsDamagesAsLikelyAsAsked) {
   DamageOptions options;
+  options.probabilities = {0.7, 0.15, 0.15};
   std::vector<std::uint8_t> clean(48, 100), damaged(48);
   int counts[kDamages] = {};
   double least = 1e9, most = 0;
