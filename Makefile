@@ -1,5 +1,5 @@
 # Thin: cmake builds, ctest tests, scripts/ does the rest.
-#   make demo    install what is missing, build, run a real clip through a seeded module, check the result
+#   make demo    install what is missing, build, restore a damaged real clip, measure and show it
 #   make test    the same, then the whole suite
 #   make python  build the Python package and run its tests; PYTHON_EXTRAS="diffusers plot" brings what they can use
 #   make fuzz    run every fuzz target for SECONDS (needs clang and its runtime)
