@@ -74,7 +74,6 @@ std::vector<std::shared_ptr<const WindowSource>> sources_of(const WindowExtents&
 TrainingSession session_of(std::int64_t steps, const std::string& engine) {
   const TrainingOptions options = tiny_options(steps);
   return {TransformerTemporalModel::from_config(tiny_config(), 4),
-          tiny_config(),
           options,
           sources_of(options.batches.extents),
           {.engine = engine},
@@ -238,7 +237,7 @@ TEST_F(SessionTest, LearnsAndSavesTheAverage) {
   options.ema = 0.9;
   options.batches.damage.probabilities = {1, 0, 0};
   TransformerTemporalConfig config = tiny_config();
-  TrainingSession session(TransformerTemporalModel::from_config(config, 4), config, options,
+  TrainingSession session(TransformerTemporalModel::from_config(config, 4), options,
                           sources_of(options.batches.extents), {}, 2);
   double first = 0, last = 0;
   while (!session.finished()) {
@@ -266,7 +265,7 @@ TEST_F(SessionTest, StopsBeforeNonsenseReachesTheWeights) {
   options.learning_rate = 1e38;
   options.clip_norm = 0;
   options.warmup = 0;
-  TrainingSession session(TransformerTemporalModel::from_config(tiny_config(), 4), tiny_config(), options,
+  TrainingSession session(TransformerTemporalModel::from_config(tiny_config(), 4), options,
                           sources_of(options.batches.extents), {}, 2);
   EXPECT_THROW(
       {
