@@ -1,40 +1,18 @@
-// The input as the configuration of a module, and as that of a UNet beside a file whose shapes it explains.
-#include <filesystem>
-#include <fstream>
-
+// The input as the configuration of a module, and as that of a UNet.
 #include "fuzz.h"
 #include "kineograph/config.h"
-
-namespace {
-
-/// A folder with a file of one motion module's first tensors; goes with the process.
-class Folder {
- public:
-  Folder() {
-    using namespace kineograph;
-    char name[] = "/tmp/kineograph_fuzz_XXXXXX";
-    path_ = ::mkdtemp(name);
-    const std::string module = "down_blocks.0.motion_modules.0.";
-    save_safetensors(path_ / "weights.safetensors",
-                     {{module + "norm.weight", Tensor(DType::f32, {8})},
-                      {module + "proj_in.weight", Tensor(DType::f32, {16, 8})},
-                      {module + "transformer_blocks.0.ff.net.0.proj.weight", Tensor(DType::f32, {128, 16})}});
-  }
-  ~Folder() { std::filesystem::remove_all(path_); }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
-
-}  // namespace
+#include "model/unet_config.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace kineograph;
-  static const Folder folder;
   fuzz::expect_value_or_error([&] {
-    std::ofstream(folder.path() / "config.json", std::ios::binary) << fuzz::text(data, size);
-    Checkpoint::open(folder.path() / "weights.safetensors").modules();
+    const model::UNetConfig unet(fuzz::text(data, size), "input");
+    unet.is_of("MotionAdapter");
+    for (const char* key :
+         {"motion_num_attention_heads", "attention_head_dim", "norm_num_groups", "motion_max_seq_length"})
+      for (const char* module :
+           {"down_blocks.0.motion_modules.1", "mid_block.temp_attentions.0", "up_blocks.99.motion_modules.0"})
+        unet.integer(key, module);
   });
   return fuzz::expect_value_or_error([&] {
     const auto config = TransformerTemporalConfig::from_json(fuzz::text(data, size), "input", UnknownKeys::warn);

@@ -88,7 +88,7 @@ TEST(Safetensors, ReportsTensorsOfOtherDtypes) {
 
 TEST(Safetensors, KnowsWhatGitLfsLeaves) {
   const std::string path = ::testing::TempDir() + "pointer.safetensors";
-  std::ofstream(path) << "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
+  std::ofstream(path) << "version 1\noid sha256:0\nsize 1\n";
   try {
     Checkpoint::open(path);
     FAIL() << "was not refused";

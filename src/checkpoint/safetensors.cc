@@ -132,14 +132,17 @@ class HeaderReader : public nlohmann::json_sax<json> {
 };
 
 constexpr const char* kNoFile = "The file is truncated, or neither a safetensors file nor a torch archive.";
-// What git leaves in place of a large file that was not fetched.
-constexpr std::string_view kLfsPointer = "version https://git-lfs.github.com/spec/";
+/// What git leaves in place of a large file that was not fetched: a line of a version, one of a hash.
+bool looks_like_lfs(std::span<const std::byte> bytes) {
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), std::min<std::size_t>(bytes.size(), 256));
+  return text.starts_with("version ") && text.find("\noid sha256:") != text.npos;
+}
 
 std::uint64_t read_length(std::span<const std::byte> bytes, const std::string& where) {
   std::uint64_t length = 0;
   if (bytes.size() < sizeof(length))
     throw FormatError(where, "at least 8 bytes of header length", std::to_string(bytes.size()) + " bytes", kNoFile);
-  if (std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()).starts_with(kLfsPointer))
+  if (looks_like_lfs(bytes))
     throw FormatError(where, "the file itself", "Git LFS's pointer to it", "`git lfs pull` fetches it.");
   std::memcpy(&length, bytes.data(), sizeof(length));
   if (length > kMaxHeader || length > bytes.size() - sizeof(length))

@@ -5,20 +5,18 @@
 #include <array>
 #include <charconv>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <optional>
 
-#include "checkpoint/json.h"
-#include "checkpoint/mapped_file.h"
 #include "kineograph/checkpoint.h"
 #include "model/parameters.h"
+#include "model/unet_config.h"
 
 namespace kineograph {
 namespace {
 
-using Json = nlohmann::json;
 using Parts = std::vector<std::string_view>;
 using model::Place;
+using model::UNetConfig;
 
 // What published models have where no shape and no file says otherwise.
 constexpr std::int64_t kMotionHeads = 8, kHeadDim = 64, kInputHeads = 8, kGroups = 32;
@@ -28,9 +26,6 @@ constexpr std::int64_t kLcmPositions = 64;
 constexpr std::int64_t kAdapterPositions = 32;
 // As TransformerTemporalConfig::validate has it: beyond, tensors are no module's.
 constexpr std::int64_t kMaxWidth = 1 << 20;
-// diffusers' classes whose config.json speaks of temporal modules; another's, beside a file by chance, is not read.
-constexpr std::string_view kConfigClasses[] = {"TransformerTemporalModel", "MotionAdapter", "UNetMotionModel",
-                                               "UNet3DConditionModel", "I2VGenXLUNet"};
 
 // What stands before the layout's own names in some files.
 constexpr std::string_view kPrefixes[] = {"module.", "model.diffusion_model.", "diffusion_model.", "unet.", "model."};
@@ -155,45 +150,6 @@ void add(std::map<std::string, Found>& modules, const std::string& key, const Pl
   const bool projection = place.parameter == "proj_in.weight" || place.parameter == "proj_out.weight";
   found.tensors[place.parameter] = projection ? as_linear(view) : view;
 }
-
-/// The config.json of a UNet or an adapter, as far as it speaks of temporal modules.
-class UNetConfig {
- public:
-  explicit UNetConfig(const std::filesystem::path& path) : path_(path) {
-    if (!std::filesystem::exists(path)) return;
-    json_ = checkpoint::parse_json<Json, ConfigError>(checkpoint::read_text(path), path.string());
-    const Json name = json_.value("_class_name", Json());
-    // One without a class may be written by hand, but not by transformers.
-    const bool known = name.is_null() ? !json_.contains("model_type") && !json_.contains("architectures")
-                                      : std::find(std::begin(kConfigClasses), std::end(kConfigClasses), name) !=
-                                            std::end(kConfigClasses);
-    if (!known) json_ = Json();
-  }
-  const std::filesystem::path& path() const { return path_; }
-  bool is_of(std::string_view class_name) const {
-    return json_.is_object() && json_.value("_class_name", Json()) == Json(class_name);
-  }
-  /// An integer, or one of a list with a value a block: down_blocks in order, mid_block the last, up_blocks in reverse.
-  std::optional<std::int64_t> integer(std::string_view key, std::string_view module) const {
-    if (!json_.is_object() || !json_.contains(key) || json_[std::string(key)].is_null()) return std::nullopt;
-    Json value = json_[std::string(key)];
-    if (value.is_array() && !value.empty()) {
-      const Parts parts = split(module);
-      const auto last = static_cast<std::int64_t>(value.size()) - 1;
-      std::int64_t index = last;
-      if (parts.size() > 1 && parts[0] == "down_blocks") index = number(parts[1]).value_or(last);
-      if (parts.size() > 1 && parts[0] == "up_blocks") index = last - number(parts[1]).value_or(0);
-      value = value[static_cast<std::size_t>(std::clamp<std::int64_t>(index, 0, last))];
-    }
-    if (!value.is_number_integer() || value.get<std::int64_t>() < 1)
-      throw ConfigError(path_.string() + ": " + std::string(key), "a positive integer", value.dump());
-    return value.get<std::int64_t>();
-  }
-
- private:
-  std::filesystem::path path_;
-  Json json_;
-};
 
 /// Fills what shapes say; false for tensors that make no module.
 bool read_shapes(const Found& found, TransformerTemporalConfig& config) {
@@ -345,7 +301,7 @@ std::vector<TemporalModule> Checkpoint::modules() const {
   std::map<std::string, Found> found;
   for (const auto& [name, view] : tensors())
     if (const auto place = model::place_of(name)) add(found, name, *place, view);
-  const UNetConfig unet(files().front().parent_path() / "config.json");
+  const UNetConfig unet = UNetConfig::beside(files().front());
   // Whole UNets have the same temporal keys as their smaller relatives, and others beside them.
   const auto layout_of = [&](Layout layout) {
     if (layout == Layout::motion_adapter && find("time_embedding.linear_1.weight")) return Layout::unet_motion;
