@@ -29,7 +29,7 @@ std::vector<std::int64_t> draw_lines(Random& random, const BatchOptions& options
 
 Batch make_batch(const std::vector<std::shared_ptr<const WindowSource>>& sources, const BatchOptions& options,
                  std::int64_t step) {
-  const auto& [frames, crop] = options.extents;
+  const std::int64_t frames = options.extents.frames, crop = options.extents.crop;
   const std::int64_t channels = 3 * options.patch * options.patch, side = options.side();
   const Shape shape{options.batch * frames, channels, side, side};
   Batch batch{Tensor(DType::f32, shape),
