@@ -39,17 +39,22 @@ TEST_F(RestoreProgramTest, GivesAsManyFramesInFilesAndPipes) {
 
 TEST_F(RestoreProgramTest, WorksInAPipeOfFfmpegs) {
   if (sh("command -v ffmpeg").code != 0) GTEST_SKIP() << "no ffmpeg";
-  for (const char* format : {"yuv420p", "yuv422p", "yuv444p", "yuvj420p", "gray"})
-    for (const char* frames : {"1", "7", "8", "9", "26"}) {
-      const Result pipe = sh(std::string("ffmpeg -v error -f lavfi -i testsrc2=size=23x15:rate=8 -frames:v ") + frames +
-                             " -pix_fmt " + format +
-                             " -f yuv4mpegpipe - | tee in.y4m | kineograph restore --model models/restore | "
-                             "tee out.y4m | ffmpeg -v error -i - -f rawvideo -y out.raw");
-      ASSERT_EQ(pipe.code, 0) << format << pipe.err;
-      EXPECT_EQ(fs::file_size(folder_ / "in.y4m"), fs::file_size(folder_ / "out.y4m")) << format << " " << frames;
-      // Drawn moves enough to look like flicker to none of them.
-      EXPECT_TRUE(content(folder_ / "in.y4m") == content(folder_ / "out.y4m")) << format << " " << frames;
-    }
+  // Around the window of 12, and every format.
+  for (const auto& [format, frames] : {std::pair{"yuv420p", 1},
+                                       {"yuv420p", 11},
+                                       {"yuv420p", 12},
+                                       {"yuv420p", 13},
+                                       {"yuv422p", 38},
+                                       {"yuv444p", 2},
+                                       {"yuvj420p", 17},
+                                       {"gray", 18}}) {
+    const Result pipe = sh("ffmpeg -v error -f lavfi -i testsrc2=size=23x15:rate=8 -frames:v " +
+                           std::to_string(frames) + " -pix_fmt " + format +
+                           " -f yuv4mpegpipe - | tee in.y4m | kineograph restore --model models/restore | "
+                           "tee out.y4m | ffmpeg -v error -i - -f rawvideo -y out.raw");
+    ASSERT_EQ(pipe.code, 0) << format << pipe.err;
+    EXPECT_TRUE(content(folder_ / "in.y4m") == content(folder_ / "out.y4m")) << format << " " << frames;
+  }
 }
 
 TEST_F(RestoreProgramTest, FindsTheShippedModel) {
