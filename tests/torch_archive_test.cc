@@ -3,7 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
 #include <functional>
+#include <iterator>
+#include <map>
 
 #include "checkpoint/pickle.h"
 #include "kineograph/error.h"
@@ -217,7 +221,80 @@ TEST(Zip, RefusesWhatTorchDoesNotWrite) {
   expect_words(refused(zip_file({{"a/data.pkl", "N."}, {"a/data.pkl", "N."}})), "twice");
   expect_words(refused(zip_file({{"a/other", "N."}})), "data.pkl");
   expect_words(refused(zip_file({{"a/data.pkl", "}."}, {"a/byteorder", "big"}})), "byte order");
-  for (std::size_t size = 0; size < whole.size(); size += 7) refused(whole.substr(0, size));
+}
+
+/// Files of torch.save, small ones.
+std::map<std::string, std::string> corpus() {
+  std::map<std::string, std::string> files;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(std::filesystem::path(KINEOGRAPH_SOURCE_DIR) / "fuzz/corpus/torch"))
+    if (entry.path().extension() == ".pt") {
+      std::ifstream in(entry.path(), std::ios::binary);
+      files[entry.path().filename()] = {std::istreambuf_iterator<char>(in), {}};
+    }
+  return files;
+}
+
+TEST(TorchArchive, RefusesEveryTruncation) {
+  const auto files = corpus();
+  ASSERT_GE(files.size(), 4u);
+  for (const auto& [name, whole] : files) {
+    EXPECT_FALSE(parse(whole).tensors.empty()) << name;
+    for (std::size_t size = 0; size < whole.size(); ++size) {
+      const AlignedBytes bytes(whole.substr(0, size));
+      EXPECT_THROW(checkpoint::parse_torch(bytes.span(), name), FormatError) << name << " cut to " << size;
+    }
+  }
+}
+
+TEST(TorchArchive, SurvivesEveryChangedByte) {
+  for (const auto& [name, whole] : corpus())
+    for (std::size_t at = 0; at < whole.size(); ++at)
+      for (const char change : {'\1', '\x80', '\xff'}) {
+        std::string file = whole;
+        file[at] = static_cast<char>(file[at] ^ change);
+        const AlignedBytes bytes(file);
+        try {
+          for (const auto& tensor : checkpoint::parse_torch(bytes.span(), name).tensors)
+            if (tensor.view.numel() < 1000) convert(tensor.view, tensor.view.dtype());
+        } catch (const Error&) {
+        }
+      }
+}
+
+/// The older format: the object's pickle, and one storage "0" of six floats, 0 to 5.
+std::string legacy(const std::string& object, const std::string& machine = "\x80\x02}.") {
+  std::string file("\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", 15);
+  file += std::string("\x80\x02M\xe9\x03.") + machine + object + "\x80\x02](" + text("0") + "e.";
+  const std::int64_t count = 6;
+  file.append(reinterpret_cast<const char*>(&count), sizeof(count));
+  for (int i = 0; i < 6; ++i) {
+    const auto value = static_cast<float>(i);
+    file.append(reinterpret_cast<const char*>(&value), sizeof(value));
+  }
+  return file;
+}
+
+TEST(TorchArchive, ReadsPartsOfStoragesInTheOlderFormat) {
+  // Before PyTorch 0.4 a storage could be a part of another: (key, offset, elements).
+  const auto part = [](std::int32_t offset, std::int32_t count, std::int32_t size) {
+    return dict("w", "ctorch._utils\n_rebuild_tensor\n((" + text("storage") + "ctorch\nFloatStorage\n" + text("0") +
+                         text("cpu") + integer(6) + "(" + text("1") + integer(offset) + integer(count) + "ttQ" +
+                         integer(0) + tuple({size}) + tuple({1}) + "tR");
+  };
+  const auto found = parse(legacy(part(2, 3, 3)));
+  ASSERT_EQ(found.tensors.size(), 1u);
+  const Tensor values = convert(found.tensors[0].view, DType::f32);
+  EXPECT_EQ(values.data_as<float>()[0], 2.0f);
+  EXPECT_EQ(values.data_as<float>()[2], 4.0f);
+  for (const auto& [offset, count, size] : {std::array{2, 3, 4}, {4, 3, 1}, {-1, 3, 1}, {7, 0, 0}, {0, -1, 1}})
+    expect_words(refused(legacy(part(offset, count, size))), "tensor w");
+}
+
+TEST(TorchArchive, RefusesTheOlderFormatOfBigEndianMachines) {
+  const std::string object = dict("w", tensor("0", 0, {2}, {1}));
+  EXPECT_EQ(parse(legacy(object, "\x80\x02}(" + text("little_endian") + "\x88u.")).tensors.size(), 1u);
+  expect_words(refused(legacy(object, "\x80\x02}(" + text("little_endian") + "\x89u.")), "little-endian");
 }
 
 }  // namespace
