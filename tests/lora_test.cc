@@ -103,6 +103,27 @@ TEST_F(LoraTest, RefusesOtherShapesAndStaysAsItWas) {
                CheckpointError);
 }
 
+TEST_F(LoraTest, SumsTheTermsInTheirOrder) {
+  // Ranks and widths that are no multiples of what the loops take at a time.
+  const std::int64_t rows = 5, rank = 7, columns = 300;
+  Tensor down(DType::f32, {rank, columns}), up(DType::f32, {rows, rank}), weight(DType::f32, {rows, columns});
+  std::uint32_t state = 1;
+  for (Tensor* tensor : {&down, &up, &weight})
+    for (std::int64_t i = 0; i < tensor->numel(); ++i)
+      tensor->data_as<float>()[i] = static_cast<float>((state = state * 1664525u + 1013904223u) >> 8) * 0x1p-24f - 0.5f;
+  const std::string key = "mid_block.motion_modules.0.transformer_blocks.0.attn1.to_q";
+  save_safetensors(folder_ / "a.safetensors", {{key + ".lora_A.weight", down}, {key + ".lora_B.weight", up}});
+  const Tensor merged = merged_weight({{Lora::open(folder_ / "a.safetensors"), -0.75}}, "mid_block.motion_modules.0",
+                                      "transformer_blocks.0.attn1.to_q.weight", weight, DType::f32);
+  for (std::int64_t row = 0; row < rows; ++row)
+    for (std::int64_t column = 0; column < columns; ++column) {
+      double sum = weight.data_as<float>()[row * columns + column];
+      for (std::int64_t r = 0; r < rank; ++r)
+        sum += -0.75 * up.data_as<float>()[row * rank + r] * down.data_as<float>()[r * columns + column];
+      ASSERT_EQ(merged.data_as<float>()[row * columns + column], static_cast<float>(sum)) << row << ", " << column;
+    }
+}
+
 TEST_F(LoraTest, RoundsOnceTo16Bits) {
   // 1 + 2^-8 + 2^-30 is just above the middle between two bf16 numbers; by way of f32 it would be the middle itself.
   Tensor value(DType::f64, {2});

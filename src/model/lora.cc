@@ -122,6 +122,34 @@ std::string describe(const Lora::Delta& delta) {
   return delta.key + " [" + std::to_string(delta.up.size(0)) + ", " + std::to_string(delta.down.size(1)) + "]";
 }
 
+/// out (rows, columns) += factor * up (rows, rank) * down (rank, columns), each element's terms in the order of r.
+/// Columns go in strips whose part of `down` stays in the cache, and four terms at a time pass through the registers.
+void add_product(double factor, const double* up, const double* down, std::int64_t rows, std::int64_t rank,
+                 std::int64_t columns, double* out) {
+  constexpr std::int64_t kStrip = 256, kTerms = 4;
+  for (std::int64_t begin = 0; begin < columns; begin += kStrip) {
+    const std::int64_t width = std::min(kStrip, columns - begin);
+    for (std::int64_t row = 0; row < rows; ++row) {
+      double* __restrict__ to = out + row * columns + begin;
+      const double* scales = up + row * rank;
+      std::int64_t r = 0;
+      for (; r + kTerms <= rank; r += kTerms) {
+        const double* __restrict__ from = down + r * columns + begin;
+        const double f0 = factor * scales[r], f1 = factor * scales[r + 1], f2 = factor * scales[r + 2],
+                     f3 = factor * scales[r + 3];
+        for (std::int64_t i = 0; i < width; ++i)
+          to[i] = (((to[i] + f0 * from[i]) + f1 * from[columns + i]) + f2 * from[2 * columns + i]) +
+                  f3 * from[3 * columns + i];
+      }
+      for (; r < rank; ++r) {
+        const double* __restrict__ from = down + r * columns + begin;
+        const double f = factor * scales[r];
+        for (std::int64_t i = 0; i < width; ++i) to[i] += f * from[i];
+      }
+    }
+  }
+}
+
 void require_finite(double scale) {
   if (!std::isfinite(scale)) throw ArgumentError("scale", "a finite number", std::to_string(scale));
 }
@@ -199,13 +227,8 @@ Tensor merged_weight(const LoraStack& loras, std::string_view module, std::strin
       if (!sum) sum = convert(weight, DType::f64);
       const Tensor down = convert(delta.down, DType::f64), up = convert(delta.up, DType::f64);
       const std::int64_t rows = delta.up.size(0), rank = delta.up.size(1), columns = delta.down.size(1);
-      double* out = sum.data_as<double>();
-      for (std::int64_t row = 0; row < rows; ++row)
-        for (std::int64_t r = 0; r < rank; ++r) {
-          const double factor = scale * delta.factor * up.data_as<double>()[row * rank + r];
-          for (std::int64_t column = 0; column < columns; ++column)
-            out[row * columns + column] += factor * down.data_as<double>()[r * columns + column];
-        }
+      add_product(scale * delta.factor, up.data_as<double>(), down.data_as<double>(), rows, rank, columns,
+                  sum.data_as<double>());
     }
   return sum ? convert(sum, dtype) : Tensor();
 }
