@@ -213,6 +213,9 @@ TEST(BackwardTest, RefusesWhatDoesNotFit) {
   Tensor by_sample = drawn(1, "y", {8, 6, 2, 3});
   wanted.hidden_states = by_sample.mutable_view();
   EXPECT_THROW(model.backward(x, by_sample, wanted, arguments), ArgumentError);
+  wanted.hidden_states = {};
+  wanted.parameters = {{"norm.weight", MutableTensorView(by_sample.data_as<float>(), {6})}};
+  EXPECT_THROW(model.backward(x, by_sample, wanted, arguments), ArgumentError);
 }
 
 }  // namespace

@@ -48,16 +48,18 @@ Shape output_shape(const TransformerTemporalConfig& config, const TensorView& hi
   return {hidden_states.size(0), *config.num_vector_embeds - 1, hidden_states.size(1)};
 }
 
-/// Checks a gradient's place: `shape`, floating, and apart from what is read while it is written.
-void check_gradient(const std::string& where, const MutableTensorView& view, const Shape& shape,
-                    std::initializer_list<TensorView> read) {
-  if (!view) return;
-  if (!is_image_dtype(view.dtype()) || !(view.shape() == shape))
-    throw ArgumentError(where, "f32, f16 or bf16 " + to_string(shape), dtype_and_shape(view));
+/// What backward writes has to lie apart from what it reads: a later pass reads it again.
+void check_apart(const std::string& where, const MutableTensorView& written, std::initializer_list<TensorView> read) {
   for (const TensorView& other : read)
-    if (other && overlap(view, other))
+    if (other && overlap(written, other))
       throw ArgumentError(where, "memory apart from hidden_states, encoder_hidden_states and sample_gradient",
                           "memory that overlaps one of them");
+}
+
+/// Checks the gradient of an input: floating and of its shape.
+void check_gradient(const std::string& where, const MutableTensorView& view, const Shape& shape) {
+  if (view && (!is_image_dtype(view.dtype()) || !(view.shape() == shape)))
+    throw ArgumentError(where, "f32, f16 or bf16 " + to_string(shape), dtype_and_shape(view));
 }
 
 }  // namespace
@@ -98,13 +100,16 @@ void TransformerTemporalModel::backward(TensorView hidden_states, TensorView sam
                         sample_gradient ? dtype_and_shape(sample_gradient) : "none");
   if (gradients.hidden_states && config().is_discrete())
     throw ArgumentError("gradients.hidden_states", "none: classes have no gradient", "one");
-  check_gradient("gradients.hidden_states", gradients.hidden_states, hidden_states.shape(),
-                 {hidden_states, options.encoder_hidden_states, sample_gradient});
+  check_gradient("gradients.hidden_states", gradients.hidden_states, hidden_states.shape());
   if (gradients.encoder_hidden_states && !inputs.encoder_hidden_states)
     throw ArgumentError("gradients.encoder_hidden_states", "none, as the call has no encoder_hidden_states", "one");
   check_gradient("gradients.encoder_hidden_states", gradients.encoder_hidden_states,
-                 options.encoder_hidden_states.shape(),
-                 {hidden_states, options.encoder_hidden_states, sample_gradient});
+                 options.encoder_hidden_states.shape());
+  const auto apart = [&](const std::string& where, const MutableTensorView& written) {
+    if (written) check_apart(where, written, {hidden_states, options.encoder_hidden_states, sample_gradient});
+  };
+  apart("gradients.hidden_states", gradients.hidden_states);
+  apart("gradients.encoder_hidden_states", gradients.encoder_hidden_states);
   engine::Gradients wanted;
   wanted.hidden_states = gradients.hidden_states;
   wanted.encoder_hidden_states = gradients.encoder_hidden_states;
@@ -118,6 +123,7 @@ void TransformerTemporalModel::backward(TensorView hidden_states, TensorView sam
     if (!view || view.dtype() != DType::f32 || !(view.shape() == slot->shape) || !view.is_contiguous())
       throw ArgumentError("gradients.parameters: " + name, "contiguous f32 " + to_string(slot->shape),
                           view ? dtype_and_shape(view) : "none");
+    apart("gradients.parameters: " + parameter.name, view);
     *slot->view = view;
   }
   impl_->plan->backward(inputs, sample_gradient, wanted);
