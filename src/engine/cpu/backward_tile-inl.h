@@ -15,7 +15,6 @@ namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
 class BackwardTile {
  public:
- public:
   BackwardTile(const BackwardCall& backward, const Tile& tile, Team& team, BackwardBuffers& buffers)
       : backward_(backward),
         call_(*backward.call),
@@ -84,44 +83,55 @@ class BackwardTile {
     Gemm<Arithmetic::f32>(linear, x.words(), x.panel, range, ToRows<kMode>{y.data, y.panel});
   }
 
-  /// at_.transposed = x, for AddOuter.
+  /// at_.transposed = x, for AddOuter: a range of its panels, or all.
+  void Transpose(const Rows& x, std::size_t channels, std::size_t panels, PanelRange range) {
+    TransposePanels(x.data, x.panel, channels, range, panels, at_.transposed.data());
+  }
   void Transpose(const Rows& x, std::size_t channels, std::size_t panels) {
-    Panels(panels, [&](PanelRange range, Workspace&) {
-      TransposePanels(x.data, x.panel, channels, range, panels, at_.transposed.data());
-    });
+    Panels(panels, [&](PanelRange range, Workspace&) { Transpose(x, channels, panels, range); });
   }
 
   static float* Floats(const MutableTensorView& view) { return view ? static_cast<float*>(view.data()) : nullptr; }
 
-  /// The gradient of rows of a linear layer from d_y and the x in at_.transposed.
-  void Gradient(const LinearOf<MutableTensorView>& to, const Rows& d_y, std::size_t rows, std::size_t channels,
-                std::size_t panels) {
-    GradientPart(Floats(to.weight), channels, Floats(to.bias), d_y, rows, channels, panels);
+  /// Where the gradient of a linear layer, or of some of its columns, goes: weight [rows][stride] and bias [rows], null
+  /// where nobody wants them.
+  struct LinearGradient {
+    float* weight;
+    std::size_t stride;
+    float* bias;
+    Rows d_y;
+  };
+  static LinearGradient Whole(const LinearOf<MutableTensorView>& to, std::size_t channels, const Rows& d_y) {
+    return {Floats(to.weight), channels, Floats(to.bias), d_y};
   }
-  void GradientPart(float* weight, std::size_t stride, float* bias, const Rows& d_y, std::size_t rows,
-                    std::size_t channels, std::size_t panels) {
-    if (weight == nullptr && bias == nullptr) return;
+
+  /// Adds to the gradients of layers that share the x in at_.transposed.
+  void AddGradients(std::initializer_list<LinearGradient> layers, std::size_t rows, std::size_t channels,
+                    std::size_t panels) {
+    if (std::none_of(layers.begin(), layers.end(), [](const LinearGradient& to) { return to.weight || to.bias; }))
+      return;
     RowRanges(rows, [&](std::size_t begin, std::size_t end) {
-      AddOuter(d_y.data, d_y.panel, begin, end, at_.transposed.data(), channels, panels, weight, stride, bias);
+      for (const LinearGradient& to : layers)
+        AddOuter(to.d_y.data, to.d_y.panel, begin, end, at_.transposed.data(), channels, panels, to.weight, to.stride,
+                 to.bias);
     });
   }
 
   /// mask(token, channel) on rows [panel][width]; tokens count as engine/dropout.h says.
-  void Drop(std::size_t layer, DropoutSite site, std::size_t first, std::size_t width, const Rows& rows) {
+  void Drop(std::size_t layer, DropoutSite site, std::size_t first, std::size_t width, const Rows& rows,
+            PanelRange range) {
     const auto& inputs = *call_.inputs;
     if (!inputs.training_seed || model_.config.dropout == 0.0) return;
     const Dropout dropout(model_.config.dropout, *inputs.training_seed, static_cast<std::int64_t>(layer), site);
-    Panels(panels_, [&](PanelRange range, Workspace&) {
-      for (std::size_t v = 2 * range.begin; v < std::min(2 * range.end, shape_.vectors()); ++v)
-        for (std::size_t lane = 0; lane < kLanes; ++lane) {
-          const std::size_t pixel = tile_.first + v % shape_.groups * kLanes + lane;
-          const std::size_t token = pixel * shape_.frames + v / shape_.groups;
-          float* value = rows(v / 2) + v % 2 * kLanes + lane;
-          for (std::size_t c = 0; c < width; ++c)
-            value[c * kPanel] *=
-                static_cast<float>(dropout(static_cast<std::int64_t>(token), static_cast<std::int64_t>(first + c)));
-        }
-    });
+    for (std::size_t v = 2 * range.begin; v < std::min(2 * range.end, shape_.vectors()); ++v)
+      for (std::size_t lane = 0; lane < kLanes; ++lane) {
+        const std::size_t pixel = tile_.first + v % shape_.groups * kLanes + lane;
+        const std::size_t token = pixel * shape_.frames + v / shape_.groups;
+        float* value = rows(v / 2) + v % 2 * kLanes + lane;
+        for (std::size_t c = 0; c < width; ++c)
+          value[c * kPanel] *=
+              static_cast<float>(dropout(static_cast<std::int64_t>(token), static_cast<std::int64_t>(first + c)));
+      }
   }
 
   const BackwardCall& backward_;

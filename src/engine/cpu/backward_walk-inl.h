@@ -29,8 +29,7 @@ class BackwardWalk : public BackwardTile {
       AttentionForward(layer, 1);
       // The last feed-forward is computed on the way back, unless something stands in between.
       if (layer + 1 < layers || backward_.forward_only || Discrete()) {
-        FeedForward(layer, false);
-        AddGated(At(at_.x2), Modulate(layer).gate_ff, layer + 1 < layers ? At(at_.x[layer + 1]) : At(at_.last));
+        FeedForward(layer, layer + 1 < layers ? At(at_.x[layer + 1]) : At(at_.last));
       }
     }
     if (backward_.forward_only) return Discrete() ? Classify() : ProjectOut();
@@ -116,22 +115,28 @@ class BackwardWalk : public BackwardTile {
   void EnterBackward() {
     const std::size_t channels = model_.channels;
     const WeightGradients& to = backward_.gradients->weights;
-    if (to.proj_in.weight) Transpose(Over(at_.image, channels), channels, panels_);
-    Gradient(to.proj_in, At(at_.d_x), inner_, channels, panels_);
     const Rows d_image = Over(at_.d_image, channels);
-    Product<Sum::store>(trained_.proj_in.transposed, At(at_.d_x), d_image, panels_);
+    Panels(panels_, [&](PanelRange range, Workspace&) {
+      if (to.proj_in.weight) Transpose(Over(at_.image, channels), channels, panels_, range);
+      ProductOf<Sum::store>(trained_.proj_in.transposed, At(at_.d_x), d_image, range);
+    });
+    AddGradients({Whole(to.proj_in, channels, At(at_.d_x))}, inner_, channels, panels_);
     // Sums of GroupNorm, a set of C a video or a frame.
     NormSums& sums = backward_.sums->group_norm;
     team_.for_ranges(channels, [&](std::size_t begin, std::size_t end, Workspace&) {
       DispatchImage(call_.input.dtype, [&]<class T>(T) {
+        const D d;
         for (std::size_t c = begin; c < end; ++c)
-          for (std::size_t v = 0; v < shape_.vectors(); ++v) {
-            const std::size_t frame = v / shape_.groups;
+          for (std::size_t frame = 0, v = 0; frame < shape_.frames; ++frame) {
             const std::size_t set = call_.group_set_per_frame ? video_ * call_.frames + frame : video_;
-            const Vec d_n = hn::Load(D(), d_image(v / 2) + c * kPanel + v % 2 * kLanes);
-            const Vec h = GatherNormalised<T>(call_, groups_[v % shape_.groups], frame, c);
-            sums.along[set * channels + c] += static_cast<double>(SumOf(hn::Mul(d_n, h)));
-            sums.plain[set * channels + c] += static_cast<double>(SumOf(d_n));
+            Vec along = hn::Zero(d), plain = hn::Zero(d);
+            for (std::size_t g = 0; g < shape_.groups; ++g, ++v) {
+              const Vec d_n = hn::Load(d, d_image(v / 2) + c * kPanel + v % 2 * kLanes);
+              along = hn::MulAdd(d_n, GatherNormalised<T>(call_, groups_[g], frame, c), along);
+              plain = hn::Add(plain, d_n);
+            }
+            sums.along[set * channels + c] += static_cast<double>(SumOf(along));
+            sums.plain[set * channels + c] += static_cast<double>(SumOf(plain));
           }
       });
     });
@@ -181,25 +186,25 @@ class BackwardWalk : public BackwardTile {
   void ProjectOutGradient(std::size_t layer) {
     const auto& to = backward_.gradients->weights.proj_out;
     if (to.weight) {
-      AddGated(At(at_.x2), Modulate(layer).gate_ff, At(at_.last));
-      Transpose(At(at_.last), inner_, panels_);
+      Panels(panels_, [&](PanelRange range, Workspace&) {
+        AddGated(At(at_.x2), Modulate(layer).gate_ff, At(at_.last), range);
+        Transpose(At(at_.last), inner_, panels_, range);
+      });
     }
-    Gradient(to, Over(at_.d_image, model_.channels), model_.channels, inner_, panels_);
+    AddGradients({Whole(to, inner_, Over(at_.d_image, model_.channels))}, model_.channels, inner_, panels_);
   }
 
   // Blocks.
 
-  void Normalise(std::size_t layer, std::size_t which, const Rows& x, const Rows& n) {
+  void Normalise(std::size_t layer, std::size_t which, const Rows& x, const Rows& n, PanelRange range) {
     const Affine& affine = Modulate(layer).norm[which];
-    Panels(panels_, [&](PanelRange range, Workspace&) {
-      for (std::size_t panel = range.begin; panel < range.end; ++panel) {
-        const auto shift = [&](std::size_t slot) {
-          return affine.shift + shape_.frame_of(2 * panel + slot) * affine.frame_stride;
-        };
-        LayerNormPanel<Arithmetic::f32>(x(panel), inner_, model_.blocks[layer].norm_epsilon[which], affine.scale,
-                                        shift(0), shift(1), reinterpret_cast<std::uint32_t*>(n(panel)));
-      }
-    });
+    for (std::size_t panel = range.begin; panel < range.end; ++panel) {
+      const auto shift = [&](std::size_t slot) {
+        return affine.shift + shape_.frame_of(2 * panel + slot) * affine.frame_stride;
+      };
+      LayerNormPanel<Arithmetic::f32>(x(panel), inner_, model_.blocks[layer].norm_epsilon[which], affine.scale,
+                                      shift(0), shift(1), reinterpret_cast<std::uint32_t*>(n(panel)));
+    }
   }
 
   /// d_x += the gradient through n = norm(x), of d_n in at_.d_n; and the sums that its parameters need.
@@ -237,29 +242,25 @@ class BackwardWalk : public BackwardTile {
   }
 
   /// to = from + gate * y
-  void AddGated(const Rows& from, const float* gate, const Rows& to) {
+  void AddGated(const Rows& from, const float* gate, const Rows& to, PanelRange range) {
     const Rows y = At(at_.y);
-    Panels(panels_, [&](PanelRange range, Workspace&) {
-      const D d;
-      for (std::size_t panel = range.begin; panel < range.end; ++panel)
-        for (std::size_t i = 0; i < 2 * pad_channels(inner_); ++i) {
-          const Vec factor = hn::Set(d, gate == nullptr ? 1.0f : gate[i / 2]);
-          hn::Store(hn::MulAdd(factor, hn::Load(d, y(panel) + i * kLanes), hn::Load(d, from(panel) + i * kLanes)), d,
-                    to(panel) + i * kLanes);
-        }
-    });
+    const D d;
+    for (std::size_t panel = range.begin; panel < range.end; ++panel)
+      for (std::size_t i = 0; i < 2 * pad_channels(inner_); ++i) {
+        const Vec factor = hn::Set(d, gate == nullptr ? 1.0f : gate[i / 2]);
+        hn::Store(hn::MulAdd(factor, hn::Load(d, y(panel) + i * kLanes), hn::Load(d, from(panel) + i * kLanes)), d,
+                  to(panel) + i * kLanes);
+      }
   }
 
   /// d_y = gate * d_x
-  void ScaleByGate(const float* gate) {
+  void ScaleByGate(const float* gate, PanelRange range) {
     const Rows d_x = At(at_.d_x), d_y = At(at_.d_y);
-    Panels(panels_, [&](PanelRange range, Workspace&) {
-      const D d;
-      for (std::size_t panel = range.begin; panel < range.end; ++panel)
-        for (std::size_t i = 0; i < 2 * pad_channels(inner_); ++i)
-          hn::Store(hn::Mul(hn::Set(d, gate == nullptr ? 1.0f : gate[i / 2]), hn::Load(d, d_x(panel) + i * kLanes)), d,
-                    d_y(panel) + i * kLanes);
-    });
+    const D d;
+    for (std::size_t panel = range.begin; panel < range.end; ++panel)
+      for (std::size_t i = 0; i < 2 * pad_channels(inner_); ++i)
+        hn::Store(hn::Mul(hn::Set(d, gate == nullptr ? 1.0f : gate[i / 2]), hn::Load(d, d_x(panel) + i * kLanes)), d,
+                  d_y(panel) + i * kLanes);
   }
 
   /// The gate's own gradient: the tokens' sum of d_x y.
@@ -302,26 +303,38 @@ class BackwardWalk : public BackwardTile {
     const TrainedBlock& block = trained_.blocks[layer];
     const Rows n = At(at_.n[which]), q = At(at_.q[which]), k = At(at_.k[which]), v = At(at_.v[which]);
     const Rows attended = At(at_.attended[which]);
-    Normalise(layer, which, from, n);
-    if (Conditioned(which)) GatherContext();
-    const Rows context = Conditioned(which) ? Over(at_.context, call_.context_dim) : n;
-    Product<Sum::store>(block.q[which].forward, n, q, panels_);
-    Product<Sum::store>(block.k[which].forward, context, k, KeyPanels(which));
-    Product<Sum::store>(block.v[which].forward, context, v, KeyPanels(which));
+    const bool conditioned = Conditioned(which);
+    Panels(panels_, [&](PanelRange range, Workspace&) {
+      Normalise(layer, which, from, n, range);
+      ProductOf<Sum::store>(block.q[which].forward, n, q, range);
+      if (conditioned) return;
+      ProductOf<Sum::store>(block.k[which].forward, n, k, range);
+      ProductOf<Sum::store>(block.v[which].forward, n, v, range);
+    });
+    if (conditioned) {
+      GatherContext();
+      const Rows context = Over(at_.context, call_.context_dim);
+      Panels(KeyPanels(which), [&](PanelRange range, Workspace&) {
+        ProductOf<Sum::store>(block.k[which].forward, context, k, range);
+        ProductOf<Sum::store>(block.v[which].forward, context, v, range);
+      });
+    }
     team_.for_ranges(model_.heads, [&](std::size_t begin, std::size_t end, Workspace& mine) {
       for (std::size_t head = begin; head < end; ++head)
         for (std::size_t g = 0; g < shape_.groups; ++g)
           AttendHead(Head(q, head, g), call_.frames, Head(k, head, g), Head(v, head, g), Keys(which), model_.head_dim,
                      Scale(), mine.scores.data(), HeadTo(attended, head, g));
     });
-    AttentionOutput(layer, which);
-    AddGated(from, which == 0 ? Modulate(layer).gate_attn1 : nullptr, to);
+    Panels(panels_, [&](PanelRange range, Workspace&) {
+      AttentionOutput(layer, which, range);
+      AddGated(from, which == 0 ? Modulate(layer).gate_attn1 : nullptr, to, range);
+    });
   }
 
   /// y = dropout(to_out(attended))
-  void AttentionOutput(std::size_t layer, std::size_t which) {
-    Product<Sum::store>(trained_.blocks[layer].out[which].forward, At(at_.attended[which]), At(at_.y), panels_);
-    Drop(layer, which == 0 ? DropoutSite::attn1 : DropoutSite::attn2, 0, inner_, At(at_.y));
+  void AttentionOutput(std::size_t layer, std::size_t which, PanelRange range) {
+    ProductOf<Sum::store>(trained_.blocks[layer].out[which].forward, At(at_.attended[which]), At(at_.y), range);
+    Drop(layer, which == 0 ? DropoutSite::attn1 : DropoutSite::attn2, 0, inner_, At(at_.y), range);
   }
 
   void AttentionBackward(std::size_t layer, std::size_t which) {
@@ -334,15 +347,17 @@ class BackwardWalk : public BackwardTile {
     // Gradients take the place of what they are the gradients of.
     const Rows d_attended = At(at_.y), d_q = d_attended, d_k = k, d_v = v;
     const float* gate = which == 0 ? Modulate(layer).gate_attn1 : nullptr;
-    ScaleByGate(gate);
     if (which == 0 && !GateSums(layer, 0).empty()) {
-      AttentionOutput(layer, which);  // y again
+      Panels(panels_, [&](PanelRange range, Workspace&) { AttentionOutput(layer, which, range); });  // y again
       AddGateSums(GateSums(layer, 0));
     }
-    Drop(layer, which == 0 ? DropoutSite::attn1 : DropoutSite::attn2, 0, inner_, d_y);
-    if (to.to_out.weight) Transpose(attended, inner_, panels_);
-    Gradient(to.to_out, d_y, inner_, inner_, panels_);
-    Product<Sum::store>(block.out[which].transposed, d_y, d_attended, panels_);
+    Panels(panels_, [&](PanelRange range, Workspace&) {
+      ScaleByGate(gate, range);
+      Drop(layer, which == 0 ? DropoutSite::attn1 : DropoutSite::attn2, 0, inner_, d_y, range);
+      if (to.to_out.weight) Transpose(attended, inner_, panels_, range);
+      ProductOf<Sum::store>(block.out[which].transposed, d_y, d_attended, range);
+    });
+    AddGradients({Whole(to.to_out, inner_, d_y)}, inner_, inner_, panels_);
     team_.for_ranges(model_.heads, [&](std::size_t begin, std::size_t end, Workspace& mine) {
       for (std::size_t head = begin; head < end; ++head)
         for (std::size_t g = 0; g < shape_.groups; ++g)
@@ -357,17 +372,22 @@ class BackwardWalk : public BackwardTile {
     }
     const bool conditioned = Conditioned(which);
     const std::size_t width = conditioned ? call_.context_dim : inner_, key_panels = KeyPanels(which);
-    if (to.to_q.weight || (!conditioned && (to.to_k.weight || to.to_v.weight))) Transpose(n, inner_, panels_);
-    Gradient(to.to_q, d_q, inner_, inner_, panels_);
-    if (conditioned && (to.to_k.weight || to.to_v.weight)) Transpose(Over(at_.context, width), width, key_panels);
-    Gradient(to.to_k, d_k, inner_, width, key_panels);
-    Gradient(to.to_v, d_v, inner_, width, key_panels);
+    const bool transpose = to.to_q.weight || (!conditioned && (to.to_k.weight || to.to_v.weight));
     Panels(panels_, [&](PanelRange range, Workspace&) {
+      if (transpose) Transpose(n, inner_, panels_, range);
       ProductOf<Sum::store>(block.q[which].transposed, d_q, d_n, range);
       if (conditioned) return;
       ProductOf<Sum::add>(block.k[which].transposed, d_k, d_n, range);
       ProductOf<Sum::add>(block.v[which].transposed, d_v, d_n, range);
     });
+    if (!conditioned) {
+      AddGradients({Whole(to.to_q, inner_, d_q), Whole(to.to_k, inner_, d_k), Whole(to.to_v, inner_, d_v)}, inner_,
+                   inner_, panels_);
+    } else {
+      AddGradients({Whole(to.to_q, inner_, d_q)}, inner_, inner_, panels_);
+      if (to.to_k.weight || to.to_v.weight) Transpose(Over(at_.context, width), width, key_panels);
+      AddGradients({Whole(to.to_k, width, d_k), Whole(to.to_v, width, d_v)}, inner_, width, key_panels);
+    }
     if (conditioned && backward_.gradients->encoder_hidden_states) {
       const Rows d_context = Over(at_.d_context, width);
       if (layer + 1 == trained_.blocks.size())
@@ -448,51 +468,67 @@ class BackwardWalk : public BackwardTile {
   Rows Projected(const TrainedChunk& chunk) { return {at_.projected.data(), chunk.in.rows * kPanel}; }
   Rows Hidden(Buffer<float>& buffer, const TrainedChunk& chunk) { return Over(buffer, chunk.count); }
 
-  /// n3, and y = ff(n3) without its gate; on the way back with every chunk's gradients.
-  void FeedForward(std::size_t layer, bool backward, bool output = true) {
-    Normalise(layer, 2, At(at_.x2), At(at_.n[2]));
-    for (const TrainedChunk& chunk : trained_.blocks[layer].chunks) {
-      Product<Sum::store>(chunk.in, At(at_.n[2]), Projected(chunk), panels_);
-      Activate(chunk);
-      Drop(layer, DropoutSite::feed_forward, chunk.first, chunk.count, Hidden(at_.hidden, chunk));
-      if (output) {
-        if (chunk.first == 0)
-          Product<Sum::store>(chunk.out.forward, Hidden(at_.hidden, chunk), At(at_.y), panels_);
-        else
-          Product<Sum::add>(chunk.out.forward, Hidden(at_.hidden, chunk), At(at_.y), panels_);
-      }
-      if (backward) ChunkBackward(layer, chunk);
-    }
+  /// A chunk of n3, projected and hidden, and (output) of y = ff(n3) without its gate.
+  void ChunkForward(std::size_t layer, const TrainedChunk& chunk, bool output, PanelRange range) {
+    if (chunk.first == 0) Normalise(layer, 2, At(at_.x2), At(at_.n[2]), range);
+    ProductOf<Sum::store>(chunk.in, At(at_.n[2]), Projected(chunk), range);
+    Activate(chunk, range);
+    const Rows hidden = Hidden(at_.hidden, chunk);
+    Drop(layer, DropoutSite::feed_forward, chunk.first, chunk.count, hidden, range);
+    if (output) ProductPart(chunk.out.forward, chunk, hidden, At(at_.y), range);
+  }
+
+  /// The first chunk's products are stored, the others' added.
+  static void ProductPart(const PackedLinear& linear, const TrainedChunk& chunk, const Rows& x, const Rows& y,
+                          PanelRange range) {
+    if (chunk.first == 0)
+      ProductOf<Sum::store>(linear, x, y, range);
+    else
+      ProductOf<Sum::add>(linear, x, y, range);
+  }
+
+  /// to = x2 + gate * ff(norm(x2))
+  void FeedForward(std::size_t layer, const Rows& to) {
+    Panels(panels_, [&](PanelRange range, Workspace&) {
+      for (const TrainedChunk& chunk : trained_.blocks[layer].chunks) ChunkForward(layer, chunk, true, range);
+      AddGated(At(at_.x2), Modulate(layer).gate_ff, to, range);
+    });
   }
 
   void FeedForwardBackward(std::size_t layer) {
     const auto& to = backward_.gradients->weights.blocks[layer];
-    const float* gate = Modulate(layer).gate_ff;
     std::vector<double>& gate_sums = GateSums(layer, 1);
     const bool last = layer + 1 == trained_.blocks.size();
-    ScaleByGate(gate);
-    FeedForward(layer, true,
-                !gate_sums.empty() || (last && !Discrete() && backward_.gradients->weights.proj_out.weight));
+    const bool output = !gate_sums.empty() || (last && !Discrete() && backward_.gradients->weights.proj_out.weight);
+    for (const TrainedChunk& chunk : trained_.blocks[layer].chunks) {
+      Panels(panels_, [&](PanelRange range, Workspace&) {
+        if (chunk.first == 0) ScaleByGate(Modulate(layer).gate_ff, range);
+        ChunkForward(layer, chunk, output, range);
+        if (to.ff_out.weight) Transpose(Hidden(at_.hidden, chunk), chunk.count, panels_, range);
+      });
+      ChunkBackward(layer, chunk);
+    }
     AddGateSums(gate_sums);
-    GradientPart(nullptr, 0, Floats(to.ff_out.bias), At(at_.d_y), inner_, 0, panels_);
+    AddGradients({{nullptr, 0, Floats(to.ff_out.bias), At(at_.d_y)}}, inner_, 0, panels_);
     NormaliseBackward(layer, 2, At(at_.x2));
   }
 
-  void Activate(const TrainedChunk& chunk) {
-    EachHidden(chunk, [&]<Activation kActivation>(const float* value, const float* gate, std::size_t i, float* hidden,
-                                                  float*) HWY_ATTR {
-      const D d;
-      const Vec v = hn::Load(d, value + i);
-      if constexpr (kActivation == Activation::geglu || kActivation == Activation::swiglu)
-        hn::Store(hn::Mul(v, ActivateWithSlope<kActivation>(hn::Load(d, gate + i)).value), d, hidden + i);
-      else
-        hn::Store(ActivateWithSlope<kActivation>(v).value, d, hidden + i);
-    });
+  void Activate(const TrainedChunk& chunk, PanelRange range) {
+    EachHidden(chunk, range,
+               [&]<Activation kActivation>(const float* value, const float* gate, std::size_t i, float* hidden,
+                                           float*) HWY_ATTR {
+                 const D d;
+                 const Vec v = hn::Load(d, value + i);
+                 if constexpr (kActivation == Activation::geglu || kActivation == Activation::swiglu)
+                   hn::Store(hn::Mul(v, ActivateWithSlope<kActivation>(hn::Load(d, gate + i)).value), d, hidden + i);
+                 else
+                   hn::Store(ActivateWithSlope<kActivation>(v).value, d, hidden + i);
+               });
   }
 
   /// projected becomes its own gradient.
-  void ActivateBackward(const TrainedChunk& chunk) {
-    EachHidden(chunk,
+  void ActivateBackward(const TrainedChunk& chunk, PanelRange range) {
+    EachHidden(chunk, range,
                [&]<Activation kActivation>(float* value, float* gate, std::size_t i, float*, float* d_hidden) HWY_ATTR {
                  const D d;
                  const Vec v = hn::Load(d, value + i), d_h = hn::Load(d, d_hidden + i);
@@ -508,60 +544,54 @@ class BackwardWalk : public BackwardTile {
 
   /// visit(values, gates, offset, hidden, d_hidden) for every vector of a chunk.
   template <class Visit>
-  void EachHidden(const TrainedChunk& chunk, Visit&& visit) {
+  void EachHidden(const TrainedChunk& chunk, PanelRange range, Visit&& visit) {
     switch (model_.config.activation_fn) {
       case Activation::geglu:
-        return EachHiddenOf<Activation::geglu>(chunk, visit);
+        return EachHiddenOf<Activation::geglu>(chunk, range, visit);
       case Activation::gelu:
-        return EachHiddenOf<Activation::gelu>(chunk, visit);
+        return EachHiddenOf<Activation::gelu>(chunk, range, visit);
       case Activation::gelu_approximate:
-        return EachHiddenOf<Activation::gelu_approximate>(chunk, visit);
+        return EachHiddenOf<Activation::gelu_approximate>(chunk, range, visit);
       case Activation::geglu_approximate:
-        return EachHiddenOf<Activation::geglu_approximate>(chunk, visit);
+        return EachHiddenOf<Activation::geglu_approximate>(chunk, range, visit);
       case Activation::swiglu:
-        return EachHiddenOf<Activation::swiglu>(chunk, visit);
+        return EachHiddenOf<Activation::swiglu>(chunk, range, visit);
       case Activation::linear_silu:
-        return EachHiddenOf<Activation::linear_silu>(chunk, visit);
+        return EachHiddenOf<Activation::linear_silu>(chunk, range, visit);
     }
   }
   template <Activation kActivation, class Visit>
-  void EachHiddenOf(const TrainedChunk& chunk, Visit&& visit) {
-    Panels(panels_, [&](PanelRange range, Workspace&) {
-      for (std::size_t panel = range.begin; panel < range.end; ++panel) {
-        float* value = Projected(chunk)(panel);
-        for (std::size_t i = 0; i < 2 * chunk.count; ++i)
-          visit.template operator()<kActivation>(value, value + chunk.count * kPanel, i * kLanes,
-                                                 Hidden(at_.hidden, chunk)(panel), Hidden(at_.d_hidden, chunk)(panel));
-      }
-    });
+  void EachHiddenOf(const TrainedChunk& chunk, PanelRange range, Visit&& visit) {
+    for (std::size_t panel = range.begin; panel < range.end; ++panel) {
+      float* value = Projected(chunk)(panel);
+      for (std::size_t i = 0; i < 2 * chunk.count; ++i)
+        visit.template operator()<kActivation>(value, value + chunk.count * kPanel, i * kLanes,
+                                               Hidden(at_.hidden, chunk)(panel), Hidden(at_.d_hidden, chunk)(panel));
+    }
   }
 
   void ChunkBackward(std::size_t layer, const TrainedChunk& chunk) {
     const auto& to = backward_.gradients->weights.blocks[layer];
-    const Rows d_y = At(at_.d_y), d_n = At(at_.d_n), d_projected = Projected(chunk);
-    const Rows d_gates{d_projected.data + chunk.count * kPanel, d_projected.panel};
-    if (to.ff_out.weight) {
-      Transpose(Hidden(at_.hidden, chunk), chunk.count, panels_);
-      GradientPart(Floats(to.ff_out.weight) + chunk.first, trained_.hidden, nullptr, d_y, inner_, chunk.count, panels_);
-    }
-    Product<Sum::store>(chunk.out.transposed, d_y, Hidden(at_.d_hidden, chunk), panels_);
-    Drop(layer, DropoutSite::feed_forward, chunk.first, chunk.count, Hidden(at_.d_hidden, chunk));
-    ActivateBackward(chunk);
-    if (chunk.first == 0)
-      Product<Sum::store>(chunk.values_transposed, d_projected, d_n, panels_);
-    else
-      Product<Sum::add>(chunk.values_transposed, d_projected, d_n, panels_);
-    if (trained_.gated) Product<Sum::add>(chunk.gates_transposed, d_gates, d_n, panels_);
-    if (!to.ff_in.weight && !to.ff_in.bias) return;
-    if (to.ff_in.weight) Transpose(At(at_.n[2]), inner_, panels_);
-    const auto part = [&](std::size_t row, const Rows& d_rows) {
-      float* weight = Floats(to.ff_in.weight);
-      float* bias = Floats(to.ff_in.bias);
-      GradientPart(weight == nullptr ? nullptr : weight + row * inner_, inner_, bias == nullptr ? nullptr : bias + row,
-                   d_rows, chunk.count, inner_, panels_);
+    const Rows d_y = At(at_.d_y), d_n = At(at_.d_n), d_hidden = Hidden(at_.d_hidden, chunk);
+    const Rows d_projected = Projected(chunk), d_gates{d_projected.data + chunk.count * kPanel, d_projected.panel};
+    if (to.ff_out.weight)
+      AddGradients({{Floats(to.ff_out.weight) + chunk.first, trained_.hidden, nullptr, d_y}}, inner_, chunk.count,
+                   panels_);
+    Panels(panels_, [&](PanelRange range, Workspace&) {
+      ProductOf<Sum::store>(chunk.out.transposed, d_y, d_hidden, range);
+      Drop(layer, DropoutSite::feed_forward, chunk.first, chunk.count, d_hidden, range);
+      ActivateBackward(chunk, range);
+      ProductPart(chunk.values_transposed, chunk, d_projected, d_n, range);
+      if (trained_.gated) ProductOf<Sum::add>(chunk.gates_transposed, d_gates, d_n, range);
+      if (to.ff_in.weight) Transpose(At(at_.n[2]), inner_, panels_, range);
+    });
+    const auto rows = [&](std::size_t first, const Rows& d_rows) -> LinearGradient {
+      float *weight = Floats(to.ff_in.weight), *bias = Floats(to.ff_in.bias);
+      return {weight == nullptr ? nullptr : weight + first * inner_, inner_, bias == nullptr ? nullptr : bias + first,
+              d_rows};
     };
-    part(chunk.first, d_projected);
-    if (trained_.gated) part(trained_.hidden + chunk.first, d_gates);
+    AddGradients({rows(chunk.first, d_projected)}, chunk.count, inner_, panels_);
+    if (trained_.gated) AddGradients({rows(trained_.hidden + chunk.first, d_gates)}, chunk.count, inner_, panels_);
   }
 
   // Discrete input: plain loops around the products.
@@ -673,7 +703,7 @@ class BackwardWalk : public BackwardTile {
           d_logits(v / 2)[k * kPanel + v % 2 * kLanes + lane] = 0.0f;
     const WeightGradients& to = backward_.gradients->weights;
     if (to.out.weight) Transpose(At(at_.n[0]), inner_, panels_);
-    Gradient(to.out, d_logits, Classes(), inner_, panels_);
+    AddGradients({Whole(to.out, inner_, d_logits)}, Classes(), inner_, panels_);
     Product<Sum::store>(trained_.out.transposed, d_logits, At(at_.d_n), panels_);
     std::fill_n(at_.d_x.data(), panels_ * PanelOf(inner_), 0.0f);
     Panels(panels_, [&](PanelRange range, Workspace&) {

@@ -63,8 +63,9 @@ inline constexpr std::size_t kStepWords = kArithmetic == Arithmetic::bf16_storag
 /// Lines that a kernel reads ahead for those who come after it, one of each stream every eight steps: a burst of
 /// prefetches would fill the queue of outstanding misses and stall.
 struct ReadAhead {
-  const char* line[3] = {};
-  std::ptrdiff_t step[3] = {};
+  static constexpr std::size_t kUnroll = 8;
+  const char* line[4] = {};
+  std::ptrdiff_t step[4] = {};
 };
 
 /// kRows x one panel. w: [words][kRows]; x: [words][kStepWords]; y: [kRows][kPanel].
@@ -74,17 +75,19 @@ HWY_NOINLINE void Kernel(const std::uint32_t* HWY_RESTRICT w, const std::uint32_
   const D d;
   Vec sum[kRows][2];
   KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kRows; ++i) sum[i][0] = sum[i][1] = hn::Set(d, bias[i]);
-  constexpr std::size_t kUnroll = 8;
+  constexpr std::size_t kUnroll = ReadAhead::kUnroll;
   constexpr std::size_t kX = kStepWords<kArithmetic>;
-  const char *line0 = ahead.line[0], *line1 = ahead.line[1], *line2 = ahead.line[2];
+  const char *line0 = ahead.line[0], *line1 = ahead.line[1], *line2 = ahead.line[2], *line3 = ahead.line[3];
   std::size_t k = words;
   for (; k >= kUnroll; k -= kUnroll) {
     __builtin_prefetch(line0);
     __builtin_prefetch(line1);
     __builtin_prefetch(line2);
+    __builtin_prefetch(line3);
     line0 += ahead.step[0];
     line1 += ahead.step[1];
     line2 += ahead.step[2];
+    line3 += ahead.step[3];
     KINEOGRAPH_UNROLL for (std::size_t u = 0; u < kUnroll; ++u) {
       MultiplyStep<kRows, kArithmetic>(w + u * kRows, x + u * kX, sum);
     }
@@ -137,7 +140,7 @@ inline constexpr std::size_t kGroupBytes = 288 * 1024;
 
 /// Runs `linear` over the panels. Output is a policy:
 ///   static constexpr Sum kSum;
-///   void Before(row, rows, panel, ahead);     // called first; may name lines to read ahead, streams 1 and 2
+///   void Before(row, rows, panel, ahead);     // called first; may name lines to read ahead, streams 2 and 3
 ///   float* Target(row, panel);                // where the kernel's [rows][kPanel] sums go
 ///   void After(row, rows, panel);             // called last; may turn them into something else
 template <Arithmetic kArithmetic, class Output>
@@ -147,16 +150,21 @@ HWY_INLINE void Gemm(const PackedLinear& linear, const std::uint32_t* x, std::si
   const auto& blocks = linear.blocks;
   const std::size_t block_bytes = linear.words * blocks[0].rows * sizeof(std::uint32_t);
   const std::size_t group = std::clamp<std::size_t>(kGroupBytes / std::max<std::size_t>(1, block_bytes), 1, 8);
-  const std::size_t slice = linear.words / 8 * 64;  // what one kernel call reads ahead
+  const auto slots = static_cast<std::ptrdiff_t>(linear.words / ReadAhead::kUnroll);  // reads ahead of a kernel call
+  const auto panel_bytes = static_cast<std::ptrdiff_t>(x_panel_words * sizeof(std::uint32_t));
   ReadAhead ahead;
-  ahead.line[1] = ahead.line[2] = reinterpret_cast<const char*>(linear.bias.data());
+  ahead.line[2] = ahead.line[3] = reinterpret_cast<const char*>(linear.bias.data());
   ahead.step[0] = 64;
   for (std::size_t first = 0; first < blocks.size(); first += group) {
     const std::size_t last = std::min(blocks.size(), first + group);
     // The next group's weights, or the first again for the next caller.
     ahead.line[0] =
         reinterpret_cast<const char*>(linear.weights.data() + (last < blocks.size() ? blocks[last].offset : 0));
+    // And the next panel's activations, spread evenly over the blocks that this panel meets.
+    ahead.step[1] = panel_bytes / std::max<std::ptrdiff_t>(1, slots * static_cast<std::ptrdiff_t>(last - first));
     for (std::size_t panel = panels.begin; panel < panels.end; ++panel) {
+      const std::size_t next = panel + 1 < panels.end ? panel + 1 : panels.begin;
+      ahead.line[1] = reinterpret_cast<const char*>(x + next * x_panel_words);
       for (std::size_t b = first; b < last; ++b) {
         const auto& block = blocks[b];
         output.Before(block.row, block.rows, panel, ahead);
@@ -164,7 +172,8 @@ HWY_INLINE void Gemm(const PackedLinear& linear, const std::uint32_t* x, std::si
                                                         linear.words, linear.bias.data() + block.row,
                                                         output.Target(block.row, panel), ahead);
         output.After(block.row, block.rows, panel);
-        ahead.line[0] += slice;
+        ahead.line[0] += slots * ahead.step[0];
+        ahead.line[1] += slots * ahead.step[1];
       }
     }
   }
@@ -178,9 +187,9 @@ struct ToRows {
   std::size_t panel_floats;
   HWY_INLINE void Before(std::size_t row, std::size_t, std::size_t panel, ReadAhead& ahead) const {
     if constexpr (kMode == Sum::add) {
-      ahead.line[1] = reinterpret_cast<const char*>(Target(row, panel));
-      ahead.line[2] = ahead.line[1] + 64;
-      ahead.step[1] = ahead.step[2] = 128;
+      ahead.line[2] = reinterpret_cast<const char*>(Target(row, panel));
+      ahead.line[3] = ahead.line[2] + 64;
+      ahead.step[2] = ahead.step[3] = 128;
     }
   }
   HWY_INLINE float* Target(std::size_t row, std::size_t panel) const {

@@ -73,15 +73,25 @@ template <std::size_t kRows>
 HWY_NOINLINE void OuterKernel(const float* HWY_RESTRICT d_y, std::size_t d_y_panel, const float* HWY_RESTRICT x,
                               std::size_t panels, float* HWY_RESTRICT out, std::size_t stride, std::size_t valid) {
   const D d;
+  constexpr std::size_t kLine = 64 / sizeof(float);
   Vec sum[kRows][2];
-  KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kRows; ++i) sum[i][0] = sum[i][1] = hn::Zero(d);
+  KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kRows; ++i) {
+    sum[i][0] = sum[i][1] = hn::Zero(d);
+    for (std::size_t c = 0; c < kPanel; c += kLine) __builtin_prefetch(out + i * stride + c, 1);
+  }
   for (std::size_t panel = 0; panel < panels; ++panel, d_y += d_y_panel) {
-    for (std::size_t token = 0; token < kPanel; ++token, x += kPanel) {
-      const Vec x0 = hn::Load(d, x), x1 = hn::Load(d, x + kLanes);
-      KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kRows; ++i) {
-        const Vec y = hn::Set(d, d_y[i * kPanel + token]);
-        sum[i][0] = hn::MulAdd(y, x0, sum[i][0]);
-        sum[i][1] = hn::MulAdd(y, x1, sum[i][1]);
+    // The next panel's rows: their stride is one that no hardware foresees.
+    KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kRows; ++i) for (std::size_t c = 0; c < kPanel; c += kLine)
+        __builtin_prefetch(d_y + d_y_panel + i * kPanel + c);
+    constexpr std::size_t kUnroll = std::min<std::size_t>(8, kPanel);
+    for (std::size_t first = 0; first < kPanel; first += kUnroll, x += kUnroll * kPanel) {
+      KINEOGRAPH_UNROLL for (std::size_t u = 0; u < kUnroll; ++u) {
+        const Vec x0 = hn::Load(d, x + u * kPanel), x1 = hn::Load(d, x + u * kPanel + kLanes);
+        KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kRows; ++i) {
+          const Vec y = hn::Set(d, d_y[i * kPanel + first + u]);
+          sum[i][0] = hn::MulAdd(y, x0, sum[i][0]);
+          sum[i][1] = hn::MulAdd(y, x1, sum[i][1]);
+        }
       }
     }
   }

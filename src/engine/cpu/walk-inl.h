@@ -53,8 +53,8 @@ struct ToImage {
       const PixelGroup& g = groups[v % shape.groups];
       const auto at = g.input[0] + static_cast<std::int64_t>(v / shape.groups) * call.input.stride_n +
                       static_cast<std::int64_t>(row) * call.input.stride_c;
-      ahead.line[1 + slot] = reinterpret_cast<const char*>(reinterpret_cast<const In*>(call.input.data) + at);
-      ahead.step[1 + slot] = static_cast<std::ptrdiff_t>(call.input.stride_c * static_cast<std::int64_t>(sizeof(In)));
+      ahead.line[2 + slot] = reinterpret_cast<const char*>(reinterpret_cast<const In*>(call.input.data) + at);
+      ahead.step[2 + slot] = static_cast<std::ptrdiff_t>(call.input.stride_c * static_cast<std::int64_t>(sizeof(In)));
     }
   }
   HWY_INLINE float* Target(std::size_t, std::size_t) const { return block; }
