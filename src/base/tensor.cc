@@ -6,6 +6,7 @@
 #include <new>
 
 #include "base/half.h"
+#include "base/memory.h"
 #include "kineograph/error.h"
 
 namespace kineograph {
@@ -121,6 +122,7 @@ Tensor::Tensor(DType dtype, Shape shape) : dtype_(dtype), shape_(shape) {
   if (__builtin_mul_overflow(count, static_cast<std::int64_t>(size_of(dtype)), &size))
     throw FormatError("shape " + to_string(shape), "fewer than 2^63 bytes", "more");
   data_.reset(static_cast<std::byte*>(::operator new[](static_cast<std::size_t>(size), kAlignment)));
+  prefer_large_pages(data_.get(), static_cast<std::size_t>(size));
   std::memset(data_.get(), 0, static_cast<std::size_t>(size));
 }
 

@@ -74,6 +74,19 @@ using Weights = WeightsOf<TensorView>;
 /// Where the gradients of the weights go: contiguous f32; absent for those that nobody wants.
 using WeightGradients = WeightsOf<MutableTensorView>;
 
+/// visit(linear) for every layer that tokens are multiplied with.
+template <class View, class Visit>
+void each_linear(const WeightsOf<View>& weights, Visit&& visit) {
+  for (const LinearOf<View>* linear : {&weights.proj_in, &weights.proj_out, &weights.out}) visit(*linear);
+  for (const BlockOf<View>& block : weights.blocks) {
+    for (const AttentionOf<View>* attention : {&block.attn1, &block.attn2})
+      for (const LinearOf<View>* linear : {&attention->to_q, &attention->to_k, &attention->to_v, &attention->to_out})
+        visit(*linear);
+    visit(block.ff_in);
+    visit(block.ff_out);
+  }
+}
+
 /// A checked call. Views are of the caller's memory.
 struct Inputs {
   std::int64_t num_videos = 0, num_frames = 0, channels = 0, height = 0, width = 0;

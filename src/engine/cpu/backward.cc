@@ -2,6 +2,7 @@
 
 #include <tbb/parallel_for.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/half.h"
@@ -23,28 +24,6 @@ bool wanted(const LinearOf<MutableTensorView>& linear) { return linear.weight ||
 bool wanted(const AdaNormOf<MutableTensorView>& norm) {
   return norm.emb || wanted(norm.timestep_linear_1) || wanted(norm.timestep_linear_2) || norm.class_table ||
          wanted(norm.linear);
-}
-
-/// Calls visit(view) for every gradient that tiles add to in the caller's memory.
-template <class Visit>
-void each_added(const WeightGradients& to, Visit&& visit) {
-  const auto linear = [&](const LinearOf<MutableTensorView>& l) {
-    visit(l.weight);
-    visit(l.bias);
-  };
-  linear(to.proj_in);
-  linear(to.proj_out);
-  linear(to.out);
-  for (const BlockOf<MutableTensorView>& block : to.blocks) {
-    for (const auto* attention : {&block.attn1, &block.attn2}) {
-      linear(attention->to_q);
-      linear(attention->to_k);
-      linear(attention->to_v);
-      linear(attention->to_out);
-    }
-    linear(block.ff_in);
-    linear(block.ff_out);
-  }
 }
 
 void clear(std::vector<double>& values, std::size_t count) { values.assign(count, 0.0); }
@@ -128,10 +107,17 @@ struct BufferSizes {
   }
 };
 
+/// All anew, next to each other, as soon as one is too small.
 void grow_all(BackwardBuffers& buffers, const BufferSizes& sizes) {
   buffers.x.resize(sizes.layers);
-  for (Buffer<float>& x : buffers.x) grow(x, sizes.inner);
-  sizes.each(buffers, [](Buffer<float>& buffer, std::size_t size) { grow(buffer, size); });
+  bool small = std::any_of(buffers.x.begin(), buffers.x.end(), [&](auto& x) { return x.size() < sizes.inner; });
+  sizes.each(buffers, [&](Buffer<float>& buffer, std::size_t size) { small = small || buffer.size() < size; });
+  if (!small) return;
+  buffers = {};
+  buffers.x.resize(sizes.layers);
+  Slab slab(sizes.bytes());
+  for (Buffer<float>& x : buffers.x) x = Buffer<float>(sizes.inner, &slab);
+  sizes.each(buffers, [&](Buffer<float>& buffer, std::size_t size) { buffer = Buffer<float>(size, &slab); });
 }
 
 WorkspaceSizes scratch_sizes(const Call& call, const Target& target) {
@@ -295,8 +281,10 @@ void BackwardPlan::run(Call& call, const Conditioning& conditioning, const Gradi
                        int threads) {
   std::unique_ptr<State> state = acquire();
   clear(state->sums, call, gradients);
-  each_added(gradients.weights, [](const MutableTensorView& view) {
-    if (view) std::fill_n(static_cast<float*>(view.data()), view.numel(), 0.0f);
+  // Tiles add to these in the caller's memory.
+  each_linear(gradients.weights, [](const LinearOf<MutableTensorView>& linear) {
+    for (const MutableTensorView* view : {&linear.weight, &linear.bias})
+      if (*view) std::fill_n(static_cast<float*>(view->data()), view->numel(), 0.0f);
   });
   BackwardCall backward;
   backward.call = &call;

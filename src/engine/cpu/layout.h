@@ -14,11 +14,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
-#include <memory>
-#include <new>
 #include <span>
 #include <vector>
 
+#include "engine/cpu/memory.h"
 #include "kineograph/config.h"
 #include "kineograph/tensor.h"
 
@@ -35,37 +34,6 @@ inline constexpr std::size_t round_up(std::size_t n, std::size_t unit) { return 
 
 /// Channels come in pairs, so that two rows can be one row of bf16 pairs.
 inline constexpr std::size_t pad_channels(std::size_t n) { return round_up(n, 2); }
-
-/// Zero-initialised memory on a cache line, of T that need no constructor.
-template <class T>
-class Buffer {
- public:
-  Buffer() = default;
-  explicit Buffer(std::size_t size) : size_(size) {
-    if (size == 0) return;
-    data_.reset(static_cast<T*>(::operator new[](size * sizeof(T), std::align_val_t{64})));
-    std::fill_n(data_.get(), size, T{});
-  }
-  T* data() noexcept { return data_.get(); }
-  const T* data() const noexcept { return data_.get(); }
-  std::size_t size() const noexcept { return size_; }
-  std::size_t bytes() const noexcept { return size_ * sizeof(T); }
-  T& operator[](std::size_t i) noexcept { return data_.get()[i]; }
-  const T& operator[](std::size_t i) const noexcept { return data_.get()[i]; }
-
- private:
-  struct Free {
-    void operator()(T* p) const noexcept { ::operator delete[](p, std::align_val_t{64}); }
-  };
-  std::unique_ptr<T[], Free> data_;
-  std::size_t size_ = 0;
-};
-
-/// Makes room, without keeping what was there.
-template <class T>
-void grow(Buffer<T>& buffer, std::size_t size) {
-  if (buffer.size() < size) buffer = Buffer<T>(size);
-}
 
 /// y = W x + b with W (rows, cols), cut into blocks of at most max_rows rows. A block is stored [word][row]: a word is
 /// one f32 weight, or the pair of bf16 weights of two neighbouring columns. Rows and columns are padded with zeros to

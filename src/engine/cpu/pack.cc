@@ -98,7 +98,7 @@ PackedLinear pack(std::vector<Row> rows, std::size_t cols, std::size_t unit, con
   linear.cols = pad_channels(cols);
   linear.words = pairs ? linear.cols / 2 : linear.cols;
   linear.blocks = cut_blocks(linear.rows, linear.words, unit, options.max_rows);
-  linear.weights = Buffer<std::uint32_t>(linear.rows * linear.words);
+  linear.weights = Buffer<std::uint32_t>::unwritten(linear.rows * linear.words, options.slab);
   linear.bias = Buffer<float>(linear.rows);
   for (std::size_t i = 0; i < rows.size(); ++i) linear.bias[i] = rows[i].bias;
   tbb::parallel_for(std::size_t{0}, linear.blocks.size(), [&](std::size_t i) {
@@ -207,10 +207,20 @@ PackedLinear pack_gated(const RowRange& values, const RowRange& gates, std::size
   return pack(std::move(rows), cols, unit, options);
 }
 
-PackedModel pack_model(const TransformerTemporalConfig& config, const Weights& weights, const PackOptions& options) {
+std::size_t packed_bytes(const Weights& weights, Arithmetic arithmetic) {
+  std::int64_t count = 0;
+  each_linear(weights, [&](const Linear& linear) { count += linear.weight ? linear.weight.numel() : 0; });
+  // A sixteenth for rows and columns of zeros.
+  return static_cast<std::size_t>(count + count / 16) * (arithmetic == Arithmetic::f32 ? 4 : 2);
+}
+
+PackedModel pack_model(const TransformerTemporalConfig& config, const Weights& weights, Arithmetic arithmetic,
+                       std::size_t max_rows) {
+  Slab slab(packed_bytes(weights, arithmetic));
+  const PackOptions options{arithmetic, max_rows, &slab};
   PackedModel model;
   model.config = config;
-  model.arithmetic = options.arithmetic;
+  model.arithmetic = arithmetic;
   model.heads = static_cast<std::size_t>(config.num_attention_heads);
   model.head_dim = static_cast<std::size_t>(config.attention_head_dim);
   model.inner = static_cast<std::size_t>(config.inner_dim());

@@ -17,7 +17,11 @@ struct RowRange {
 struct PackOptions {
   Arithmetic arithmetic = Arithmetic::f32;
   std::size_t max_rows = 0;  ///< of the micro-kernel
+  Slab* slab = nullptr;      ///< where weights go, as far as they fit
 };
+
+/// Bytes that a model's weights take packed, about.
+std::size_t packed_bytes(const Weights& weights, Arithmetic arithmetic);
 
 /// Stacks the ranges' rows over columns [first_col, first_col + cols).
 PackedLinear pack_rows(const std::vector<RowRange>& ranges, std::size_t first_col, std::size_t cols,
@@ -26,8 +30,9 @@ PackedLinear pack_rows(const std::vector<RowRange>& ranges, std::size_t first_co
 /// Two ranges of equal height interleaved: every block holds rows of the first, then the same rows of the second.
 PackedLinear pack_gated(const RowRange& values, const RowRange& gates, std::size_t cols, const PackOptions& options);
 
-/// A whole model. `lanes` and `max_rows` are the instruction set's.
-PackedModel pack_model(const TransformerTemporalConfig& config, const Weights& weights, const PackOptions& options);
+/// A whole model. `max_rows` is the instruction set's.
+PackedModel pack_model(const TransformerTemporalConfig& config, const Weights& weights, Arithmetic arithmetic,
+                       std::size_t max_rows);
 
 /// Hidden columns that go through the feed-forward together: few enough that a tile's stay in the L2 cache, and equal
 /// chunks.

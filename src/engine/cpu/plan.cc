@@ -60,7 +60,7 @@ class CpuPlan : public Plan {
                                                  : Arithmetic::bf16_storage),
         compute_dtype_(compute_dtype),
         weights_(weights),
-        model_(pack_model(config, weights, {arithmetic_, target.max_rows})) {}
+        model_(pack_model(config, weights, arithmetic_, target.max_rows)) {}
 
   std::string_view isa() const noexcept override { return target_.name; }
   DType compute_dtype() const noexcept override { return compute_dtype_; }

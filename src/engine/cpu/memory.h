@@ -1,0 +1,90 @@
+// Memory of packed weights and of working values.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <new>
+
+#include "base/memory.h"
+
+namespace kineograph::engine::cpu {
+
+/// One piece of memory that many buffers share: together they fill large pages, each by itself it would not.
+class Slab {
+ public:
+  Slab() = default;
+  /// With room for `bytes`, and nothing where that is less than a large page.
+  explicit Slab(std::size_t bytes) {
+    if (bytes < kLargePage) return;
+    bytes = (bytes + kLargePage - 1) / kLargePage * kLargePage;
+    std::size_t space = bytes + kLargePage;
+    memory_.reset(new (std::align_val_t{kAlignment}) std::byte[space],
+                  [](std::byte* p) { ::operator delete[](p, std::align_val_t{kAlignment}); });
+    void* first = memory_.get();
+    std::align(kLargePage, bytes, first, space);
+    next_ = static_cast<std::byte*>(first);
+    left_ = bytes;
+    prefer_large_pages(next_, bytes);
+  }
+
+  /// `bytes` on a cache line that live as long as anything from this slab does, or null where too little is left.
+  std::shared_ptr<std::byte> take(std::size_t bytes) {
+    bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    if (bytes > left_) return nullptr;
+    std::byte* const taken = next_;
+    next_ += bytes;
+    left_ -= bytes;
+    return {memory_, taken};
+  }
+
+ private:
+  static constexpr std::size_t kAlignment = 64;
+  std::shared_ptr<std::byte> memory_;
+  std::byte* next_ = nullptr;
+  std::size_t left_ = 0;
+};
+
+/// Memory on a cache line, of T that need no constructor; zeros unless asked otherwise.
+template <class T>
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(std::size_t size, Slab* slab = nullptr) : Buffer(unwritten(size, slab)) {
+    std::fill_n(data(), size, T{});
+  }
+  /// For whoever writes every element, from several threads at best: pages are given out at the first write.
+  static Buffer unwritten(std::size_t size, Slab* slab = nullptr) {
+    Buffer buffer;
+    if (size == 0) return buffer;
+    buffer.size_ = size;
+    if (slab != nullptr) buffer.data_ = slab->take(buffer.bytes());
+    if (buffer.data_ == nullptr) {
+      buffer.data_.reset(new (std::align_val_t{64}) std::byte[buffer.bytes()],
+                         [](std::byte* p) { ::operator delete[](p, std::align_val_t{64}); });
+      prefer_large_pages(buffer.data(), buffer.bytes());
+    }
+    return buffer;
+  }
+  Buffer(Buffer&& other) noexcept = default;
+  Buffer& operator=(Buffer&& other) noexcept = default;
+
+  T* data() noexcept { return reinterpret_cast<T*>(data_.get()); }
+  const T* data() const noexcept { return reinterpret_cast<const T*>(data_.get()); }
+  std::size_t size() const noexcept { return size_; }
+  std::size_t bytes() const noexcept { return size_ * sizeof(T); }
+  T& operator[](std::size_t i) noexcept { return data()[i]; }
+  const T& operator[](std::size_t i) const noexcept { return data()[i]; }
+
+ private:
+  std::shared_ptr<std::byte> data_;
+  std::size_t size_ = 0;
+};
+
+/// Makes room, without keeping what was there.
+template <class T>
+void grow(Buffer<T>& buffer, std::size_t size) {
+  if (buffer.size() < size) buffer = Buffer<T>(size);
+}
+
+}  // namespace kineograph::engine::cpu
