@@ -2,7 +2,7 @@
 """Times one forward and backward: kineograph, PyTorch eager, eager with gradient checkpointing, torch.compile.
 
     pip install .[diffusers,plot]
-    bench/training.py --output docs/training                       # docs/training.json, .md and .png
+    bench/training.py --output docs/training_speed  # docs/training_speed.json, .md and .png
     bench/training.py --shapes 1x8x64x8x8:4x16 --rounds 3          # a small one
 
 All through torch, with the same weights, input and gradient by the sample; all parameters and the input get gradients.
@@ -243,7 +243,7 @@ def plot(rows, path):
     shapes = list(dict.fromkeys(r["shape"] for r in rows))
     programs = list(dict.fromkeys(r["program"] for r in rows))
     colours = ["#d1495b", "#9aa5b1", "#cbd2d9", "#52606d"]
-    figure, axes = pyplot.subplots(2, len(dtypes), figsize=(5 * len(dtypes), 6), squeeze=False)
+    figure, axes = pyplot.subplots(2, len(dtypes), figsize=(2 + 5 * len(dtypes), 6), squeeze=False)
     for column, dtype in enumerate(dtypes):
         speed, memory = axes[0][column], axes[1][column]
         for r in rows:

@@ -130,6 +130,40 @@ TEST_P(CpuGradient, GivesTheSameBitsForAnyNumberOfThreads) {
   }
 }
 
+/// 540 hidden columns are cut into 272 and 268: threads that are a chunk apart must not meet in memory.
+TEST(CpuGradientThreads, UnequalChunksStayApart) {
+  TransformerTemporalConfig config;
+  config.num_attention_heads = 3;
+  config.attention_head_dim = 45;
+  config.in_channels = 135;
+  config.norm_num_groups = 5;
+  config.num_layers = 2;
+  const auto model = TransformerTemporalModel::from_config(config, 1, {.engine = "cpu"});
+  std::mt19937 random(5);
+  Tensor x(DType::f32, {4, 135, 24, 24}), by_sample(DType::f32, x.shape());
+  for (Tensor* tensor : {&x, &by_sample})
+    for (std::int64_t i = 0; i < tensor->numel(); ++i)
+      tensor->data_as<float>()[i] = static_cast<float>(random()) * 0x1p-31f - 1.0f;
+  const auto gradients = [&](int threads) {
+    std::vector<Tensor> found;
+    found.emplace_back(DType::f32, x.shape());
+    Gradients wanted;
+    wanted.hidden_states = found.back().mutable_view();
+    for (const Parameter& parameter : model.parameters()) {
+      found.emplace_back(DType::f32, parameter.value.shape());
+      wanted.parameters.push_back({parameter.name, found.back().mutable_view()});
+    }
+    model.backward(x, by_sample, wanted, {.num_frames = 4, .num_threads = threads});
+    return found;
+  };
+  const auto one = gradients(1);
+  for (int repeat = 0; repeat < 4; ++repeat) {
+    const auto many = gradients(2);
+    for (std::size_t i = 0; i < one.size(); ++i)
+      ASSERT_EQ(std::memcmp(one[i].data(), many[i].data(), one[i].bytes()), 0) << "gradient " << i;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(All, CpuGradient, ::testing::ValuesIn(cpu_engine()->instruction_sets()),
                          [](const auto& info) { return info.param; });
 

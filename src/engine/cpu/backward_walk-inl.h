@@ -465,15 +465,16 @@ class BackwardWalk : public BackwardTile {
 
   // The feed-forward, a chunk of hidden columns at a time.
 
-  Rows Projected(const TrainedChunk& chunk) { return {at_.projected.data(), chunk.in.rows * kPanel}; }
-  Rows Hidden(Buffer<float>& buffer, const TrainedChunk& chunk) { return Over(buffer, chunk.count); }
+  // Panels lie as far apart as those of the widest chunk: a thread may be a chunk ahead of the other.
+  Rows Projected() const { return {at_.projected.data(), trained_.chunk * (trained_.gated ? 2 : 1) * kPanel}; }
+  Rows Hidden(Buffer<float>& buffer) const { return Over(buffer, trained_.chunk); }
 
   /// A chunk of n3, projected and hidden, and (output) of y = ff(n3) without its gate.
   void ChunkForward(std::size_t layer, const TrainedChunk& chunk, bool output, PanelRange range) {
     if (chunk.first == 0) Normalise(layer, 2, At(at_.x2), At(at_.n[2]), range);
-    ProductOf<Sum::store>(chunk.in, At(at_.n[2]), Projected(chunk), range);
+    ProductOf<Sum::store>(chunk.in, At(at_.n[2]), Projected(), range);
     Activate(chunk, range);
-    const Rows hidden = Hidden(at_.hidden, chunk);
+    const Rows hidden = Hidden(at_.hidden);
     Drop(layer, DropoutSite::feed_forward, chunk.first, chunk.count, hidden, range);
     if (output) ProductPart(chunk.out.forward, chunk, hidden, At(at_.y), range);
   }
@@ -504,7 +505,7 @@ class BackwardWalk : public BackwardTile {
       Panels(panels_, [&](PanelRange range, Workspace&) {
         if (chunk.first == 0) ScaleByGate(Modulate(layer).gate_ff, range);
         ChunkForward(layer, chunk, output, range);
-        if (to.ff_out.weight) Transpose(Hidden(at_.hidden, chunk), chunk.count, panels_, range);
+        if (to.ff_out.weight) Transpose(Hidden(at_.hidden), chunk.count, panels_, range);
       });
       ChunkBackward(layer, chunk);
     }
@@ -563,17 +564,17 @@ class BackwardWalk : public BackwardTile {
   template <Activation kActivation, class Visit>
   void EachHiddenOf(const TrainedChunk& chunk, PanelRange range, Visit&& visit) {
     for (std::size_t panel = range.begin; panel < range.end; ++panel) {
-      float* value = Projected(chunk)(panel);
+      float* value = Projected()(panel);
       for (std::size_t i = 0; i < 2 * chunk.count; ++i)
         visit.template operator()<kActivation>(value, value + chunk.count * kPanel, i * kLanes,
-                                               Hidden(at_.hidden, chunk)(panel), Hidden(at_.d_hidden, chunk)(panel));
+                                               Hidden(at_.hidden)(panel), Hidden(at_.d_hidden)(panel));
     }
   }
 
   void ChunkBackward(std::size_t layer, const TrainedChunk& chunk) {
     const auto& to = backward_.gradients->weights.blocks[layer];
-    const Rows d_y = At(at_.d_y), d_n = At(at_.d_n), d_hidden = Hidden(at_.d_hidden, chunk);
-    const Rows d_projected = Projected(chunk), d_gates{d_projected.data + chunk.count * kPanel, d_projected.panel};
+    const Rows d_y = At(at_.d_y), d_n = At(at_.d_n), d_hidden = Hidden(at_.d_hidden);
+    const Rows d_projected = Projected(), d_gates{d_projected.data + chunk.count * kPanel, d_projected.panel};
     if (to.ff_out.weight)
       AddGradients({{Floats(to.ff_out.weight) + chunk.first, trained_.hidden, nullptr, d_y}}, inner_, chunk.count,
                    panels_);
