@@ -96,13 +96,12 @@ double noise_deviation(std::span<const float> rgb, std::span<const float> before
   return by_time > by_space / 8 ? std::min(by_space, by_time) : by_space;
 }
 
-void DamageEstimate::add(std::span<const float> rgb, const Moments& moments, std::int64_t height, std::int64_t width) {
-  sigmas_.push_back(noise_deviation(rgb, before_, height, width));
+void DamageEstimate::add(double noise, const Moments& moments, std::int64_t pixels) {
+  sigmas_.push_back(noise);
   means_.push_back(moments.mean);
-  errors_.push_back(moments.deviation / std::sqrt(static_cast<double>(height * width)));
+  errors_.push_back(moments.deviation / std::sqrt(static_cast<double>(pixels)));
   for (std::deque<double>* values : {&sigmas_, &means_, &errors_})
     if (values->size() > kMemory) values->pop_front();
-  before_.assign(rgb.begin(), rgb.end());
 }
 
 double DamageEstimate::sigma() const { return median({sigmas_.begin(), sigmas_.end()}); }

@@ -20,8 +20,8 @@ double noise_deviation(std::span<const float> rgb, std::span<const float> before
 /// Watches a clip's frames as they come and says what is wrong with them.
 class DamageEstimate {
  public:
-  /// The next frame's colours (3, height, width); moments are those of its values.
-  void add(std::span<const float> rgb, const Moments& moments, std::int64_t height, std::int64_t width);
+  /// The next frame: its noise_deviation(), the moments of its values, and how many pixels it has.
+  void add(double noise, const Moments& moments, std::int64_t pixels);
 
   /// The median of the last frames' noise.
   double sigma() const;
@@ -32,7 +32,6 @@ class DamageEstimate {
   double jumps() const;
 
  private:
-  std::vector<float> before_;
   std::deque<double> sigmas_, means_, errors_;  // of the last frames; how far off a mean is by chance
 };
 

@@ -114,6 +114,12 @@ void fold(const float* rgb, std::int64_t height, std::int64_t width, const Patch
   }
 }
 
+std::int64_t mirrored(std::int64_t place, std::int64_t size) {
+  const std::int64_t period = 2 * size;
+  place = ((place % period) + period) % period;
+  return std::min(place, period - 1 - place);
+}
+
 void frame_to_latents(std::span<const std::uint8_t> frame, const Y4mHeader& header, std::int64_t patch,
                       float* latents) {
   std::vector<float> rgb(static_cast<std::size_t>(3 * header.width * header.height));

@@ -23,7 +23,7 @@ namespace {
 struct RestoreArguments {
   std::string model, input = "-", output = "-", strength = "auto", damage = "auto";
   std::string engine = "auto", dtype = "auto", isa;
-  std::int64_t window = 0, shifts = 4;
+  std::int64_t window = 0, shifts = 8;
   int threads = 0;
 };
 
@@ -139,7 +139,7 @@ void add_restore(CLI::App& program) {
       ->check(CLI::Range(std::int64_t{1}, std::numeric_limits<std::int64_t>::max()));
   command
       ->add_option("--shifts", arguments->shifts,
-                   "Shifted grids of patches that are averaged: more is better and slower")
+                   "Shifted grids of patches that are averaged, half of them a window: more is better and slower")
       ->check(CLI::IsMember({1, 2, 4, 8, 16}))
       ->capture_default_str();
   command->add_option("--engine", arguments->engine, "Engine to run on")

@@ -17,7 +17,7 @@ namespace kineograph::cli {
 
 struct RestoreOptions {
   std::int64_t window = 12;  ///< frames that the model sees at once
-  std::int64_t shifts = 4;   ///< grids of patches that are averaged
+  std::int64_t shifts = 8;   ///< grids of patches that are averaged, shared among windows that overlap
   /// Deviation of the noise in levels of 0..255; absent: estimated.
   std::optional<double> sigma = {};
   std::optional<Damage> damage = {};  ///< absent: estimated
@@ -27,8 +27,8 @@ struct RestoreOptions {
   bool correct_frequencies = true;
 };
 
-/// Takes frames, gives as many, in order. Windows begin every half window and fade into each other; the last one ends
-/// with the clip. Memory is a window and a half.
+/// Takes frames, gives as many, in order. Windows begin every half window and fade into each other, so that every frame is
+/// in two, which see it through grids of their own; the last one ends with the clip. Memory is a window and a half.
 class Restorer {
  public:
   /// Throws ConfigError for a model that does not restore video, ArgumentError for options that do not fit it.
@@ -47,7 +47,7 @@ class Restorer {
 
  private:
   struct Frame {
-    std::vector<std::uint8_t> planes;
+    std::vector<std::uint8_t> planes;  // as they came; restored once the frame is complete
     Moments moments;
     std::vector<float> sum;  // of what windows made of it; divided by `weight` it is the restored frame
     float weight = 0;
@@ -58,32 +58,39 @@ class Restorer {
   struct Shift {
     std::int64_t y, x;  // how far the grid begins above and left of the frame
     PatchGrid grid;
-    std::vector<float> weights;  // of a patch's pixels; those of all shifts sum to 1 at every pixel of a frame
+    std::vector<float> weights;  // of a patch's pixels; those of a window's shifts sum to 1 at every pixel of a frame
   };
 
-  void make_shifts(std::int64_t count);
+  // Grids at some offsets, from the `begin`th to before the `end`th of all.
+  std::vector<Shift> make_shifts(std::int64_t begin, std::int64_t end) const;
+  // Looks at the frames [begin, end) of the clip: their moments, and what they say of its damage.
+  void judge(std::int64_t begin, std::int64_t end);
   // Restores the frames [start, start + count) and adds them up.
   void restore_window(std::int64_t start, std::int64_t count);
-  // Runs one grid over the `count` frames from frames_[first] on and adds what it makes of them.
-  void add_shift(const Shift& shift, std::int64_t first, std::int64_t count, const Normalisation& normalisation,
+  // No further window will change the frames before `end`: makes planes of them.
+  void complete(std::int64_t end);
+  // Runs one grid over a window and adds what it makes of it.
+  void add_shift(const Shift& shift, std::int64_t start, std::int64_t count, const Normalisation& normalisation,
                  const ForwardOptions& forward);
-  // Puts right what the model, which sees patches, cannot know of a frame that no further window will change.
-  void correct(Frame& frame);
+  // Puts right what the model, which sees patches, cannot know of a whole frame.
+  void correct(Frame& frame) const;
   // Adds what samples are subtracted from where they predict the noise: once, since the grids' weights sum to 1.
-  void add_input(std::int64_t first, std::int64_t count);
-  std::int64_t pixels() const { return header_.width * header_.height; }
+  void add_input(std::int64_t start, std::int64_t count);
+  std::vector<float> colours_of(std::span<const std::uint8_t> planes) const;
+  Frame& frame(std::int64_t number) { return frames_[static_cast<std::size_t>(number - first_)]; }
 
   TransformerTemporalModel model_;
   Y4mHeader header_;
   RestoreOptions options_;
   std::int64_t patch_;
-  std::vector<Shift> shifts_;
+  std::vector<std::vector<Shift>> shifts_;  // of every window in turn
   std::deque<Frame> frames_;
   std::int64_t first_ = 0;        // the number of frames_.front() in the clip
   std::int64_t next_window_ = 0;  // where the next whole window begins
   std::int64_t restored_ = 0;     // frames that windows have reached so far
-  std::int64_t final_ = 0;        // frames that no further window will change
-  std::vector<float> rgb_;
+  std::int64_t complete_ = 0;     // frames whose planes are restored
+  std::size_t windows_ = 0;       // that were restored
+  std::vector<std::uint8_t> before_;  // the planes, as they came, of the frame before the first that is not judged
   Tensor latents_;
   DamageEstimate estimate_;
   LevelEstimate level_;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -31,9 +33,36 @@ std::vector<Cell> cells(double origin, double scale, std::int64_t count, std::in
   return all;
 }
 
+// Consecutive frames between two cuts.
+struct Scene {
+  std::int64_t first, length;
+};
+
+// The mean difference of two frames' levels.
+double difference(const std::vector<std::uint8_t>& a, const std::vector<std::uint8_t>& b) {
+  std::int64_t sum = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) sum += std::abs(a[i] - b[i]);
+  return static_cast<double>(sum) / static_cast<double>(a.size());
+}
+
+// Cuts are where a frame differs much from the one before it, and far more than the frames around them do from theirs:
+// a fast pan differs as much, but goes on.
+std::vector<Scene> scenes_of(const Video& video) {
+  constexpr double kLeastLevels = 25, kTimes = 2;
+  std::vector<double> steps(static_cast<std::size_t>(video.length()) + 1, 0.0);  // from the frame before; 0 at both ends
+  for (std::size_t f = 1; f < video.frames.size(); ++f) steps[f] = difference(video.frames[f - 1], video.frames[f]);
+  std::vector<Scene> scenes{{0, 0}};
+  for (std::size_t f = 0; f < video.frames.size(); ++f) {
+    if (f > 0 && steps[f] > std::max(kLeastLevels, kTimes * std::max(steps[f - 1], steps[f + 1])))
+      scenes.push_back({static_cast<std::int64_t>(f), 0});
+    ++scenes.back().length;
+  }
+  return scenes;
+}
+
 class VideoWindows : public WindowSource {
  public:
-  explicit VideoWindows(Video video) : video_(std::move(video)) {}
+  explicit VideoWindows(Video video) : video_(std::move(video)), scenes_(scenes_of(video_)) {}
 
   void draw(Random& random, const WindowExtents& extents, std::span<std::uint8_t> window) const override {
     const double most =
@@ -54,10 +83,11 @@ class VideoWindows : public WindowSource {
     // What is shrunk moves less, and the next frame is the usual one; some windows skip frames for faster motion.
     const std::int64_t stride = random.chance(0.7) ? 1 : 2 + random.below(2);
     const std::int64_t span = (extents.frames - 1) * stride + 1;
-    const std::int64_t start = random.below(std::max<std::int64_t>(1, video_.length() - span + 1));
+    const Scene& scene = scene_at(random.below(video_.length()));
+    const std::int64_t start = random.below(std::max<std::int64_t>(1, scene.length - span + 1));
     const bool backwards = random.chance(0.5);
     for (std::int64_t f = 0; f < extents.frames; ++f) {
-      const std::int64_t number = there_and_back(start + f * stride);
+      const std::int64_t number = scene.first + there_and_back(start + f * stride, scene.length);
       const std::int64_t to = backwards ? extents.frames - 1 - f : f;
       shrink(video_.frames[static_cast<std::size_t>(number)], rows, columns,
              window.subspan(static_cast<std::size_t>(to * extents.frame_values()),
@@ -66,8 +96,15 @@ class VideoWindows : public WindowSource {
   }
 
  private:
-  std::int64_t there_and_back(std::int64_t number) const {
-    const std::int64_t last = video_.length() - 1;
+  // The scene that shows a frame: a scene is as likely as it is long.
+  const Scene& scene_at(std::int64_t number) const {
+    const auto after = std::upper_bound(scenes_.begin(), scenes_.end(), number,
+                                        [](std::int64_t frame, const Scene& scene) { return frame < scene.first; });
+    return *std::prev(after);
+  }
+
+  static std::int64_t there_and_back(std::int64_t number, std::int64_t length) {
+    const std::int64_t last = length - 1;
     if (last == 0) return 0;
     number %= 2 * last;
     return number <= last ? number : 2 * last - number;
@@ -99,6 +136,7 @@ class VideoWindows : public WindowSource {
   }
 
   Video video_;
+  std::vector<Scene> scenes_;
 };
 
 }  // namespace

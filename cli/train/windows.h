@@ -25,8 +25,9 @@ class WindowSource {
   virtual void draw(Random& random, const WindowExtents& extents, std::span<std::uint8_t> window) const = 0;
 };
 
-/// Windows of a video: frames 1 to 3 apart, any place, scaled down 1 to 4 times, forwards or backwards; where the
-/// video is too short it is played back and forth. Throws ArgumentError for one that is smaller than a window.
+/// Windows of a video: frames 1 to 3 apart, any place, scaled down 1 to 4 times, forwards or backwards, and none across
+/// a cut; where a scene is too short it is played back and forth. Throws ArgumentError for a video that is smaller than
+/// a window.
 std::unique_ptr<WindowSource> windows_of(Video video, const WindowExtents& extents);
 
 /// Moving textured shapes in front of a moving ground.
