@@ -42,7 +42,8 @@ void weigh(const Line& at, std::int64_t size, float* out) {
 
 // Blurs a plane along its rows, then along its columns, mirrored at the edges.
 void blur(std::int64_t height, std::int64_t width, float* plane) {
-  std::vector<float> rows(static_cast<std::size_t>(height * width)), padded(static_cast<std::size_t>(width + 2 * kReach));
+  std::vector<float> rows(static_cast<std::size_t>(height * width)),
+      padded(static_cast<std::size_t>(width + 2 * kReach));
   for (std::int64_t y = 0; y < height; ++y) {
     for (std::int64_t x = -kReach; x < width + kReach; ++x)
       padded[static_cast<std::size_t>(x + kReach)] = plane[y * width + mirrored(x, width)];
@@ -91,8 +92,7 @@ void keep_low_frequencies(const std::vector<float>& noisy, double sigma, std::in
   const ClippedMean clipped_mean(sigma);
   std::vector<float> taken(restored.size());
   for (int pass = 0; pass < 2; ++pass) {
-    for (std::size_t i = 0; i < taken.size(); ++i)
-      taken[i] = noisy[i] - clipped_mean(restored[i]);
+    for (std::size_t i = 0; i < taken.size(); ++i) taken[i] = noisy[i] - clipped_mean(restored[i]);
     for (std::int64_t colour = 0; colour < 3; ++colour) blur(height, width, taken.data() + colour * height * width);
     for (std::size_t i = 0; i < taken.size(); ++i) restored[i] += taken[i];
   }

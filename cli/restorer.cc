@@ -20,8 +20,8 @@ float hump(std::int64_t place, std::int64_t n) {
   return static_cast<float>(s * s);
 }
 
-// Some of the offsets that spread grids evenly over a patch: halves of it in both directions, then quarters. The halves of
-// any power of two of them are spread evenly too.
+// Some of the offsets that spread grids evenly over a patch: halves of it in both directions, then quarters. Both
+// halves of any power of two of them are spread evenly too.
 std::vector<std::pair<std::int64_t, std::int64_t>> offsets(std::int64_t begin, std::int64_t end, std::int64_t patch) {
   constexpr std::int64_t kInEighths[16][2] = {{0, 0}, {4, 4}, {0, 4}, {4, 0}, {2, 2}, {6, 6}, {2, 6}, {6, 2},
                                               {0, 2}, {4, 6}, {0, 6}, {4, 2}, {2, 0}, {6, 4}, {2, 4}, {6, 0}};
@@ -116,8 +116,8 @@ void Restorer::judge(std::int64_t begin, std::int64_t end) {
     const std::vector<float> rgb = colours_of(judged.planes);
     judged.moments = moments_of(rgb);
     const std::vector<std::uint8_t>& before = f == 0 ? before_ : frame(begin + f - 1).planes;
-    noise[static_cast<std::size_t>(f)] = noise_deviation(
-        rgb, before.empty() ? std::vector<float>() : colours_of(before), header_.height, header_.width);
+    noise[static_cast<std::size_t>(f)] =
+        noise_deviation(rgb, before.empty() ? std::vector<float>() : colours_of(before), header_.height, header_.width);
   });
   for (std::int64_t f = begin; f < end; ++f)
     estimate_.add(noise[static_cast<std::size_t>(f - begin)], frame(f).moments, header_.height * header_.width);
