@@ -19,7 +19,6 @@ import ctypes
 import gc
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -28,7 +27,7 @@ import time
 from pathlib import Path
 
 import vs_peers
-from vs_peers import cpu_name, flops, memory_kib, reset_peak
+from vs_peers import cpu_name, memory_kib, model_arguments, reset_peak, shape_of
 
 PROGRAMS = {
     "kineograph": "kineograph",
@@ -40,15 +39,6 @@ PROGRAMS = {
 ALLOWED = {"f32": 1e-5, "bf16": 5e-2}
 
 
-def shape_of(name):
-    if name in vs_peers.SHAPES:
-        return vs_peers.SHAPES[name]
-    numbers = re.fullmatch(r"(\d+)x(\d+)x(\d+)x(\d+)x(\d+):(\d+)x(\d+)", name)
-    if numbers is None:
-        raise SystemExit(f"--shapes: expected {', '.join(vs_peers.SHAPES)} or BxFxCxHxW:headsxdim, found {name!r}")
-    return (*map(int, numbers.groups()), 0)
-
-
 # --- What a program's process does ----------------------------------------------------------------------------------
 
 
@@ -58,11 +48,8 @@ def make_step(program, shape, dtype):
     from diffusers import TransformerTemporalModel
     from torch.utils.checkpoint import checkpoint
 
-    _, frames, channels, _, _, heads, head_dim, positions = shape
-    extra = {"positional_embeddings": "sinusoidal", "num_positional_embeddings": positions} if positions else {}
     torch.manual_seed(0)
-    model = TransformerTemporalModel(num_attention_heads=heads, attention_head_dim=head_dim, in_channels=channels,
-                                     norm_num_groups=32, **extra)  # fmt: skip
+    model = TransformerTemporalModel(**model_arguments(shape))
     model = model.to(torch.bfloat16).to(dtype).train()  # the same values in either precision
     if program == "kineograph":
         import kineograph
@@ -73,7 +60,7 @@ def make_step(program, shape, dtype):
     def step(x, gradient):
         x.grad = None
         model.zero_grad(set_to_none=True)
-        arguments = (x, None, None, None, frames, None, False)
+        arguments = (x, None, None, None, shape.frames, None, False)
         (y,) = checkpoint(run, *arguments, use_reentrant=False) if program == "checkpoint" else run(*arguments)
         y.backward(gradient)
         return y.detach()
@@ -85,10 +72,9 @@ def drawn(shape, dtype):
     """An input and a gradient by the sample, of values that bf16 has."""
     import torch
 
-    videos, frames, channels, height, width = shape[:5]
+    size = (shape.videos * shape.frames, shape.channels, shape.height, shape.width)
     generator = torch.Generator().manual_seed(1)
-    x, gradient = (torch.randn(videos * frames, channels, height, width, generator=generator).to(torch.bfloat16).to(dtype)
-                   for _ in range(2))  # fmt: skip
+    x, gradient = (torch.randn(size, generator=generator).to(torch.bfloat16).to(dtype) for _ in range(2))
     return x.requires_grad_(), gradient
 
 
@@ -102,11 +88,13 @@ def worker(arguments):
         from safetensors.torch import save_file
 
         torch.set_num_threads(arguments.threads)
-        shape, dtype = shape_of(arguments.shapes), torch.bfloat16 if arguments.dtypes == "bf16" else torch.float32
+        shape = shape_of(arguments.kineograph, arguments.shapes)
+        dtype = torch.bfloat16 if arguments.dtypes == "bf16" else torch.float32
         step, model = make_step(arguments.worker, shape, dtype)
         x, gradient = drawn(shape, dtype)
         # Once before: at a tiny shape, or, as a compiled graph is for one shape, at this one.
-        step(*((x, gradient) if arguments.worker == "compile" else drawn((1, shape[1], shape[2], 1, 1), dtype)))
+        tiny = shape._replace(videos=1, height=1, width=1)
+        step(*((x, gradient) if arguments.worker == "compile" else drawn(tiny, dtype)))
         x.grad = None
         model.zero_grad(set_to_none=True)
         gc.collect()
@@ -142,9 +130,9 @@ def worker(arguments):
 # --- What is timed --------------------------------------------------------------------------------------------------
 
 
-def command(name, folder, shape_id, dtype, threads):
+def command(name, folder, shape_id, dtype, threads, program):
     return [sys.executable, __file__, "--worker", name, "--folder", str(folder), "--shapes", shape_id, "--dtypes", dtype,
-            "--threads", str(threads)]  # fmt: skip
+            "--threads", str(threads), "--kineograph", program]  # fmt: skip
 
 
 def errors(folder, name, truth):
@@ -172,14 +160,14 @@ def measure(shape_id, dtype, names, rounds, threads, program, say):
 
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        exact = vs_peers.Stopped(command("eager", folder, shape_id, "f32", threads), threads)
+        exact = vs_peers.Stopped(command("eager", folder, shape_id, "f32", threads, program), threads)
         if exact.error is not None:
             raise SystemExit(f"{shape_id}: eager in f32, which the others are compared with: {exact.error}")
         exact.close()
         truth = load_file(folder / "eager.safetensors")
         rows, running = [], []
         for name in names:
-            process = vs_peers.Stopped(command(name, folder, shape_id, dtype, threads), threads)
+            process = vs_peers.Stopped(command(name, folder, shape_id, dtype, threads, program), threads)
             row = {"shape": shape_id, "dtype": dtype, "program": PROGRAMS[name], **process.first}
             rows.append(row)
             if process.error is None:
@@ -202,7 +190,7 @@ def measure(shape_id, dtype, names, rounds, threads, program, say):
         for row, process, seconds in running:
             row["seconds"] = statistics.median(seconds[1:])
             row["all_seconds"] = seconds[1:]
-            row["gflops"] = 3 * flops(shape_of(shape_id)) / row["seconds"] / 1e9
+            row["gflops"] = 3 * shape_of(program, shape_id).flops / row["seconds"] / 1e9
             process.close()
         for row in rows:
             row.update(peak_gflops=statistics.median(peaks), isa=isa, threads=threads)
@@ -271,7 +259,7 @@ def plot(rows, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", default="AD-0s,AD-1s,AD-2s", help=", ".join(vs_peers.SHAPES) + ", or BxFxCxHxW:headsxdim")
+    parser.add_argument("--shapes", default="AD-0s,AD-1s,AD-2s", help="those of kineograph bench")
     parser.add_argument("--dtypes", default="f32,bf16")
     parser.add_argument("--programs", default=",".join(PROGRAMS))
     parser.add_argument("--rounds", type=int, default=5)

@@ -24,24 +24,33 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
-# id: videos, frames, channels, height, width, heads, head_dim, positions; as in cli/bench.cc.
-SHAPES = {
-    "AD-0": (2, 16, 320, 64, 64, 8, 40, 32),
-    "AD-2": (2, 16, 1280, 16, 16, 8, 160, 32),
-    "AD-0s": (1, 16, 320, 64, 64, 8, 40, 32),
-    "AD-1s": (1, 16, 640, 32, 32, 8, 80, 32),
-    "AD-2s": (1, 16, 1280, 16, 16, 8, 160, 32),
-    "small": (1, 16, 320, 32, 32, 8, 40, 32),
-}
 PEERS = {"eager": "PyTorch eager", "compile": "torch.compile", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 ALLOWED = {"f32": 1e-4, "bf16": 5e-2}  # of the largest output
 
 
-def flops(shape):
-    videos, frames, channels, height, width, heads, head_dim, _ = shape
-    inner = heads * head_dim
-    return (40 * inner**2 + 4 * channels * inner + 8 * frames * inner) * videos * frames * height * width
+class Shape(NamedTuple):
+    """One of the shapes that `kineograph bench` measures; flops are a forward's."""
+
+    shape: str
+    videos: int
+    frames: int
+    channels: int
+    height: int
+    width: int
+    heads: int
+    head_dim: int
+    positions: int
+    flops: float
+
+
+def shape_of(program, name):
+    """A shape by its name in `kineograph bench --list`, or as BxFxCxHxW:headsxdim."""
+    listed = subprocess.run([program, "bench", "--list", "--json", "--shape", name], stdout=subprocess.PIPE)
+    if listed.returncode:
+        raise SystemExit(listed.returncode)  # the program has said why
+    return Shape(**json.loads(listed.stdout)[0])
 
 
 # --- What a peer's process does -------------------------------------------------------------------------------------
@@ -201,11 +210,11 @@ class Kineograph:
     title = "kineograph"
     error = None
 
-    def __init__(self, program, folder, shape_id, dtype, threads):
+    def __init__(self, program, folder, shape, dtype, threads):
         self.program, self.folder = program, folder
-        self.bench = ["bench", "--shape", shape_id, "--dtype", dtype, "--threads", str(threads), "--repeats", "3", "--json"]
+        self.bench = ["bench", "--shape", shape.shape, "--dtype", dtype, "--threads", str(threads), "--repeats", "3", "--json"]
         self.run = ["run", "--model", folder, "--input", folder / "input.safetensors", "--output"]
-        self.run += [folder / "answer.safetensors", "--num-frames", str(SHAPES[shape_id][1]), "--dtype", dtype]
+        self.run += [folder / "answer.safetensors", "--num-frames", str(shape.frames), "--dtype", dtype]
         self.memory_bytes, self.peak_gflops, self.isa = None, [], ""
 
     def answer(self):
@@ -224,37 +233,40 @@ class Kineograph:
         pass
 
 
+def model_arguments(shape):
+    """What diffusers' class is made with."""
+    positions = {"positional_embeddings": "sinusoidal", "num_positional_embeddings": shape.positions}
+    return {"num_attention_heads": shape.heads, "attention_head_dim": shape.head_dim, "in_channels": shape.channels,
+            "norm_num_groups": 1 if shape.channels % 32 else 32, **(positions if shape.positions else {})}  # fmt: skip
+
+
 def make_problem(folder, shape, dtype):
     """Writes model and input (as `dtype`, which the answer then has too), returns the answer in float64."""
     import torch
     from diffusers import TransformerTemporalModel
     from safetensors.torch import save_file
 
-    videos, frames, channels, height, width, heads, head_dim, positions = shape
     torch.manual_seed(0)
-    extra = {"positional_embeddings": "sinusoidal", "num_positional_embeddings": positions} if positions else {}
-    model = TransformerTemporalModel(
-        num_attention_heads=heads, attention_head_dim=head_dim, in_channels=channels, **extra
-    ).eval()
+    model = TransformerTemporalModel(**model_arguments(shape)).eval()
     model.to(torch.bfloat16).to(torch.float32).save_pretrained(folder)
-    x = torch.randn(videos * frames, channels, height, width).to(torch.bfloat16)
+    x = torch.randn(shape.videos * shape.frames, shape.channels, shape.height, shape.width).to(torch.bfloat16)
     x = x if dtype == "bf16" else x.float()
     save_file({"hidden_states": x}, Path(folder) / "input.safetensors")
     with torch.inference_mode():
-        return model.double()(x.double(), num_frames=frames, return_dict=False)[0]
+        return model.double()(x.double(), num_frames=shape.frames, return_dict=False)[0]
 
 
 def measure(program, shape_id, dtype, names, rounds, threads, say):
-    shape = SHAPES[shape_id]
+    shape = shape_of(program, shape_id)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         truth = make_problem(folder, shape, dtype)
         rows, running = [], []
         for name in ["kineograph", *names]:
             if name == "kineograph":
-                peer = Kineograph(program, folder, shape_id, dtype, threads)
+                peer = Kineograph(program, folder, shape, dtype, threads)
             else:
-                peer = Peer(name, folder, shape[1], dtype, threads)
+                peer = Peer(name, folder, shape.frames, dtype, threads)
             row = {"shape": shape_id, "dtype": dtype, "program": peer.title}
             rows.append(row)
             if peer.error is None:
@@ -275,7 +287,7 @@ def measure(program, shape_id, dtype, names, rounds, threads, say):
                 seconds.append(peer.seconds())
         for row, peer, seconds in running:
             row["seconds"] = statistics.median(seconds[1:])  # the first warms up
-            row["gflops"] = flops(shape) / row["seconds"] / 1e9
+            row["gflops"] = shape.flops / row["seconds"] / 1e9
             row["memory_bytes"] = peer.memory_bytes
             peer.close()
         peak = statistics.median(running[0][1].peak_gflops)
@@ -295,6 +307,19 @@ def cpu_name():
         if line.startswith("model name"):
             return line.split(":")[1].strip()
     return platform.processor()
+
+
+def summary(rows):
+    """How much faster than the fastest other program kineograph is."""
+    lines = ["| shape | precision | kineograph is faster by | than |", "|---|---|---:|---|"]
+    for mine in (r for r in rows if r["program"] == Kineograph.title):
+        problem = (mine["shape"], mine["dtype"])
+        others = [r for r in rows if (r["shape"], r["dtype"]) == problem and r is not mine and "error" not in r]
+        if others:
+            fastest = min(others, key=lambda r: r["seconds"])
+            factor = fastest["seconds"] / mine["seconds"]
+            lines.append(f"| {mine['shape']} | {mine['dtype']} | {factor:.2f} × | {fastest['program']} |")
+    return "\n".join(lines) + "\n"
 
 
 def table(rows):
@@ -352,7 +377,7 @@ def plot(rows, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program", help="the kineograph program")
-    parser.add_argument("--shapes", default="AD-0,AD-2,small", help=", ".join(SHAPES))
+    parser.add_argument("--shapes", default="AD-0,AD-2,small", help="those of kineograph bench")
     parser.add_argument("--dtypes", default="f32,bf16")
     parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--rounds", type=int, default=5)
@@ -376,9 +401,9 @@ def main():
             # After each, so that an interrupted run keeps what it has.
             made_on = f"Made on: {cpu_name()}, {arguments.threads} threads, {rows[0]['isa']}.\n\n"
             Path(arguments.output + ".json").write_text(json.dumps(rows, indent=1) + "\n")
-            Path(arguments.output + ".md").write_text(made_on + table(rows))
+            Path(arguments.output + ".md").write_text(made_on + summary(rows) + "\n" + table(rows))
             plot(rows, arguments.output + ".png")
-    print(made_on + table(rows), end="")
+    print(made_on + summary(rows) + "\n" + table(rows), end="")
 
 
 if __name__ == "__main__":

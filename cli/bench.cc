@@ -37,10 +37,10 @@ const std::vector<BenchShape>& known_shapes() {
 }
 
 struct BenchArguments {
-  std::vector<std::string> shapes{"AD-0s"};
+  std::vector<std::string> shapes;
   std::string engine = "auto", isa, dtype = "f32";
   int threads = 0, repeats = 5;
-  bool backward = false, json = false;
+  bool backward = false, list = false, json = false;
 };
 
 BenchShape parse_shape(const std::string& text) {
@@ -68,6 +68,14 @@ TransformerTemporalConfig config_of(const BenchShape& s) {
     config.num_positional_embeddings = s.positions;
   }
   return config;
+}
+
+double forward_flops(const BenchShape& s) {
+  const double inner = static_cast<double>(s.heads * s.head_dim);
+  const double tokens = static_cast<double>(s.videos * s.frames * s.height * s.width);
+  return (40.0 * inner * inner + 4.0 * static_cast<double>(s.channels) * inner +
+          8.0 * static_cast<double>(s.frames) * inner) *
+         tokens;
 }
 
 /// Numbers of mean 0.2 and spread about 1.5, cheap to make.
@@ -116,13 +124,8 @@ nlohmann::ordered_json measure(const BenchShape& s, const BenchArguments& argume
   const Tensor x = draw({s.videos * s.frames, s.channels, s.height, s.width});
   Tensor y(DType::f32, x.shape());
   const ForwardOptions forward{.num_frames = s.frames, .num_threads = arguments.threads};
-  const double inner = static_cast<double>(s.heads * s.head_dim);
-  const double tokens = static_cast<double>(s.videos * s.frames * s.height * s.width);
-  const double forward_flops = (40.0 * inner * inner + 4.0 * static_cast<double>(s.channels) * inner +
-                                8.0 * static_cast<double>(s.frames) * inner) *
-                               tokens;
   // Gradients by the tokens and by the weights are as much again, each; what backward computes anew is not counted.
-  const double flops = forward_flops * (arguments.backward ? 3.0 : 1.0);
+  const double flops = forward_flops(s) * (arguments.backward ? 3.0 : 1.0);
   const auto peak = [&] {
     return peak_gflops(model.engine(), std::string(model.isa()), model.compute_dtype(), arguments.threads);
   };
@@ -169,9 +172,37 @@ nlohmann::ordered_json measure(const BenchShape& s, const BenchArguments& argume
           {"workspace_bytes", model.workspace_bytes(x, forward)}};
 }
 
+/// What the shapes are, for people and for the scripts of bench/.
+void list(const std::vector<BenchShape>& shapes, bool json) {
+  nlohmann::ordered_json all = nlohmann::ordered_json::array();
+  if (!json) std::cout << "shape     videos  frames  channels  height  width  heads x dim  positions    GFLOP\n";
+  for (const BenchShape& s : shapes) {
+    all.push_back({{"shape", s.id},
+                   {"videos", s.videos},
+                   {"frames", s.frames},
+                   {"channels", s.channels},
+                   {"height", s.height},
+                   {"width", s.width},
+                   {"heads", s.heads},
+                   {"head_dim", s.head_dim},
+                   {"positions", s.positions},
+                   {"flops", forward_flops(s)}});
+    if (json) continue;
+    char line[160];
+    std::snprintf(line, sizeof line, "%-9s %6ld  %6ld  %8ld  %6ld  %5ld  %11s  %9ld  %7.1f\n", s.id.c_str(), s.videos,
+                  s.frames, s.channels, s.height, s.width,
+                  (std::to_string(s.heads) + " x " + std::to_string(s.head_dim)).c_str(), s.positions,
+                  forward_flops(s) / 1e9);
+    std::cout << line;
+  }
+  if (json) std::cout << all.dump(2) << '\n';
+}
+
 void bench(const BenchArguments& arguments) {
   std::vector<BenchShape> shapes;
   for (const std::string& text : arguments.shapes) shapes.push_back(parse_shape(text));
+  if (arguments.list) return list(shapes.empty() ? known_shapes() : shapes, arguments.json);
+  if (shapes.empty()) shapes.push_back(parse_shape("AD-0s"));
   nlohmann::ordered_json all = nlohmann::ordered_json::array();
   if (!arguments.json)
     std::cout
@@ -196,9 +227,10 @@ void bench(const BenchArguments& arguments) {
 void add_bench(CLI::App& program) {
   auto arguments = std::make_shared<BenchArguments>();
   CLI::App* command = program.add_subcommand("bench", "Measure a module on this machine, beside its FMA peak");
-  command->add_option("--shape", arguments->shapes, "AD-0, ZS-1, ..., or BxFxCxHxW:headsxdim; several with commas")
-      ->delimiter(',')
-      ->capture_default_str();
+  command
+      ->add_option("--shape", arguments->shapes,
+                   "AD-0, ZS-1, ..., or BxFxCxHxW:headsxdim; several with commas (default: AD-0s)")
+      ->delimiter(',');
   command->add_option("--engine", arguments->engine, "Engine")->capture_default_str();
   command->add_option("--isa", arguments->isa, "Instruction set to force (see --version)");
   command->add_option("--dtype", arguments->dtype, "What matrix products take")
@@ -210,6 +242,7 @@ void add_bench(CLI::App& program) {
   command->add_flag("--backward", arguments->backward,
                     "A forward and a backward, as in training, instead of a forward");
   command->add_option("--repeats", arguments->repeats, "Timed runs")->check(CLI::Range(1, 1000))->capture_default_str();
+  command->add_flag("--list", arguments->list, "Say what the shapes are, all or those of --shape, and measure nothing");
   command->add_flag("--json", arguments->json, "Write JSON");
   command->footer("Example:\n  kineograph bench --shape AD-0s,AD-2s --dtype f32");
   command->callback([arguments] { bench(*arguments); });

@@ -50,6 +50,40 @@ TEST_F(ProgramTest, ExitsWith2OnWrongUsage) {
   EXPECT_FALSE(fs::exists(folder_ / "o.npy"));
 }
 
+TEST_F(ProgramTest, BenchMeasuresWhatItLists) {
+  const Result listed = sh("kineograph bench --list --json --shape AD-2s,1x4x32x5x3:2x8");
+  ASSERT_EQ(listed.code, 0) << listed.err;
+  const auto shapes = nlohmann::json::parse(listed.out);
+  ASSERT_EQ(shapes.size(), 2u);
+  EXPECT_EQ(shapes[0]["head_dim"], 160);
+  // (40 I^2 + 4 C I + 8 F I) operations a token.
+  EXPECT_EQ(shapes[1]["flops"], (40 * 16 * 16 + 4 * 32 * 16 + 8 * 4 * 16) * 4 * 5 * 3);
+  const Result all = sh("kineograph bench --list");
+  EXPECT_EQ(all.code, 0);
+  for (const char* id : {"AD-0 ", "ZS-mid", "GRID"}) EXPECT_NE(all.out.find(id), std::string::npos) << all.out;
+
+  for (const char* pass : {"", " --backward"})
+    for (const char* dtype : {"f32", "bf16"}) {
+      const Result measured = sh("kineograph bench --json --repeats 1 --threads 2 --shape 1x4x32x5x3:2x8 --dtype " +
+                                 std::string(dtype) + pass);
+      ASSERT_EQ(measured.code, 0) << measured.err;
+      const auto row = nlohmann::json::parse(measured.out).at(0);
+      EXPECT_EQ(row["shape"], "1x4x32x5x3:2x8");
+      EXPECT_EQ(row["engine"], engines().front());
+      EXPECT_EQ(row["isa"], instruction_sets(engines().front()).front());
+      EXPECT_EQ(row["dtype"], dtype);
+      EXPECT_EQ(row["threads"], 2);
+      for (const char* key : {"seconds_median", "gflops", "peak_gflops", "peak_share", "workspace_bytes"})
+        EXPECT_GT(row[key].get<double>(), 0) << key;
+      EXPECT_LT(row["max_error"].get<double>(), 0.05);
+    }
+  for (const char* shape : {"AD-9", "1x4x32x5x3", "1x4x32x5x3:2x0", "1x4x32x5x3:2x8x", "-1x4x32x5x3:2x8"}) {
+    const Result refused = sh("kineograph bench --shape " + std::string(shape));
+    EXPECT_EQ(refused.code, 2) << shape;
+    EXPECT_NE(refused.err.find("BxFxCxHxW"), std::string::npos) << refused.err;
+  }
+}
+
 TEST_F(ProgramTest, InitIsSeeded) {
   std::ofstream(folder_ / "config.json") << small_config(8).to_json();
   const Result result =
