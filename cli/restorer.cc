@@ -84,10 +84,13 @@ std::vector<float> Restorer::colours_of(std::span<const std::uint8_t> planes) co
 }
 
 void Restorer::push(std::span<const std::uint8_t> planes) {
+  Thumbnail seen = thumbnail_of(planes, header_.height, header_.width);  // luma comes first
+  if (is_cut(seen_, seen)) finish();
+  seen_ = std::move(seen);
   frames_.emplace_back().planes.assign(planes.begin(), planes.end());
   if (first_ + static_cast<std::int64_t>(frames_.size()) < next_window_ + options_.window) return;
   restore_window(next_window_, options_.window);
-  // A clip that ends before the next window is whole has its last window begin earlier than that, but later than this.
+  // A scene that ends before the next window is whole has its last window begin earlier than that, but later than this.
   complete(next_window_ + 1);
   next_window_ += std::max<std::int64_t>(1, options_.window / 2);
 }
@@ -95,10 +98,14 @@ void Restorer::push(std::span<const std::uint8_t> planes) {
 void Restorer::finish() {
   const std::int64_t total = first_ + static_cast<std::int64_t>(frames_.size());
   if (restored_ < total) {
-    const std::int64_t start = std::max<std::int64_t>(0, total - options_.window);
+    const std::int64_t start = std::max(scene_, total - options_.window);
     restore_window(start, total - start);
   }
   complete(total);
+  // Another scene has another level, and nothing to do with the frame before it.
+  scene_ = next_window_ = total;
+  level_ = {};
+  before_.clear();
 }
 
 bool Restorer::pop(std::vector<std::uint8_t>& planes) {

@@ -11,6 +11,7 @@
 #include "kineograph/model.h"
 #include "latents.h"
 #include "restoration.h"
+#include "scenes.h"
 #include "y4m.h"
 
 namespace kineograph::cli {
@@ -27,8 +28,9 @@ struct RestoreOptions {
   bool correct_frequencies = true;
 };
 
-/// Takes frames, gives as many, in order. Windows begin every half window and fade into each other, so that every frame is
-/// in two, which see it through grids of their own; the last one ends with the clip. Memory is a window and a half.
+/// Takes frames, gives as many, in order. Windows begin every half window and fade into each other, so that every frame
+/// is in two, which see it through grids of their own; the last one of a scene ends with it. Memory is a window and a
+/// half.
 class Restorer {
  public:
   /// Throws ConfigError for a model that does not restore video, ArgumentError for options that do not fit it.
@@ -36,7 +38,7 @@ class Restorer {
 
   /// Takes a frame's planes.
   void push(std::span<const std::uint8_t> frame);
-  /// No more frames will come.
+  /// No more frames will come, or none of this scene.
   void finish();
   /// Gives the next restored frame's planes; false while it needs frames that have not come, and at the end.
   bool pop(std::vector<std::uint8_t>& frame);
@@ -85,12 +87,14 @@ class Restorer {
   std::int64_t patch_;
   std::vector<std::vector<Shift>> shifts_;  // of every window in turn
   std::deque<Frame> frames_;
-  std::int64_t first_ = 0;        // the number of frames_.front() in the clip
-  std::int64_t next_window_ = 0;  // where the next whole window begins
-  std::int64_t restored_ = 0;     // frames that windows have reached so far
-  std::int64_t complete_ = 0;     // frames whose planes are restored
-  std::size_t windows_ = 0;       // that were restored
+  std::int64_t first_ = 0;            // the number of frames_.front() in the clip
+  std::int64_t scene_ = 0;            // of the first frame of the scene
+  std::int64_t next_window_ = 0;      // where the next whole window begins
+  std::int64_t restored_ = 0;         // frames that windows have reached so far
+  std::int64_t complete_ = 0;         // frames whose planes are restored
+  std::size_t windows_ = 0;           // that were restored
   std::vector<std::uint8_t> before_;  // the planes, as they came, of the frame before the first that is not judged
+  Thumbnail seen_;                    // of the last frame
   Tensor latents_;
   DamageEstimate estimate_;
   LevelEstimate level_;

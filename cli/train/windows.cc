@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <iterator>
 #include <utility>
 #include <vector>
 
 #include "kineograph/error.h"
+#include "scenes.h"
 
 namespace kineograph::cli {
 namespace {
@@ -38,24 +38,16 @@ struct Scene {
   std::int64_t first, length;
 };
 
-// The mean difference of two frames' levels.
-double difference(const std::vector<std::uint8_t>& a, const std::vector<std::uint8_t>& b) {
-  std::int64_t sum = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) sum += std::abs(a[i] - b[i]);
-  return static_cast<double>(sum) / static_cast<double>(a.size());
-}
-
-// Cuts are where a frame differs much from the one before it, and far more than the frames around them do from theirs:
-// a fast pan differs as much, but goes on.
 std::vector<Scene> scenes_of(const Video& video) {
-  constexpr double kLeastLevels = 25, kTimes = 2;
-  std::vector<double> steps(static_cast<std::size_t>(video.length()) + 1, 0.0);  // from the frame before; 0 at both ends
-  for (std::size_t f = 1; f < video.frames.size(); ++f) steps[f] = difference(video.frames[f - 1], video.frames[f]);
-  std::vector<Scene> scenes{{0, 0}};
+  std::vector<Scene> scenes;
+  Thumbnail before;
   for (std::size_t f = 0; f < video.frames.size(); ++f) {
-    if (f > 0 && steps[f] > std::max(kLeastLevels, kTimes * std::max(steps[f - 1], steps[f + 1])))
-      scenes.push_back({static_cast<std::int64_t>(f), 0});
+    const auto pixels = static_cast<std::size_t>(video.width * video.height);
+    const auto green = std::span<const std::uint8_t>(video.frames[f]).subspan(pixels, pixels);
+    Thumbnail seen = thumbnail_of(green, video.height, video.width);
+    if (f == 0 || is_cut(before, seen)) scenes.push_back({static_cast<std::int64_t>(f), 0});
     ++scenes.back().length;
+    before = std::move(seen);
   }
   return scenes;
 }

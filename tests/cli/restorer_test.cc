@@ -14,6 +14,7 @@
 
 #include "kineograph/kineograph.h"
 #include "low_frequencies.h"
+#include "scenes.h"
 
 namespace kineograph::cli {
 namespace {
@@ -216,6 +217,58 @@ TEST(Restorer, TakesFlickerOut) {
   // Within a window the level is the same; from one to the next it settles. Before, frames differ by 30 levels.
   for (std::size_t f = 0; f < restored.size(); ++f)
     for (std::size_t i = 0; i < restored[f].size(); ++i) EXPECT_NEAR(restored[f][i], restored[4][i], 8) << f;
+}
+
+// Two scenes with levels of their own, flickering: each keeps its own. A window across the cut would mix the two.
+TEST(Restorer, StopsAtCuts) {
+  const Y4mHeader header = header_of(48, 40, Chroma::mono);
+  const auto level = [](int scene, int x, int y) {
+    return scene == 0 ? 70 + 40 * std::sin(x * 0.2 + y * 0.1) : 170 + 40 * std::sin(y * 0.3 - x * 0.05);
+  };
+  Frames frames;
+  for (int f = 0; f < 21; ++f) {
+    auto& frame = frames.emplace_back();
+    for (int y = 0; y < 40; ++y)
+      for (int x = 0; x < 48; ++x)
+        frame.push_back(static_cast<std::uint8_t>(std::lround(level(f < 9 ? 0 : 1, x, y) * (1 + 0.1 * (f % 3 - 1)))));
+  }
+  RestoreOptions options;
+  options.window = 6;
+  options.damage = Damage::flicker;
+  const Frames restored = restore(model_of(config_of(4), 0), header, options, frames);
+  ASSERT_EQ(restored.size(), frames.size());
+  for (int f = 0; f < 21; ++f)
+    for (int i = 0; i < 48 * 40; i += 17)
+      EXPECT_NEAR(restored[static_cast<std::size_t>(f)][static_cast<std::size_t>(i)],
+                  level(f < 9 ? 0 : 1, i % 48, i / 48), 8)
+          << "frame " << f;
+}
+
+TEST(Scenes, AreToldApartInSpiteOfDamage) {
+  const auto picture = [](int scene, double gain, double offset, double sigma, int shift) {
+    std::mt19937 random(static_cast<unsigned>(7 * scene + shift));
+    std::normal_distribution<double> normal(0, 1);
+    std::vector<std::uint8_t> plane;
+    for (int y = 0; y < 60; ++y)
+      for (int x = 0; x < 90; ++x) {
+        const double clean = 128 + 50 * std::sin((x + shift) * (0.09 + 0.05 * scene) + y * (scene == 0 ? 0.12 : -0.2));
+        const double value = clean * gain + offset + sigma * normal(random);
+        plane.push_back(static_cast<std::uint8_t>(std::lround(std::clamp(value, 0.0, 255.0))));
+      }
+    return thumbnail_of(plane, 60, 90);
+  };
+  for (const double sigma : {0.0, 50.0}) {
+    EXPECT_FALSE(is_cut(picture(0, 1, 0, sigma, 0), picture(0, 1, 0, sigma, 4)));
+    EXPECT_FALSE(is_cut(picture(0, 0.8, 20, sigma, 0), picture(0, 1.2, -10, sigma, 4)));
+    EXPECT_TRUE(is_cut(picture(0, 1, 0, sigma, 0), picture(1, 1, 0, sigma, 0)));
+    // Noise alone correlates with nothing, and is no scene.
+    EXPECT_FALSE(is_cut(picture(0, 0, 128, sigma, 0), picture(1, 0, 128, sigma, 0)));
+  }
+  // Too small to tell; of other extents; nothing.
+  const std::vector<std::uint8_t> small(24 * 24, 9);
+  EXPECT_FALSE(is_cut(thumbnail_of(small, 24, 24), thumbnail_of(small, 24, 24)));
+  EXPECT_FALSE(is_cut({}, picture(0, 1, 0, 0, 0)));
+  EXPECT_FALSE(is_cut(thumbnail_of(small, 1, 3), thumbnail_of(small, 1, 3)));
 }
 
 TEST(Restorer, TheStrengthReachesTheModel) {
