@@ -130,6 +130,20 @@ TEST_P(CpuGradient, GivesTheSameBitsForAnyNumberOfThreads) {
   }
 }
 
+/// The way back computes in f32 whatever the forward takes.
+TEST_P(CpuGradient, IsTheSameInBothPrecisions) {
+  for (std::uint64_t seed = 0; seed < 60; ++seed) {
+    RandomCase c(seed);
+    make_trained(c, seed);
+    const auto plan = cpu_engine()->prepare(c.config, c.weights, {DType::f32, GetParam()});
+    const auto half = cpu_engine()->prepare(c.config, c.weights, {DType::bf16, GetParam()});
+    const auto want = gradients_of(c, *plan, seed, 2), got = gradients_of(c, *half, seed, 2);
+    for (std::size_t i = 0; i < want.size(); ++i)
+      ASSERT_EQ(std::memcmp(want[i].value.data(), got[i].value.data(), want[i].value.bytes()), 0)
+          << want[i].name << ", " << c.describe();
+  }
+}
+
 /// 540 hidden columns are cut into 272 and 268: threads that are a chunk apart must not meet in memory.
 TEST(CpuGradientThreads, UnequalChunksStayApart) {
   TransformerTemporalConfig config;
