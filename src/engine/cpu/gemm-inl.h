@@ -61,7 +61,8 @@ template <Arithmetic kArithmetic>
 inline constexpr std::size_t kStepWords = kArithmetic == Arithmetic::bf16_storage ? 2 * kPanel : kPanel;
 
 /// Lines that a kernel reads ahead for those who come after it, one of each stream every eight steps: a burst of
-/// prefetches would fill the queue of outstanding misses and stall.
+/// prefetches would fill the queue of outstanding misses and stall. Streams 0 and 1 go to the L2 cache only, since the
+/// panel and the weights at work fill the L1; 2 and 3, which are needed next, to the L1.
 struct ReadAhead {
   static constexpr std::size_t kUnroll = 8;
   const char* line[4] = {};
@@ -80,8 +81,8 @@ HWY_NOINLINE void Kernel(const std::uint32_t* HWY_RESTRICT w, const std::uint32_
   const char *line0 = ahead.line[0], *line1 = ahead.line[1], *line2 = ahead.line[2], *line3 = ahead.line[3];
   std::size_t k = words;
   for (; k >= kUnroll; k -= kUnroll) {
-    __builtin_prefetch(line0);
-    __builtin_prefetch(line1);
+    __builtin_prefetch(line0, 0, 2);
+    __builtin_prefetch(line1, 0, 2);
     __builtin_prefetch(line2);
     __builtin_prefetch(line3);
     line0 += ahead.step[0];
