@@ -23,7 +23,7 @@ namespace {
 struct RestoreArguments {
   std::string model, input = "-", output = "-", strength = "auto", damage = "auto";
   std::string engine = "auto", dtype = "auto", isa;
-  std::int64_t window = 0, shifts = 8;
+  std::int64_t window = 0, shifts = 16;
   int threads = 0;
 };
 

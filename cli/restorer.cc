@@ -92,7 +92,8 @@ void Restorer::push(std::span<const std::uint8_t> planes) {
   restore_window(next_window_, options_.window);
   // A scene that ends before the next window is whole has its last window begin earlier than that, but later than this.
   complete(next_window_ + 1);
-  next_window_ += std::max<std::int64_t>(1, options_.window / 2);
+  // A quarter is enough to fade over; what it costs is better spent on grids.
+  next_window_ += std::max<std::int64_t>(1, options_.window * 3 / 4);
 }
 
 void Restorer::finish() {

@@ -18,7 +18,7 @@ namespace kineograph::cli {
 
 struct RestoreOptions {
   std::int64_t window = 12;  ///< frames that the model sees at once
-  std::int64_t shifts = 8;   ///< grids of patches that are averaged, shared among windows that overlap
+  std::int64_t shifts = 16;  ///< grids of patches that are averaged, shared among windows that overlap
   /// Deviation of the noise in levels of 0..255; absent: estimated.
   std::optional<double> sigma = {};
   std::optional<Damage> damage = {};  ///< absent: estimated
@@ -28,9 +28,9 @@ struct RestoreOptions {
   bool correct_frequencies = true;
 };
 
-/// Takes frames, gives as many, in order. Windows begin every half window and fade into each other, so that every frame
-/// is in two, which see it through grids of their own; the last one of a scene ends with it. Memory is a window and a
-/// half.
+/// Takes frames, gives as many, in order. Windows begin every three quarters of a window and fade into each other; two
+/// that overlap see a frame through grids of their own. The last one of a scene ends with it. Memory is a window and
+/// three quarters.
 class Restorer {
  public:
   /// Throws ConfigError for a model that does not restore video, ArgumentError for options that do not fit it.
