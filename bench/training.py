@@ -158,6 +158,7 @@ def peak_gflops(program, dtype, threads):
 def measure(shape_id, dtype, names, rounds, threads, program, say):
     from safetensors.torch import load_file
 
+    flops = 3 * shape_of(program, shape_id).flops
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         exact = vs_peers.Stopped(command("eager", folder, shape_id, "f32", threads, program), threads)
@@ -190,7 +191,7 @@ def measure(shape_id, dtype, names, rounds, threads, program, say):
         for row, process, seconds in running:
             row["seconds"] = statistics.median(seconds[1:])
             row["all_seconds"] = seconds[1:]
-            row["gflops"] = 3 * shape_of(program, shape_id).flops / row["seconds"] / 1e9
+            row["gflops"] = flops / row["seconds"] / 1e9
             process.close()
         for row in rows:
             row.update(peak_gflops=statistics.median(peaks), isa=isa, threads=threads)

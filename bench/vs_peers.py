@@ -401,9 +401,10 @@ def main():
             # After each, so that an interrupted run keeps what it has.
             made_on = f"Made on: {cpu_name()}, {arguments.threads} threads, {rows[0]['isa']}.\n\n"
             Path(arguments.output + ".json").write_text(json.dumps(rows, indent=1) + "\n")
-            Path(arguments.output + ".md").write_text(made_on + summary(rows) + "\n" + table(rows))
+            report = made_on + summary(rows) + "\n" + table(rows)
+            Path(arguments.output + ".md").write_text(report)
             plot(rows, arguments.output + ".png")
-    print(made_on + summary(rows) + "\n" + table(rows), end="")
+    print(report, end="")
 
 
 if __name__ == "__main__":
