@@ -12,8 +12,6 @@
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
-#define KINEOGRAPH_UNROLL _Pragma("GCC unroll 16")
-
 /// What a kernel does with its sums: write them, or add them to what is there.
 enum class Sum { store, add };
 

@@ -29,6 +29,10 @@ KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
+
+#undef KINEOGRAPH_UNROLL
+#define KINEOGRAPH_UNROLL _Pragma("GCC unroll 16")
+
 using D = hn::ScalableTag<float>;
 using DU = hn::RebindToUnsigned<D>;
 using DI = hn::RebindToSigned<D>;
