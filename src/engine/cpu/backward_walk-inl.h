@@ -60,7 +60,7 @@ class BackwardWalk : public BackwardTile {
     if (Discrete()) return Embed();
     const Rows image = Over(at_.image, model_.channels);
     Panels(panels_, [&](PanelRange range, Workspace&) {
-      DispatchImage(call_.input.dtype, [&]<class T>(T) {
+      DispatchPixels(call_.input.dtype, [&]<class T>(T) {
         EachVector(range, [&](std::size_t v, std::size_t frame, const PixelGroup& g) HWY_ATTR {
           const std::size_t at = v % 2 * kLanes;
           for (std::size_t c = 0; c < model_.channels; ++c) {
@@ -72,11 +72,6 @@ class BackwardWalk : public BackwardTile {
       });
       ProductOf<Sum::store>(trained_.proj_in.forward, image, At(at_.x[0]), range);
     });
-  }
-
-  template <class Body>
-  static void DispatchImage(DType dtype, Body&& body) {
-    dtype == DType::f16 ? body(f16{}) : dtype == DType::bf16 ? body(bf16{}) : body(float{});
   }
 
   /// visit(vector, frame, group); past the last vector the last one is repeated.
@@ -124,7 +119,7 @@ class BackwardWalk : public BackwardTile {
     // Sums of GroupNorm, a set of C a video or a frame.
     NormSums& sums = backward_.sums->group_norm;
     team_.for_ranges(channels, [&](std::size_t begin, std::size_t end, Workspace&) {
-      DispatchImage(call_.input.dtype, [&]<class T>(T) {
+      DispatchPixels(call_.input.dtype, [&]<class T>(T) {
         const D d;
         for (std::size_t c = begin; c < end; ++c)
           for (std::size_t frame = 0, v = 0; frame < shape_.frames; ++frame) {
@@ -141,7 +136,7 @@ class BackwardWalk : public BackwardTile {
       });
     });
     if (call_.output.data == nullptr) return;
-    DispatchImage(call_.output.dtype, [&]<class T>(T) {
+    DispatchPixels(call_.output.dtype, [&]<class T>(T) {
       Panels(panels_, [&](PanelRange range, Workspace&) {
         for (std::size_t v = 2 * range.begin; v < std::min(2 * range.end, shape_.vectors()); ++v) {
           const PixelGroup& g = groups_[v % shape_.groups];
@@ -150,7 +145,7 @@ class BackwardWalk : public BackwardTile {
           for (std::size_t c = 0; c < channels; ++c, out += call_.output.stride_c) {
             const float* from = d_image(v / 2) + c * kPanel + v % 2 * kLanes;
             if (g.whole)
-              StorePixels(hn::Load(D(), from), out + g.output[0]);
+              StreamPixels(hn::Load(D(), from), out + g.output[0]);
             else
               for (std::size_t lane = 0; lane < g.valid; ++lane) out[g.output[lane]] = from_float<T>(from[lane]);
           }
@@ -163,8 +158,8 @@ class BackwardWalk : public BackwardTile {
 
   void ProjectOut() {
     Product<Sum::store>(trained_.proj_out.forward, At(at_.last), Over(at_.d_image, model_.channels), panels_);
-    DispatchImage(call_.input.dtype, [&]<class In>(In) {
-      DispatchImage(call_.output.dtype, [&]<class Out>(Out) {
+    DispatchPixels(call_.input.dtype, [&]<class In>(In) {
+      DispatchPixels(call_.output.dtype, [&]<class Out>(Out) {
         Panels(panels_, [&](PanelRange range, Workspace&) {
           for (std::size_t v = 2 * range.begin; v < std::min(2 * range.end, shape_.vectors()); ++v)
             for (std::size_t c = 0; c < model_.channels; ++c)
@@ -178,7 +173,7 @@ class BackwardWalk : public BackwardTile {
 
   void ProjectOutBackward() {
     const Rows d_image = Over(at_.d_image, model_.channels);
-    DispatchImage(backward_.d_output.dtype, [&]<class T>(T) { GatherGradient<T>(d_image, model_.channels); });
+    DispatchPixels(backward_.d_output.dtype, [&]<class T>(T) { GatherGradient<T>(d_image, model_.channels); });
     Product<Sum::store>(trained_.proj_out.transposed, d_image, At(at_.d_x), panels_);
   }
 
@@ -416,7 +411,7 @@ class BackwardWalk : public BackwardTile {
     const std::size_t vectors = call_.context_tokens * shape_.groups;
     const Rows context = Over(at_.context, call_.context_dim);
     Panels((vectors + 1) / 2, [&](PanelRange range, Workspace&) {
-      DispatchImage(encoder.dtype(), [&]<class T>(T) {
+      DispatchPixels(encoder.dtype(), [&]<class T>(T) {
         for (std::size_t v = 2 * range.begin; v < 2 * range.end; ++v)
           for (std::size_t lane = 0; lane < kLanes; ++lane) {
             float* to = context(v / 2) + v % 2 * kLanes + lane;
@@ -454,7 +449,7 @@ class BackwardWalk : public BackwardTile {
         });
         return;
       }
-      DispatchImage(to.dtype(), [&]<class T>(T) {
+      DispatchPixels(to.dtype(), [&]<class T>(T) {
         each(begin, end, [&](std::int64_t row, std::int64_t token, std::int64_t c, float value) {
           static_cast<T*>(to.data())[row * to.strides()[0] + token * to.strides()[1] + c * to.strides()[2]] =
               from_float<T>(value);
@@ -685,7 +680,7 @@ class BackwardWalk : public BackwardTile {
       float* at = logits(panel) + lane;
       const auto [log_sum, most] = LogSum(at);
       double total = 0.0;
-      DispatchImage(gradient.dtype, [&]<class T>(T) {
+      DispatchPixels(gradient.dtype, [&]<class T>(T) {
         const T* from = reinterpret_cast<const T*>(gradient.data) + static_cast<std::int64_t>(row) * gradient.stride_n +
                         static_cast<std::int64_t>(pixel) * gradient.stride_w;
         for (std::size_t k = 0; k < Classes(); ++k) {

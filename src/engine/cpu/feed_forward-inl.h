@@ -27,6 +27,7 @@ HWY_INLINE Vec Activate(Vec x) {
 /// Activated columns as operands [panel][hidden]. A gated block of a packed layer is half values, half their gates.
 template <Arithmetic kArithmetic, Activation kActivation>
 struct ToHidden {
+  using Side = ReadAhead;
   static constexpr Sum kSum = Sum::store;
   static constexpr bool kGated = kActivation == Activation::geglu || kActivation == Activation::swiglu;
   float* block;

@@ -58,35 +58,36 @@ HWY_INLINE void MultiplyStep(const std::uint32_t* HWY_RESTRICT w, const std::uin
 template <Arithmetic kArithmetic>
 inline constexpr std::size_t kStepWords = kArithmetic == Arithmetic::bf16_storage ? 2 * kPanel : kPanel;
 
-/// Lines that a kernel reads ahead for those who come after it, one of each stream every eight steps: a burst of
-/// prefetches would fill the queue of outstanding misses and stall. Streams 0 and 1 go to the L2 cache only, since the
-/// panel and the weights at work fill the L1; 2 and 3, which are needed next, to the L1.
+/// What a kernel does on the side, every kUnroll steps.
+inline constexpr std::size_t kUnroll = 8;
+
+/// Lines that a kernel reads ahead for those who come after it, one of each stream at a time: a burst of prefetches
+/// would fill the queue of outstanding misses and stall. Streams 0 and 1 go to the L2 cache only, since the panel and
+/// the weights at work fill the L1; 2 and 3, which are needed next, to the L1.
 struct ReadAhead {
-  static constexpr std::size_t kUnroll = 8;
   const char* line[4] = {};
   std::ptrdiff_t step[4] = {};
+  HWY_INLINE void Step() {
+    __builtin_prefetch(line[0], 0, 2);
+    __builtin_prefetch(line[1], 0, 2);
+    __builtin_prefetch(line[2]);
+    __builtin_prefetch(line[3]);
+    for (std::size_t i = 0; i < 4; ++i) line[i] += step[i];
+  }
 };
 
 /// kRows x one panel. w: [words][kRows]; x: [words][kStepWords]; y: [kRows][kPanel].
-template <std::size_t kRows, Arithmetic kArithmetic, Sum kSum>
+template <std::size_t kRows, Arithmetic kArithmetic, Sum kSum, class Side>
 HWY_NOINLINE void Kernel(const std::uint32_t* HWY_RESTRICT w, const std::uint32_t* HWY_RESTRICT x, std::size_t words,
-                         const float* HWY_RESTRICT bias, float* HWY_RESTRICT y, const ReadAhead& ahead) {
+                         const float* HWY_RESTRICT bias, float* HWY_RESTRICT y, const Side& aside) {
   const D d;
   Vec sum[kRows][2];
   KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kRows; ++i) sum[i][0] = sum[i][1] = hn::Set(d, bias[i]);
-  constexpr std::size_t kUnroll = ReadAhead::kUnroll;
   constexpr std::size_t kX = kStepWords<kArithmetic>;
-  const char *line0 = ahead.line[0], *line1 = ahead.line[1], *line2 = ahead.line[2], *line3 = ahead.line[3];
+  Side side = aside;
   std::size_t k = words;
   for (; k >= kUnroll; k -= kUnroll) {
-    __builtin_prefetch(line0, 0, 2);
-    __builtin_prefetch(line1, 0, 2);
-    __builtin_prefetch(line2);
-    __builtin_prefetch(line3);
-    line0 += ahead.step[0];
-    line1 += ahead.step[1];
-    line2 += ahead.step[2];
-    line3 += ahead.step[3];
+    side.Step();
     KINEOGRAPH_UNROLL for (std::size_t u = 0; u < kUnroll; ++u) {
       MultiplyStep<kRows, kArithmetic>(w + u * kRows, x + u * kX, sum);
     }
@@ -108,21 +109,22 @@ HWY_NOINLINE void Kernel(const std::uint32_t* HWY_RESTRICT w, const std::uint32_
   }
 }
 
+template <class Side>
 using KernelFunction = void (*)(const std::uint32_t*, const std::uint32_t*, std::size_t, const float*, float*,
-                                const ReadAhead&);
+                                const Side&);
 
 /// The kernel of 2 (i+1) rows at index i.
-template <Arithmetic kArithmetic, Sum kSum>
-HWY_INLINE KernelFunction KernelOf(std::size_t rows) {
-  static constexpr KernelFunction kKernels[] = {
-    &Kernel<2, kArithmetic, kSum>,
-    &Kernel<4, kArithmetic, kSum>,
-    &Kernel<6, kArithmetic, kSum>,
+template <Arithmetic kArithmetic, Sum kSum, class Side>
+HWY_INLINE KernelFunction<Side> KernelOf(std::size_t rows) {
+  static constexpr KernelFunction<Side> kKernels[] = {
+    &Kernel<2, kArithmetic, kSum, Side>,
+    &Kernel<4, kArithmetic, kSum, Side>,
+    &Kernel<6, kArithmetic, kSum, Side>,
 #if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL || HWY_ARCH_ARM_A64
-    &Kernel<8, kArithmetic, kSum>,
-    &Kernel<10, kArithmetic, kSum>,
-    &Kernel<12, kArithmetic, kSum>,
-    &Kernel<14, kArithmetic, kSum>,
+    &Kernel<8, kArithmetic, kSum, Side>,
+    &Kernel<10, kArithmetic, kSum, Side>,
+    &Kernel<12, kArithmetic, kSum, Side>,
+    &Kernel<14, kArithmetic, kSum, Side>,
 #endif
   };
   static_assert(std::size(kKernels) == kMaxRows / 2);
@@ -139,26 +141,28 @@ inline constexpr std::size_t kGroupBytes = 288 * 1024;
 
 /// Runs `linear` over the panels. Output is a policy:
 ///   static constexpr Sum kSum;
-///   void Before(row, rows, panel, ahead);     // called first; may name lines to read ahead, streams 2 and 3
+///   using Side = ReadAhead;                   // or what is one and does more
+///   void Before(row, rows, panel, side);      // called first; may name lines to read ahead, streams 2 and 3
 ///   float* Target(row, panel);                // where the kernel's [rows][kPanel] sums go
 ///   void After(row, rows, panel);             // called last; may turn them into something else
 template <Arithmetic kArithmetic, class Output>
 HWY_INLINE void Gemm(const PackedLinear& linear, const std::uint32_t* x, std::size_t x_panel_words, PanelRange panels,
                      Output&& output) {
   using Policy = std::remove_reference_t<Output>;
+  using Side = typename Policy::Side;
   const auto& blocks = linear.blocks;
   const std::size_t block_bytes = linear.words * blocks[0].rows * sizeof(std::uint32_t);
   const std::size_t group = std::clamp<std::size_t>(kGroupBytes / std::max<std::size_t>(1, block_bytes), 1, 8);
-  const auto slots = static_cast<std::ptrdiff_t>(linear.words / ReadAhead::kUnroll);  // reads ahead of a kernel call
+  const auto slots = static_cast<std::ptrdiff_t>(linear.words / kUnroll);  // reads ahead of a kernel call
   const auto panel_bytes = static_cast<std::ptrdiff_t>(x_panel_words * sizeof(std::uint32_t));
-  ReadAhead ahead;
+  Side ahead;
   ahead.line[2] = ahead.line[3] = reinterpret_cast<const char*>(linear.bias.data());
   ahead.step[0] = 64;
   for (std::size_t first = 0; first < blocks.size(); first += group) {
     const std::size_t last = std::min(blocks.size(), first + group);
-    // The next group's weights, or the first again for the next caller.
-    ahead.line[0] =
-        reinterpret_cast<const char*>(linear.weights.data() + (last < blocks.size() ? blocks[last].offset : 0));
+    // The next group's weights; after the last, what follows in memory: the next layer's (see pack_model).
+    ahead.line[0] = reinterpret_cast<const char*>(linear.weights.data() +
+                                                  (last < blocks.size() ? blocks[last].offset : linear.weights.size()));
     // And the next panel's activations, spread evenly over the blocks that this panel meets.
     ahead.step[1] = panel_bytes / std::max<std::ptrdiff_t>(1, slots * static_cast<std::ptrdiff_t>(last - first));
     for (std::size_t panel = panels.begin; panel < panels.end; ++panel) {
@@ -167,9 +171,9 @@ HWY_INLINE void Gemm(const PackedLinear& linear, const std::uint32_t* x, std::si
       for (std::size_t b = first; b < last; ++b) {
         const auto& block = blocks[b];
         output.Before(block.row, block.rows, panel, ahead);
-        KernelOf<kArithmetic, Policy::kSum>(block.rows)(linear.weights.data() + block.offset, x + panel * x_panel_words,
-                                                        linear.words, linear.bias.data() + block.row,
-                                                        output.Target(block.row, panel), ahead);
+        KernelOf<kArithmetic, Policy::kSum, Side>(block.rows)(
+            linear.weights.data() + block.offset, x + panel * x_panel_words, linear.words,
+            linear.bias.data() + block.row, output.Target(block.row, panel), ahead);
         output.After(block.row, block.rows, panel);
         ahead.line[0] += slots * ahead.step[0];
         ahead.line[1] += slots * ahead.step[1];
@@ -181,6 +185,7 @@ HWY_INLINE void Gemm(const PackedLinear& linear, const std::uint32_t* x, std::si
 /// Output into f32 [panel][row][kPanel].
 template <Sum kMode>
 struct ToRows {
+  using Side = ReadAhead;
   static constexpr Sum kSum = kMode;
   float* rows;
   std::size_t panel_floats;

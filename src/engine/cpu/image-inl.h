@@ -6,6 +6,8 @@
 #define KINEOGRAPH_CPU_IMAGE_INL_H_
 #endif
 
+#include <type_traits>
+
 #include "base/half.h"
 #include "engine/cpu/call.h"
 #include "engine/cpu/target-inl.h"
@@ -24,15 +26,7 @@ HWY_INLINE Vec LoadPixels(const f16* p) {
   return hn::PromoteTo(D(), hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(p)));
 }
 
-/// Whole cache lines go past the caches: nobody reads them again soon. Part of a line would be written to memory by
-/// itself, so narrower vectors wait in the caches for their neighbours.
-HWY_INLINE void StorePixels(Vec v, float* p) {
-  constexpr std::size_t kLine = 64;
-  if (kLanes * sizeof(float) == kLine && reinterpret_cast<std::uintptr_t>(p) % kLine == 0)
-    hn::Stream(v, D(), p);
-  else
-    hn::StoreU(v, D(), p);
-}
+HWY_INLINE void StorePixels(Vec v, float* p) { hn::StoreU(v, D(), p); }
 HWY_INLINE void StorePixels(Vec v, bf16* p) {
   const hn::Rebind<std::uint16_t, D> d16;
   // The low halves hold the bits, so the saturating narrowing of i32 to u16 does not saturate.
@@ -48,6 +42,36 @@ HWY_INLINE void StorePixels(Vec v, f16* p) {
   const hn::Rebind<hwy::float16_t, D> d16;
   hn::StoreU(hn::DemoteTo(d16, v), d16, reinterpret_cast<hwy::float16_t*>(p));
 #endif
+}
+
+/// Stores what nobody reads soon. Whole cache lines go past the caches; part of a line would be written to memory by
+/// itself, so narrower vectors wait in the caches for their neighbours.
+template <class T>
+HWY_INLINE void StreamPixels(Vec v, T* p) {
+  constexpr std::size_t kLine = 64;
+  if constexpr (std::is_same_v<T, float> && kLanes * sizeof(float) == kLine) {
+    if (reinterpret_cast<std::uintptr_t>(p) % kLine == 0) return hn::Stream(v, D(), p);
+  }
+  StorePixels(v, p);
+}
+
+/// N pixels as they are, to where nobody reads them soon.
+HWY_INLINE void CopyPixels(const float* from, float* to) { StreamPixels(hn::LoadU(D(), from), to); }
+HWY_INLINE void CopyPixels(const bf16* from, bf16* to) {
+  const hn::Rebind<std::uint16_t, D> d16;
+  hn::StoreU(hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(from)), d16, reinterpret_cast<std::uint16_t*>(to));
+}
+
+template <class Body>
+HWY_INLINE void DispatchPixels(DType dtype, Body&& body) {
+  switch (dtype) {
+    case DType::f16:
+      return body(f16{});
+    case DType::bf16:
+      return body(bf16{});
+    default:
+      return body(float{});
+  }
 }
 
 /// Where the N pixels of one group of a tile lie.
@@ -119,7 +143,7 @@ HWY_INLINE void ScatterResidual(const Call& call, const PixelGroup& g, std::size
   auto* to = reinterpret_cast<Out*>(call.output.data) + static_cast<std::int64_t>(frame) * call.output.stride_n +
              static_cast<std::int64_t>(c) * call.output.stride_c;
   if (g.whole) {
-    StorePixels(hn::Add(value, LoadPixels(from + g.input[0])), to + g.output[0]);
+    StreamPixels(hn::Add(value, LoadPixels(from + g.input[0])), to + g.output[0]);
     return;
   }
   HWY_ALIGN float lanes[kLanes];

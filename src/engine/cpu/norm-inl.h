@@ -16,26 +16,33 @@ struct Moments {
 };
 
 /// Mean and 1/sqrt(variance + epsilon) over the channels, for the lanes of one vector of a panel. Two passes, the
-/// second about the first's mean and corrected by what that mean missed: exact when the mean is large.
+/// second about the first's mean, and both moments corrected by what that mean missed: exact when the mean is large.
 HWY_INLINE Moments LaneMoments(const float* x, std::size_t channels, float epsilon) {
   const D d;
   const Vec inverse_count = hn::Set(d, 1.0f / static_cast<float>(channels));
-  const auto reduce = [&](auto&& term) HWY_ATTR {
-    Vec sum[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+  constexpr std::size_t kSums = 4;
+  const auto each = [&](auto&& visit) HWY_ATTR {
     std::size_t c = 0;
-    for (; c + 4 <= channels; c += 4)
-      for (std::size_t i = 0; i < 4; ++i) sum[i] = term(sum[i], hn::Load(d, x + (c + i) * kPanel));
-    for (; c < channels; ++c) sum[0] = term(sum[0], hn::Load(d, x + c * kPanel));
+    for (; c + kSums <= channels; c += kSums)
+      for (std::size_t i = 0; i < kSums; ++i) visit(i, hn::Load(d, x + (c + i) * kPanel));
+    for (; c < channels; ++c) visit(0, hn::Load(d, x + c * kPanel));
+  };
+  const auto mean_of = [&](const Vec(&sum)[kSums]) HWY_ATTR {
     return hn::Mul(hn::Add(hn::Add(sum[0], sum[1]), hn::Add(sum[2], sum[3])), inverse_count);
   };
-  const Vec rough = reduce([](Vec sum, Vec v) HWY_ATTR { return hn::Add(sum, v); });
-  const Vec missed = reduce([&](Vec sum, Vec v) HWY_ATTR { return hn::Add(sum, hn::Sub(v, rough)); });
-  const Vec mean = hn::Add(rough, missed);
-  const Vec variance = reduce([&](Vec sum, Vec v) HWY_ATTR {
-    const Vec centred = hn::Sub(v, mean);
-    return hn::MulAdd(centred, centred, sum);
+  Vec sum[kSums], square[kSums];
+  for (auto& s : sum) s = hn::Zero(d);
+  each([&](std::size_t i, Vec v) HWY_ATTR { sum[i] = hn::Add(sum[i], v); });
+  const Vec rough = mean_of(sum);
+  for (std::size_t i = 0; i < kSums; ++i) sum[i] = square[i] = hn::Zero(d);
+  each([&](std::size_t i, Vec v) HWY_ATTR {
+    const Vec centred = hn::Sub(v, rough);
+    sum[i] = hn::Add(sum[i], centred);
+    square[i] = hn::MulAdd(centred, centred, square[i]);
   });
-  return {mean, hn::Div(hn::Set(d, 1.0f), hn::Sqrt(hn::Add(variance, hn::Set(d, epsilon))))};
+  const Vec missed = mean_of(sum);
+  const Vec variance = hn::Max(hn::Zero(d), hn::NegMulAdd(missed, missed, mean_of(square)));
+  return {hn::Add(rough, missed), hn::Div(hn::Set(d, 1.0f), hn::Sqrt(hn::Add(variance, hn::Set(d, epsilon))))};
 }
 
 /// LayerNorm of one panel of x [channels][2N], scaled and shifted, as GEMM operands. `shift0` and `shift1` are those of

@@ -216,6 +216,7 @@ std::size_t packed_bytes(const Weights& weights, Arithmetic arithmetic) {
 
 PackedModel pack_model(const TransformerTemporalConfig& config, const Weights& weights, Arithmetic arithmetic,
                        std::size_t max_rows) {
+  // Layers lie in the order of a walk: each reads ahead what follows it in memory.
   Slab slab(packed_bytes(weights, arithmetic));
   const PackOptions options{arithmetic, max_rows, &slab};
   PackedModel model;
@@ -237,7 +238,6 @@ PackedModel pack_model(const TransformerTemporalConfig& config, const Weights& w
     model.norm_weight = or_filled(weights.norm.weight, model.channels, 1.0f);
     model.norm_bias = or_filled(weights.norm.bias, model.channels, 0.0f);
     model.proj_in = pack_whole(weights.proj_in, options);
-    model.proj_out = pack_whole(weights.proj_out, options);
   }
   for (const Block& block : weights.blocks) {
     PackedBlock packed;
@@ -250,6 +250,7 @@ PackedModel pack_model(const TransformerTemporalConfig& config, const Weights& w
     pack_feed_forward(block, model, packed, options);
     model.blocks.push_back(std::move(packed));
   }
+  if (!config.is_discrete()) model.proj_out = pack_whole(weights.proj_out, options);
   return model;
 }
 

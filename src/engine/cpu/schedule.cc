@@ -139,7 +139,7 @@ WorkspaceSizes workspace_sizes(const PackedModel& model, const TileShape& shape,
   sizes.scores =
       std::max({4 * keys * shape.lanes, (pad_channels(context_tokens) + q_rows) * panel, model.out.rows * panel});
   sizes.hidden = operand(model.hidden_chunk, panels);
-  sizes.block = 16 * panel;
+  sizes.block = 2 * 16 * panel;  // two blocks of rows
   return sizes;
 }
 
@@ -178,14 +178,19 @@ void walk_tiles(const Call& call, const Target& target, Arithmetic arithmetic, c
   std::atomic<std::size_t> next{0};
   const auto work = [&](std::size_t) {
     const Borrowed own(pool, sizes);
+    std::size_t gathered = tiles.size();  // the tile whose input is there already
     for (std::size_t i = next++; i < tiles.size(); i = next++) {
       const Tile tile = tiles[i];
       if (i < alone) {
+        // Threads take turns, most of the time: what comes next is a guess.
+        const std::size_t then = i + workers;
+        Tile guess;
+        if (then < alone) guess = tiles[then];
         Solo team(*own);
-        walk(call, tile, team, *own);
+        gathered = walk(call, tile, i == gathered, then < alone ? &guess : nullptr, team, *own) ? then : tiles.size();
       } else {
         Together team(threads, sizes, pool);
-        walk(call, tile, team, *own);
+        walk(call, tile, false, nullptr, team, *own);
       }
     }
   };

@@ -20,8 +20,8 @@ void WalkBackward(const BackwardCall& backward, const Tile& tile, Team& team, Ba
 std::size_t BackwardScratch(std::size_t queries, std::size_t keys);
 
 template <Arithmetic kArithmetic>
-void WalkTile(const Call& call, const Tile& tile, Team& team, Workspace& workspace) {
-  Walk<kArithmetic>(call, tile, team, workspace).Run();
+bool WalkTile(const Call& call, const Tile& tile, bool gathered, const Tile* next, Team& team, Workspace& workspace) {
+  return Walk<kArithmetic>(call, tile, team, workspace).Run(gathered, next);
 }
 
 RunMoments Moments(const void* pixels, DType dtype, std::size_t count) {

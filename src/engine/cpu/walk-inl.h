@@ -16,12 +16,14 @@
 #include "engine/cpu/gemm-inl.h"
 #include "engine/cpu/image-inl.h"
 #include "engine/cpu/norm-inl.h"
+#include "engine/cpu/to_image-inl.h"
 
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
 /// Adds gate[row] * (product) to the residual stream.
 struct ToGatedRows {
+  using Side = ReadAhead;
   static constexpr Sum kSum = Sum::store;
   float* block;
   float* rows;
@@ -38,49 +40,6 @@ struct ToGatedRows {
     }
   }
 };
-
-/// Adds the input's pixels and writes the output's.
-template <class In, class Out>
-struct ToImage {
-  static constexpr Sum kSum = Sum::store;
-  const Call& call;
-  const PixelGroup* groups;
-  TileShape shape;
-  float* block;
-  HWY_INLINE void Before(std::size_t row, std::size_t, std::size_t panel, ReadAhead& ahead) const {
-    for (std::size_t slot = 0; slot < 2; ++slot) {
-      const std::size_t v = std::min(2 * panel + slot, shape.vectors() - 1);
-      const PixelGroup& g = groups[v % shape.groups];
-      const auto at = g.input[0] + static_cast<std::int64_t>(v / shape.groups) * call.input.stride_n +
-                      static_cast<std::int64_t>(row) * call.input.stride_c;
-      ahead.line[2 + slot] = reinterpret_cast<const char*>(reinterpret_cast<const In*>(call.input.data) + at);
-      ahead.step[2 + slot] = static_cast<std::ptrdiff_t>(call.input.stride_c * static_cast<std::int64_t>(sizeof(In)));
-    }
-  }
-  HWY_INLINE float* Target(std::size_t, std::size_t) const { return block; }
-  HWY_INLINE void After(std::size_t row, std::size_t count, std::size_t panel) const {
-    const std::size_t channels = std::min(count, call.model->channels - row);  // the last may be padding
-    for (std::size_t slot = 0; slot < 2; ++slot) {
-      const std::size_t v = 2 * panel + slot;
-      if (v >= shape.vectors()) break;
-      for (std::size_t i = 0; i < channels; ++i)
-        ScatterResidual<In, Out>(call, groups[v % shape.groups], v / shape.groups, row + i,
-                                 hn::Load(D(), block + i * kPanel + slot * kLanes));
-    }
-  }
-};
-
-template <class Body>
-HWY_INLINE void DispatchPixels(DType dtype, Body&& body) {
-  switch (dtype) {
-    case DType::f16:
-      return body(f16{});
-    case DType::bf16:
-      return body(bf16{});
-    default:
-      return body(float{});
-  }
-}
 
 /// y = linear(tokens) for `count` tokens of `dim` floats (row-major): lanes are tokens, y is [panel][rows][2N].
 /// `operands` has room for the tokens as GEMM operands.
@@ -113,11 +72,13 @@ class Walk {
     video_ = tile.first / call.pixels;
   }
 
-  void Run() {
+  /// `gathered`: the walk of another tile has left this one's normalised input in the workspace. Returns whether this
+  /// one leaves that of `next`, unless null.
+  bool Run(bool gathered, const Tile* next) {
     if (model_.config.is_discrete())
       Embed();
     else
-      ProjectIn();
+      ProjectIn(gathered);
     for (std::size_t layer = 0; layer < model_.blocks.size(); ++layer) {
       for (std::size_t a = 0; a < 2; ++a)
         if (!model_.blocks[layer].attn[a].out.empty()) AttentionPhase(layer, a);
@@ -126,7 +87,8 @@ class Walk {
     if (model_.config.is_discrete())
       Classify();
     else
-      ProjectOut();
+      return ProjectOut(next);
+    return false;
   }
 
  private:
@@ -146,9 +108,9 @@ class Walk {
   }
 
   /// Input -> normalised operands -> proj_in -> x.
-  void ProjectIn() {
+  void ProjectIn(bool gathered) {
     Panels([&](PanelRange panels, Workspace&) {
-      DispatchPixels(call_.input.dtype, [&]<class T>(T) { Gather<T>(panels); });
+      if (!gathered) DispatchPixels(call_.input.dtype, [&]<class T>(T) { Gather<T>(panels); });
       Gemm<kArithmetic>(model_.proj_in, own_.image.data(), OperandPanel(model_.channels), panels,
                         ToRows<Sum::store>{own_.x.data(), XPanel()});
     });
@@ -156,21 +118,9 @@ class Walk {
 
   template <class T>
   void Gather(PanelRange panels) {
-    const std::size_t channels = model_.channels;
-    for (std::size_t panel = panels.begin; panel < panels.end; ++panel) {
-      for (std::size_t slot = 0; slot < 2; ++slot) {
-        // Past the last vector the last one is repeated: finite numbers that nobody reads.
-        const std::size_t v = std::min(2 * panel + slot, shape_.vectors() - 1);
-        const PixelGroup& g = groups_[v % shape_.groups];
-        const std::size_t frame = v / shape_.groups;
-        std::uint32_t* row = own_.image.data() + panel * OperandPanel(channels) + slot * kLanes;
-        for (std::size_t c = 0; c < channels; c += 2, row += kPairWords<kArithmetic>) {
-          const Vec even = GatherNormalised<T>(call_, g, frame, c);
-          const Vec odd = c + 1 < channels ? GatherNormalised<T>(call_, g, frame, c + 1) : hn::Zero(D());
-          StoreOperandPair<kArithmetic>(even, odd, row);
-        }
-      }
-    }
+    for (std::size_t panel = panels.begin; panel < panels.end; ++panel)
+      GatherRows<kArithmetic, T>(call_, groups_, shape_, panel, 0, model_.channels,
+                                 own_.image.data() + panel * OperandPanel(model_.channels));
   }
 
   void Normalise(std::size_t layer, std::size_t which, PanelRange panels) {
@@ -428,20 +378,31 @@ class Walk {
     });
   }
 
-  void ProjectOut() {
+  bool ProjectOut(const Tile* next) {
+    bool gathers = false;
     DispatchPixels(call_.input.dtype, [&]<class In>(In) {
       DispatchPixels(call_.output.dtype, [&]<class Out>(Out) {
+        using Policy = ToImage<kArithmetic, In, Out>;
+        gathers = Policy::kDelivers && next != nullptr && next->shape.groups == shape_.groups;
+        PixelGroup next_groups[kMaxGroups];
+        NextTile following;
+        if (gathers) {
+          for (std::size_t g = 0; g < shape_.groups; ++g) next_groups[g] = LocateGroup(call_, *next, g);
+          following = {next_groups, own_.image.data(), OperandPanel(model_.channels)};
+        }
         Panels([&](PanelRange panels, Workspace& mine) {
           const std::uint32_t* operand = reinterpret_cast<const std::uint32_t*>(own_.x.data());
           if constexpr (kArithmetic == Arithmetic::bf16) {
             RoundResidual(panels);
             operand = own_.attended.data();
           }
-          Gemm<kArithmetic>(model_.proj_out, operand, OperandPanel(model_.inner), panels,
-                            ToImage<In, Out>{call_, groups_, shape_, mine.block.data()});
+          Policy output(call_, groups_, shape_, following, model_.proj_out.words / kUnroll, mine.block.data());
+          Gemm<kArithmetic>(model_.proj_out, operand, OperandPanel(model_.inner), panels, output);
+          output.Finish();
         });
       });
     });
+    return gathers;
   }
 
   /// The residual stream as bf16 operands, in the memory that attention no longer needs.
