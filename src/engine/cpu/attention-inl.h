@@ -17,7 +17,20 @@ namespace kineograph::engine::cpu::HWY_NAMESPACE {
 inline constexpr std::size_t kQueryBlock = kMaxRows >= 14 ? 4 : 2;
 inline constexpr std::size_t kKeyBlock = 4;
 
-/// Rows [row, row + head_dim) of a buffer [panel][channel][2N], by token of one group.
+/// sum + a b, lane by lane; in bf16 a and b are pairs.
+template <Arithmetic kArithmetic>
+HWY_INLINE Vec MultiplyAdd(Vec a, Vec b, Vec sum) {
+#if KINEOGRAPH_NATIVE_BF16
+  if constexpr (kArithmetic == Arithmetic::bf16)
+    return Vec{_mm512_dpbf16_ps(sum.raw, reinterpret_cast<__m512bh>(a.raw), reinterpret_cast<__m512bh>(b.raw))};
+#endif
+  return hn::MulAdd(a, b, sum);
+}
+
+HWY_INLINE Vec PairOf(Vec low, Vec high) { return hn::BitCast(D(), Bf16Pair(low, high)); }
+
+/// Rows [row, row + head_dim) of a buffer [panel][channel][2N], by token of one group. In bf16 rows are pairs of
+/// channels, or tokens are pairs of tokens.
 struct HeadRows {
   const float* data;
   std::size_t panel_floats;
@@ -62,13 +75,13 @@ struct HeadOutput {
     const std::size_t lane = v % 2 * kLanes;
     const std::size_t row = first_row + e;
     if constexpr (kArithmetic != Arithmetic::bf16) {
-      for (std::size_t i = 0; i < kCount; ++i)
-        hn::Store(value[i], D(), reinterpret_cast<float*>(panel) + (row + i) * kPanel + lane);
+      KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kCount; ++i)
+          hn::Store(value[i], D(), reinterpret_cast<float*>(panel) + (row + i) * kPanel + lane);
     } else if (kCount % 2 == 0 && row % 2 == 0) {
-      for (std::size_t i = 0; i + 1 < kCount; i += 2)
-        hn::Store(Bf16Pair(value[i], value[i + 1]), DU(), panel + (row + i) / 2 * kPanel + lane);
+      KINEOGRAPH_UNROLL for (std::size_t i = 0; i + 1 < kCount; i += 2)
+          hn::Store(Bf16Pair(value[i], value[i + 1]), DU(), panel + (row + i) / 2 * kPanel + lane);
     } else {  // an odd head_dim: half a pair at a time
-      for (std::size_t i = 0; i < kCount; ++i) {
+      KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kCount; ++i) {
         HWY_ALIGN std::uint32_t bits[kLanes];
         hn::Store(RoundToBf16(value[i]), DU(), bits);
         auto* pair = panel + (row + i) / 2 * kPanel + lane;
@@ -80,10 +93,11 @@ struct HeadOutput {
   }
 };
 
-/// scores[q][key] = sum_e query[q][e] key[e] for queries [first, first + kQueryBlock) and all keys; queries past the
-/// end repeat the last.
+/// scores[q][key] = sum_e query[q][e] key[e] over `rows` channels or pairs of them, for queries [first, first +
+/// kQueryBlock) and all keys; queries past the end repeat the last.
+template <Arithmetic kArithmetic>
 HWY_INLINE void Scores(const HeadRows& query, std::size_t first, std::size_t queries, const HeadRows& key,
-                       std::size_t keys, std::size_t head_dim, float* HWY_RESTRICT scores) {
+                       std::size_t keys, std::size_t rows, float* HWY_RESTRICT scores) {
   const D d;
   const float* q[kQueryBlock];
   for (std::size_t a = 0; a < kQueryBlock; ++a) q[a] = query(std::min(first + a, queries - 1));
@@ -93,24 +107,30 @@ HWY_INLINE void Scores(const HeadRows& query, std::size_t first, std::size_t que
     Vec sum[kQueryBlock][kKeyBlock];
     KINEOGRAPH_UNROLL for (std::size_t a = 0; a < kQueryBlock; ++a)
         KINEOGRAPH_UNROLL for (std::size_t b = 0; b < kKeyBlock; ++b) sum[a][b] = hn::Zero(d);
-    for (std::size_t e = 0; e < head_dim; ++e) {
+    for (std::size_t e = 0; e < rows; ++e) {
       Vec kv[kKeyBlock];
       KINEOGRAPH_UNROLL for (std::size_t b = 0; b < kKeyBlock; ++b) kv[b] = hn::Load(d, k[b] + e * kPanel);
       KINEOGRAPH_UNROLL for (std::size_t a = 0; a < kQueryBlock; ++a) {
         const Vec qv = hn::Load(d, q[a] + e * kPanel);
-        KINEOGRAPH_UNROLL for (std::size_t b = 0; b < kKeyBlock; ++b) sum[a][b] = hn::MulAdd(qv, kv[b], sum[a][b]);
+        KINEOGRAPH_UNROLL for (std::size_t b = 0; b < kKeyBlock; ++b) sum[a][b] =
+            MultiplyAdd<kArithmetic>(qv, kv[b], sum[a][b]);
       }
     }
     const std::size_t here = std::min(kKeyBlock, keys - j);
-    for (std::size_t a = 0; a < kQueryBlock; ++a)
-      for (std::size_t b = 0; b < here; ++b) hn::Store(sum[a][b], d, scores + (a * keys + j + b) * kLanes);
+    // Indices that are constants once unrolled keep the sums in registers.
+    KINEOGRAPH_UNROLL for (std::size_t a = 0; a < kQueryBlock; ++a)
+        KINEOGRAPH_UNROLL for (std::size_t b = 0; b < kKeyBlock; ++b) {
+      if (b < here) hn::Store(sum[a][b], d, scores + (a * keys + j + b) * kLanes);
+    }
   }
 }
 
-/// Channels [e, e + kCount) of the outputs of a block of queries.
-template <std::size_t kCount, class Output>
-HWY_INLINE void WeightedValues(const float* HWY_RESTRICT probabilities, const HeadRows& value, std::size_t keys,
-                               std::size_t e, std::size_t first, std::size_t queries, const Output& output) {
+/// Channels [e, e + kCount) of the outputs of a block of queries. probabilities: [queries][stride][N]; keys may be
+/// pairs of them.
+template <Arithmetic kArithmetic, std::size_t kCount, class Output>
+HWY_INLINE void WeightedValues(const float* HWY_RESTRICT probabilities, std::size_t stride, const HeadRows& value,
+                               std::size_t keys, std::size_t e, std::size_t first, std::size_t queries,
+                               const Output& output) {
   const D d;
   Vec sum[kQueryBlock][kCount];
   KINEOGRAPH_UNROLL for (std::size_t a = 0; a < kQueryBlock; ++a)
@@ -120,13 +140,28 @@ HWY_INLINE void WeightedValues(const float* HWY_RESTRICT probabilities, const He
     Vec vv[kCount];
     KINEOGRAPH_UNROLL for (std::size_t b = 0; b < kCount; ++b) vv[b] = hn::Load(d, v + b * kPanel);
     KINEOGRAPH_UNROLL for (std::size_t a = 0; a < kQueryBlock; ++a) {
-      const Vec p = hn::Load(d, probabilities + (a * keys + j) * kLanes);
-      KINEOGRAPH_UNROLL for (std::size_t b = 0; b < kCount; ++b) sum[a][b] = hn::MulAdd(p, vv[b], sum[a][b]);
+      const Vec p = hn::Load(d, probabilities + (a * stride + j) * kLanes);
+      KINEOGRAPH_UNROLL for (std::size_t b = 0; b < kCount; ++b) sum[a][b] =
+          MultiplyAdd<kArithmetic>(p, vv[b], sum[a][b]);
     }
   }
   KINEOGRAPH_UNROLL for (std::size_t a = 0; a < kQueryBlock; ++a) {
     if (first + a < queries) output.Store(first + a, e, sum[a]);
   }
+}
+
+/// All channels of the outputs of a block of queries.
+template <Arithmetic kArithmetic, class Output>
+HWY_INLINE void WeightedHead(const float* HWY_RESTRICT probabilities, std::size_t stride, const HeadRows& value,
+                             std::size_t keys, std::size_t head_dim, std::size_t first, std::size_t queries,
+                             const Output& output) {
+  std::size_t e = 0;
+  for (; e + 4 <= head_dim; e += 4)
+    WeightedValues<kArithmetic, 4>(probabilities, stride, value, keys, e, first, queries, output);
+  for (; e + 2 <= head_dim; e += 2)
+    WeightedValues<kArithmetic, 2>(probabilities, stride, value, keys, e, first, queries, output);
+  for (; e < head_dim; ++e)
+    WeightedValues<kArithmetic, 1>(probabilities, stride, value, keys, e, first, queries, output);
 }
 
 /// One head of one group: every query attends to every key of its own lane. scores: kQueryBlock * keys * N floats.
@@ -135,14 +170,56 @@ inline void AttendHead(const HeadRows& query, std::size_t queries, const HeadRow
                        std::size_t keys, std::size_t head_dim, float scale, float* HWY_RESTRICT scores,
                        const Output& output) {
   for (std::size_t i = 0; i < queries; i += kQueryBlock) {
-    Scores(query, i, queries, key, keys, head_dim, scores);
+    Scores<Arithmetic::f32>(query, i, queries, key, keys, head_dim, scores);
     for (std::size_t a = 0; a < kQueryBlock; ++a) SoftmaxLanes(scores + a * keys * kLanes, keys, kLanes, scale);
-    std::size_t e = 0;
-    for (; e + 4 <= head_dim; e += 4) WeightedValues<4>(scores, value, keys, e, i, queries, output);
-    for (; e + 2 <= head_dim; e += 2) WeightedValues<2>(scores, value, keys, e, i, queries, output);
-    for (; e < head_dim; ++e) WeightedValues<1>(scores, value, keys, e, i, queries, output);
+    WeightedHead<Arithmetic::f32>(scores, keys, value, keys, head_dim, i, queries, output);
   }
 }
+
+#if KINEOGRAPH_NATIVE_BF16
+/// Floats that the values of one head take as pairs of tokens.
+inline std::size_t ValuePairFloats(std::size_t keys, std::size_t head_dim) {
+  return round_up(keys, 4) / 4 * head_dim * kPanel;
+}
+
+/// Queries whose scores are all there before values are read: keys, then values, stay in the L1 cache meanwhile.
+inline constexpr std::size_t kQueryGroup = 4 * kQueryBlock;
+
+/// The same with dot products of bf16 pairs: queries and keys are pairs of channels, head_dim is even. `value_pairs`:
+/// ValuePairFloats; scores: kQueryGroup * keys * N floats.
+template <class Output>
+inline void AttendHeadInPairs(const HeadRows& query, std::size_t queries, const HeadRows& key, const HeadRows& value,
+                              std::size_t keys, std::size_t head_dim, float scale, float* HWY_RESTRICT value_pairs,
+                              float* HWY_RESTRICT scores, const Output& output) {
+  const D d;
+  const std::size_t pairs = (keys + 1) / 2;
+  for (std::size_t pair = 0; pair < pairs; ++pair) {
+    const float* low = value(2 * pair);
+    const float* high = value(std::min(2 * pair + 1, keys - 1));  // met by a probability of 0 if there is none
+    float* to = value_pairs + pair / 2 * head_dim * kPanel + pair % 2 * kLanes;
+    for (std::size_t e = 0; e < head_dim; ++e)
+      hn::Store(PairOf(hn::Load(d, low + e * kPanel), hn::Load(d, high + e * kPanel)), d, to + e * kPanel);
+  }
+  const HeadRows values{value_pairs, head_dim * kPanel, 1, 0};
+  for (std::size_t first = 0; first < queries; first += kQueryGroup) {
+    const std::size_t end = std::min(queries, first + kQueryGroup);
+    const auto row_of = [&](std::size_t q) { return scores + (q - first) * keys * kLanes; };
+    for (std::size_t q = first; q < end; q += kQueryBlock)
+      Scores<Arithmetic::bf16>(query, q, queries, key, keys, head_dim / 2, row_of(q));
+    for (std::size_t q = first; q < end; ++q) {
+      float* row = row_of(q);
+      SoftmaxLanes(row, keys, kLanes, scale);
+      for (std::size_t pair = 0; pair < pairs; ++pair) {
+        const Vec low = hn::Load(d, row + 2 * pair * kLanes);
+        const Vec high = 2 * pair + 1 < keys ? hn::Load(d, row + (2 * pair + 1) * kLanes) : hn::Zero(d);
+        hn::Store(PairOf(low, high), d, row + pair * kLanes);
+      }
+    }
+    for (std::size_t q = first; q < end; q += kQueryBlock)
+      WeightedHead<Arithmetic::bf16>(row_of(q), keys, values, pairs, head_dim, q, queries, output);
+  }
+}
+#endif
 
 }  // namespace kineograph::engine::cpu::HWY_NAMESPACE
 KINEOGRAPH_AFTER_NAMESPACE

@@ -20,7 +20,7 @@ struct HeadGradient {
   HWY_INLINE void Store(std::size_t token, std::size_t e, const Vec (&value)[kCount]) const {
     const std::size_t v = token * groups + group;
     float* to = data + v / 2 * panel_floats + v % 2 * kLanes;
-    for (std::size_t i = 0; i < kCount; ++i) hn::Store(value[i], D(), to + (e + i) * kPanel);
+    KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kCount; ++i) hn::Store(value[i], D(), to + (e + i) * kPanel);
   }
 };
 
@@ -33,12 +33,8 @@ inline std::size_t AttentionBackwardScratch(std::size_t queries, std::size_t key
 template <class Output>
 HWY_INLINE void WeightedRows(const float* weights, std::size_t count, const HeadRows& values, std::size_t others,
                              std::size_t head_dim, const Output& output) {
-  for (std::size_t i = 0; i < count; i += kQueryBlock) {
-    const float* block = weights + i * others * kLanes;
-    std::size_t e = 0;
-    for (; e + 4 <= head_dim; e += 4) WeightedValues<4>(block, values, others, e, i, count, output);
-    for (; e < head_dim; ++e) WeightedValues<1>(block, values, others, e, i, count, output);
-  }
+  for (std::size_t i = 0; i < count; i += kQueryBlock)
+    WeightedHead<Arithmetic::f32>(weights + i * others * kLanes, others, values, others, head_dim, i, count, output);
 }
 
 /// With p = softmax(scale q k) and dp = d_out v: ds = scale p (dp - sum(p dp)), d_v = p^T d_out, d_q = ds k,
@@ -53,8 +49,8 @@ inline void AttendHeadBackward(const HeadRows& query, std::size_t queries, const
   const std::size_t turned = round_up(keys, kQueryBlock) * queries * kLanes;
   float *p = scratch, *ds = p + matrix, *p_turned = ds + matrix, *ds_turned = p_turned + turned;
   for (std::size_t i = 0; i < queries; i += kQueryBlock) {
-    Scores(query, i, queries, key, keys, head_dim, p + i * keys * kLanes);
-    Scores(d_out, i, queries, value, keys, head_dim, ds + i * keys * kLanes);
+    Scores<Arithmetic::f32>(query, i, queries, key, keys, head_dim, p + i * keys * kLanes);
+    Scores<Arithmetic::f32>(d_out, i, queries, value, keys, head_dim, ds + i * keys * kLanes);
   }
   for (std::size_t i = 0; i < queries; ++i) {
     float *row = p + i * keys * kLanes, *d_row = ds + i * keys * kLanes;

@@ -61,7 +61,7 @@ void clear(BackwardSums& sums, const Call& call, const Gradients& gradients) {
 
 /// Floats of every buffer of a tile, in the order of each_buffer.
 struct BufferSizes {
-  std::size_t layers, inner, keys, image, channels, projected, hidden, context, transposed, moments;
+  std::size_t layers, inner, last, keys, image, channels, projected, hidden, context, transposed, moments;
 
   BufferSizes(const Call& call, const TrainedModel& trained, const TileShape& shape) {
     const PackedModel& model = *call.model;
@@ -72,6 +72,7 @@ struct BufferSizes {
         model.config.is_discrete() ? static_cast<std::size_t>(*model.config.num_vector_embeds) - 1 : 0;
     layers = model.blocks.size();
     inner = panels * pad_channels(model.inner) * panel;
+    last = model.config.is_discrete() ? inner : 0;
     keys = key_panels * pad_channels(model.inner) * panel;
     channels = panels * pad_channels(model.channels) * panel;
     image = std::max(channels, panels * pad_channels(classes) * panel);
@@ -86,9 +87,10 @@ struct BufferSizes {
   /// visit(buffer, floats) for all but the blocks' inputs.
   template <class Buffers, class Visit>
   void each(Buffers& b, Visit&& visit) const {
-    for (auto* buffer : {&b.last, &b.x1, &b.x2, &b.n[0], &b.n[1], &b.n[2], &b.q[0], &b.q[1], &b.attended[0],
-                         &b.attended[1], &b.y, &b.d_x, &b.d_y, &b.d_n})
+    for (auto* buffer : {&b.x1, &b.x2, &b.n[0], &b.n[1], &b.n[2], &b.q[0], &b.q[1], &b.attended[0], &b.attended[1],
+                         &b.y, &b.d_x, &b.d_y, &b.d_n})
       visit(*buffer, inner);
+    visit(b.last, last);
     for (auto* buffer : {&b.k[0], &b.k[1], &b.v[0], &b.v[1]}) visit(*buffer, keys);
     visit(b.image, channels);
     visit(b.d_image, image);

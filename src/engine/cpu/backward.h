@@ -59,7 +59,7 @@ struct BackwardSums {
 /// Values of the largest tile: [panel][channel][2N] each.
 struct BackwardBuffers {
   std::vector<Buffer<float>> x;  ///< the input of every block
-  Buffer<float> last;            ///< the last block's output
+  Buffer<float> last;            ///< the last block's output, where norm_out reads it again
   Buffer<float> image;           ///< GroupNorm's output
   Buffer<float> x1, x2, n[3], q[2], k[2], v[2], attended[2];
   Buffer<float> y;  ///< a branch's output; then the gradient of what was attended, and of the queries

@@ -29,7 +29,7 @@ class BackwardWalk : public BackwardTile {
       AttentionForward(layer, 1);
       // The last feed-forward is computed on the way back, unless something stands in between.
       if (layer + 1 < layers || backward_.forward_only || Discrete()) {
-        FeedForward(layer, layer + 1 < layers ? At(at_.x[layer + 1]) : At(at_.last));
+        FeedForward(layer, layer + 1 < layers ? At(at_.x[layer + 1]) : Last());
       }
     }
     if (backward_.forward_only) return Discrete() ? Classify() : ProjectOut();
@@ -156,8 +156,11 @@ class BackwardWalk : public BackwardTile {
 
   // The output.
 
+  /// The last block's output: where d_n will be, unless that comes before it is read for the last time.
+  Rows Last() const { return Discrete() ? At(at_.last) : At(at_.d_n); }
+
   void ProjectOut() {
-    Product<Sum::store>(trained_.proj_out.forward, At(at_.last), Over(at_.d_image, model_.channels), panels_);
+    Product<Sum::store>(trained_.proj_out.forward, Last(), Over(at_.d_image, model_.channels), panels_);
     DispatchPixels(call_.input.dtype, [&]<class In>(In) {
       DispatchPixels(call_.output.dtype, [&]<class Out>(Out) {
         Panels(panels_, [&](PanelRange range, Workspace&) {
@@ -182,8 +185,8 @@ class BackwardWalk : public BackwardTile {
     const auto& to = backward_.gradients->weights.proj_out;
     if (to.weight) {
       Panels(panels_, [&](PanelRange range, Workspace&) {
-        AddGated(At(at_.x2), Modulate(layer).gate_ff, At(at_.last), range);
-        Transpose(At(at_.last), inner_, panels_, range);
+        AddGated(At(at_.x2), Modulate(layer).gate_ff, Last(), range);
+        Transpose(Last(), inner_, panels_, range);
       });
     }
     AddGradients({Whole(to, inner_, Over(at_.d_image, model_.channels))}, model_.channels, inner_, panels_);
@@ -641,7 +644,7 @@ class BackwardWalk : public BackwardTile {
     const Rows n = At(at_.n[0]), logits{at_.d_image.data(), PanelOf(Classes())};
     Panels(panels_, [&](PanelRange range, Workspace&) {
       for (std::size_t panel = range.begin; panel < range.end; ++panel)
-        LayerNormPanel<Arithmetic::f32>(At(at_.last)(panel), inner_, 1e-5f, model_.norm_out_scale.data(),
+        LayerNormPanel<Arithmetic::f32>(Last()(panel), inner_, 1e-5f, model_.norm_out_scale.data(),
                                         model_.norm_out_shift.data(), model_.norm_out_shift.data(),
                                         reinterpret_cast<std::uint32_t*>(n(panel)));
       ProductOf<Sum::store>(trained_.out.forward, n, logits, range);
@@ -704,10 +707,10 @@ class BackwardWalk : public BackwardTile {
     std::fill_n(at_.d_x.data(), panels_ * PanelOf(inner_), 0.0f);
     Panels(panels_, [&](PanelRange range, Workspace&) {
       for (std::size_t panel = range.begin; panel < range.end; ++panel)
-        LayerNormBackwardPanel(At(at_.last)(panel), At(at_.d_n)(panel), inner_, 1e-5f, model_.norm_out_scale.data(),
+        LayerNormBackwardPanel(Last()(panel), At(at_.d_n)(panel), inner_, 1e-5f, model_.norm_out_scale.data(),
                                At(at_.d_x)(panel), at_.moments.data() + panel * 2 * kPanel);
     });
-    AddNormSums(backward_.sums->norm_out, At(at_.last));
+    AddNormSums(backward_.sums->norm_out, Last());
     // n[0] was the last block's; its input is still there.
     if (trained_.blocks.size() >= 1) AttentionForward(trained_.blocks.size() - 1, 0);
   }

@@ -18,12 +18,9 @@ class Slab {
   explicit Slab(std::size_t bytes) {
     if (bytes < kLargePage) return;
     bytes = (bytes + kLargePage - 1) / kLargePage * kLargePage;
-    std::size_t space = bytes + kLargePage;
-    memory_.reset(new (std::align_val_t{kAlignment}) std::byte[space],
-                  [](std::byte* p) { ::operator delete[](p, std::align_val_t{kAlignment}); });
-    void* first = memory_.get();
-    std::align(kLargePage, bytes, first, space);
-    next_ = static_cast<std::byte*>(first);
+    memory_.reset(new (std::align_val_t{kLargePage}) std::byte[bytes],
+                  [](std::byte* p) { ::operator delete[](p, std::align_val_t{kLargePage}); });
+    next_ = memory_.get();
     left_ = bytes;
     prefer_large_pages(next_, bytes);
   }

@@ -208,10 +208,13 @@ PackedLinear pack_gated(const RowRange& values, const RowRange& gates, std::size
 }
 
 std::size_t packed_bytes(const Weights& weights, Arithmetic arithmetic) {
-  std::int64_t count = 0;
-  each_linear(weights, [&](const Linear& linear) { count += linear.weight ? linear.weight.numel() : 0; });
-  // A sixteenth for rows and columns of zeros.
-  return static_cast<std::size_t>(count + count / 16) * (arithmetic == Arithmetic::f32 ? 4 : 2);
+  std::size_t count = 0;
+  each_linear(weights, [&](const Linear& linear) {
+    if (!linear.weight) return;
+    const auto extent = [&](std::size_t axis) { return static_cast<std::size_t>(linear.weight.size(axis)); };
+    count += pad_channels(extent(0)) * pad_channels(extent(1));
+  });
+  return count * (arithmetic == Arithmetic::f32 ? 4 : 2);
 }
 
 PackedModel pack_model(const TransformerTemporalConfig& config, const Weights& weights, Arithmetic arithmetic,

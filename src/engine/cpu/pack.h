@@ -20,7 +20,7 @@ struct PackOptions {
   Slab* slab = nullptr;      ///< where weights go, as far as they fit
 };
 
-/// Bytes that a model's weights take packed, about.
+/// Bytes that a model's weights take packed; a little more where heads are of odd width.
 std::size_t packed_bytes(const Weights& weights, Arithmetic arithmetic);
 
 /// Stacks the ranges' rows over columns [first_col, first_col + cols).

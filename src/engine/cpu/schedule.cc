@@ -135,9 +135,11 @@ WorkspaceSizes workspace_sizes(const PackedModel& model, const TileShape& shape,
   const std::size_t q_rows = pad_channels(model.head_dim), kv_rows = 2 * model.head_dim;
   sizes.qkv = (panels * q_rows + std::max(panels, context_panels) * kv_rows) * panel;
   const std::size_t keys = std::max(context_tokens, shape.frames);
-  // Four queries' scores; or one panel's scores and outputs; or one panel's class logits.
+  // Values of bf16 pairs; their queries and keys take half.
+  if (model.arithmetic == Arithmetic::bf16) sizes.qkv += round_up(keys, 4) / 4 * model.head_dim * panel;
+  // Sixteen queries' scores; or one panel's scores and outputs; or one panel's class logits.
   sizes.scores =
-      std::max({4 * keys * shape.lanes, (pad_channels(context_tokens) + q_rows) * panel, model.out.rows * panel});
+      std::max({16 * keys * shape.lanes, (pad_channels(context_tokens) + q_rows) * panel, model.out.rows * panel});
   sizes.hidden = operand(model.hidden_chunk, panels);
   sizes.block = 2 * 16 * panel;  // two blocks of rows
   return sizes;

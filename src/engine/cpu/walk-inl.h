@@ -41,6 +41,33 @@ struct ToGatedRows {
   }
 };
 
+/// Rows below `paired`, which is even, as bf16 pairs [panel][row / 2][2N], the others as f32 [panel][row - paired][2N].
+struct ToPairs {
+  using Side = ReadAhead;
+  static constexpr Sum kSum = Sum::store;
+  float* block;
+  float* pairs;
+  std::size_t pair_floats;  ///< of a panel
+  std::size_t paired;
+  float* rows;
+  std::size_t row_floats;
+  HWY_INLINE void Before(std::size_t, std::size_t, std::size_t, ReadAhead&) const {}
+  HWY_INLINE float* Target(std::size_t row, std::size_t panel) const {
+    return row < paired ? block : rows + panel * row_floats + (row - paired) * kPanel;
+  }
+  HWY_INLINE void After(std::size_t row, std::size_t count, std::size_t panel) const {
+    const D d;
+    if (row >= paired) return;
+    const std::size_t here = std::min(count, paired - row);
+    float* to = pairs + panel * pair_floats + row / 2 * kPanel;
+    for (std::size_t i = 0; i < here; i += 2, to += kPanel)
+      for (std::size_t v = 0; v < kPanel; v += kLanes)
+        hn::Store(PairOf(hn::Load(d, block + i * kPanel + v), hn::Load(d, block + (i + 1) * kPanel + v)), d, to + v);
+    // A block may hold the last keys and the first values.
+    if (rows != nullptr && here < count) std::copy(block + here * kPanel, block + count * kPanel, rows + panel * row_floats);
+  }
+};
+
 /// y = linear(tokens) for `count` tokens of `dim` floats (row-major): lanes are tokens, y is [panel][rows][2N].
 /// `operands` has room for the tokens as GEMM operands.
 template <Arithmetic kArithmetic>
@@ -194,15 +221,45 @@ class Walk {
 
   /// One head whose keys and values belong to the pixel: the frames themselves, or a per-pixel conditioning.
   void OwnHead(const PackedAttention& attention, bool conditioned, std::size_t head, Workspace& mine) {
+    const auto output = [&](std::size_t group) {
+      return HeadOutput<kArithmetic>{own_.attended.data(), OperandPanel(model_.inner), head * model_.head_dim,
+                                     shape_.groups, group};
+    };
+#if KINEOGRAPH_NATIVE_BF16
+    if constexpr (kArithmetic == Arithmetic::bf16) {
+      if (model_.head_dim % 2 == 0) return OwnHeadInPairs(attention, conditioned, head, output, mine);
+    }
+#endif
     const HeadBuffers h = ProjectHead(attention, conditioned, head, mine);
-    for (std::size_t g = 0; g < shape_.groups; ++g) {
-      const HeadOutput<kArithmetic> output{own_.attended.data(), OperandPanel(model_.inner), head * model_.head_dim,
-                                           shape_.groups, g};
+    for (std::size_t g = 0; g < shape_.groups; ++g)
       AttendHead(HeadRows{h.query, h.query_panel, shape_.groups, g}, call_.frames,
                  HeadRows{h.key, h.key_panel, shape_.groups, g}, HeadRows{h.value, h.key_panel, shape_.groups, g},
-                 h.keys, model_.head_dim, Scale(), mine.scores.data(), output);
-    }
+                 h.keys, model_.head_dim, Scale(), mine.scores.data(), output(g));
   }
+
+#if KINEOGRAPH_NATIVE_BF16
+  /// Queries and keys become pairs as soon as they are computed.
+  template <class OutputOf>
+  void OwnHeadInPairs(const PackedAttention& attention, bool conditioned, std::size_t head, const OutputOf& output,
+                      Workspace& mine) {
+    const std::size_t d = model_.head_dim, keys = conditioned ? call_.context_tokens : call_.frames;
+    const std::size_t key_panels = (keys * shape_.groups + 1) / 2;
+    const std::size_t pair_panel = d / 2 * kPanel, value_panel = d * kPanel;
+    float* const query = mine.qkv.data();
+    float* const key = query + shape_.panels() * pair_panel;
+    float* const value = key + key_panels * pair_panel;
+    float* const value_pairs = value + key_panels * value_panel;
+    Gemm<kArithmetic>(attention.query[head], own_.normed.data(), OperandPanel(model_.inner), {0, shape_.panels()},
+                      ToPairs{mine.block.data(), query, pair_panel, d, nullptr, 0});
+    Gemm<kArithmetic>(attention.kv[head], conditioned ? own_.context.data() : own_.normed.data(),
+                      OperandPanel(conditioned ? call_.context_dim : model_.inner), {0, key_panels},
+                      ToPairs{mine.block.data(), key, pair_panel, d, value, value_panel});
+    for (std::size_t g = 0; g < shape_.groups; ++g)
+      AttendHeadInPairs(HeadRows{query, pair_panel, shape_.groups, g}, call_.frames,
+                        HeadRows{key, pair_panel, shape_.groups, g}, HeadRows{value, value_panel, shape_.groups, g},
+                        keys, d, Scale(), value_pairs, mine.scores.data(), output(g));
+  }
+#endif
 
   /// One head whose keys and values are the video's: both products are GEMMs with packed keys and values, in f32.
   void SharedContextHead(std::size_t layer, std::size_t head, Workspace& mine) {
