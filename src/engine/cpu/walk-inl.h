@@ -64,7 +64,8 @@ struct ToPairs {
       for (std::size_t v = 0; v < kPanel; v += kLanes)
         hn::Store(PairOf(hn::Load(d, block + i * kPanel + v), hn::Load(d, block + (i + 1) * kPanel + v)), d, to + v);
     // A block may hold the last keys and the first values.
-    if (rows != nullptr && here < count) std::copy(block + here * kPanel, block + count * kPanel, rows + panel * row_floats);
+    if (rows != nullptr && here < count)
+      std::copy(block + here * kPanel, block + count * kPanel, rows + panel * row_floats);
   }
 };
 
