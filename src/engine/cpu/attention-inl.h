@@ -17,18 +17,6 @@ namespace kineograph::engine::cpu::HWY_NAMESPACE {
 inline constexpr std::size_t kQueryBlock = kMaxRows >= 14 ? 4 : 2;
 inline constexpr std::size_t kKeyBlock = 4;
 
-/// sum + a b, lane by lane; in bf16 a and b are pairs.
-template <Arithmetic kArithmetic>
-HWY_INLINE Vec MultiplyAdd(Vec a, Vec b, Vec sum) {
-#if KINEOGRAPH_NATIVE_BF16
-  if constexpr (kArithmetic == Arithmetic::bf16)
-    return Vec{_mm512_dpbf16_ps(sum.raw, reinterpret_cast<__m512bh>(a.raw), reinterpret_cast<__m512bh>(b.raw))};
-#endif
-  return hn::MulAdd(a, b, sum);
-}
-
-HWY_INLINE Vec PairOf(Vec low, Vec high) { return hn::BitCast(D(), Bf16Pair(low, high)); }
-
 /// Rows [row, row + head_dim) of a buffer [panel][channel][2N], by token of one group. In bf16 rows are pairs of
 /// channels, or tokens are pairs of tokens.
 struct HeadRows {

@@ -61,7 +61,8 @@ void clear(BackwardSums& sums, const Call& call, const Gradients& gradients) {
 
 /// Floats of every buffer of a tile, in the order of each_buffer.
 struct BufferSizes {
-  std::size_t layers, inner, last, keys, image, channels, projected, hidden, context, transposed, moments;
+  std::size_t layers, inner, last, keys, image, channels, projected, hidden, context, transposed, moments, operand,
+      paired;
 
   BufferSizes(const Call& call, const TrainedModel& trained, const TileShape& shape) {
     const PackedModel& model = *call.model;
@@ -82,6 +83,8 @@ struct BufferSizes {
     const std::size_t widest = std::max({model.inner, model.channels, trained.chunk});
     transposed = std::max(panels * round_up(widest, panel), context_panels * round_up(call.context_dim, panel)) * panel;
     moments = panels * 2 * panel;
+    const bool pairs = trained_arithmetic(model) == Arithmetic::bf16;
+    operand = paired = pairs ? key_panels * operand_panel(call, trained, shape.lanes) : 0;
   }
 
   /// visit(buffer, floats) for all but the blocks' inputs.
@@ -99,6 +102,8 @@ struct BufferSizes {
     for (auto* buffer : {&b.context, &b.d_context}) visit(*buffer, context);
     visit(b.transposed, transposed);
     visit(b.moments, moments);
+    visit(b.operand, operand);
+    visit(b.paired, paired);
   }
 
   std::size_t bytes() const {
@@ -275,7 +280,7 @@ BackwardPlan::BackwardPlan(const Weights& weights, const PackedModel& model, con
     : weights_(weights),
       model_(model),
       target_(target),
-      trained_(pack_trained(model.config, weights, target.max_rows)) {}
+      trained_(pack_trained(model.config, weights, trained_arithmetic(model), target.max_rows)) {}
 
 BackwardPlan::~BackwardPlan() = default;
 

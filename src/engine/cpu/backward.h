@@ -13,7 +13,7 @@
 
 namespace kineograph::engine::cpu {
 
-/// W for y = W x + b, and its transpose for d_x = W^T d_y; f32 in any compute dtype.
+/// W for y = W x + b, and its transpose for d_x = W^T d_y.
 struct TrainedLinear {
   PackedLinear forward, transposed;
 };
@@ -38,7 +38,8 @@ struct TrainedModel {
   std::vector<TrainedBlock> blocks;
 };
 
-TrainedModel pack_trained(const TransformerTemporalConfig& config, const Weights& weights, std::size_t max_rows);
+TrainedModel pack_trained(const TransformerTemporalConfig& config, const Weights& weights, Arithmetic arithmetic,
+                          std::size_t max_rows);
 
 /// Sums over tokens of a norm's output gradient d_n: `along` of d_n h with h the normalised input, `plain` of d_n.
 struct NormSums {
@@ -66,7 +67,23 @@ struct BackwardBuffers {
   Buffer<float> projected, hidden, d_hidden;
   Buffer<float> d_x, d_y, d_n, d_image;
   Buffer<float> context, d_context, transposed, moments;
+  Buffer<float> operand;  ///< of a product in bf16: pairs of channels [panel][channel pair][2N]
+  Buffer<float> paired;   ///< of a gradient in bf16: pairs of tokens [panel][row][N]
 };
+
+/// Words between two panels of BackwardBuffers::operand and ::paired: the widest rows there are.
+inline std::size_t operand_panel(const Call& call, const TrainedModel& trained, std::size_t lanes) {
+  const PackedModel& model = *call.model;
+  const std::size_t classes =
+      model.config.is_discrete() ? static_cast<std::size_t>(*model.config.num_vector_embeds) - 1 : 0;
+  const std::size_t widest = std::max({model.inner, model.channels, trained.chunk, call.context_dim, classes});
+  return pad_channels(widest) * lanes;
+}
+
+/// What training multiplies: bf16 pairs where the forward does, else f32, to which bf16 weights are widened.
+inline Arithmetic trained_arithmetic(const PackedModel& model) {
+  return model.arithmetic == Arithmetic::bf16 ? Arithmetic::bf16 : Arithmetic::f32;
+}
 
 struct BackwardCall {
   Call* call = nullptr;  ///< its group_ tables normalise without weight and bias; its output is the gradient's

@@ -38,9 +38,10 @@ TrainedChunk pack_chunk(const Block& block, bool gated, std::size_t first, std::
 
 }  // namespace
 
-TrainedModel pack_trained(const TransformerTemporalConfig& config, const Weights& weights, std::size_t max_rows) {
-  Slab slab(2 * packed_bytes(weights, Arithmetic::f32));
-  const PackOptions options{Arithmetic::f32, max_rows, &slab};
+TrainedModel pack_trained(const TransformerTemporalConfig& config, const Weights& weights, Arithmetic arithmetic,
+                          std::size_t max_rows) {
+  Slab slab(2 * packed_bytes(weights, arithmetic));
+  const PackOptions options{arithmetic, max_rows, &slab};
   TrainedModel model;
   model.gated = config.activation_fn == Activation::geglu || config.activation_fn == Activation::swiglu;
   model.hidden = 4 * static_cast<std::size_t>(config.inner_dim());

@@ -26,7 +26,9 @@ class BackwardTile {
         at_(buffers),
         video_(tile.first / call_.pixels),
         panels_(tile.shape.panels()),
-        inner_(model_.inner) {
+        inner_(model_.inner),
+        pairs_(trained_arithmetic(model_) == Arithmetic::bf16),
+        operand_panel_(operand_panel(call_, trained_, kLanes)) {
     Call other = {};
     other.model = call_.model;
     other.frames = call_.frames;
@@ -74,18 +76,55 @@ class BackwardTile {
     });
   }
 
+  /// What products take: f32 rows as they are, or rounded to bf16 pairs.
+  struct Operand {
+    const std::uint32_t* words;
+    std::size_t panel;
+  };
+
+  /// Rows of a range of panels, until the next operand of that range.
+  Operand AsOperand(const Rows& x, std::size_t channels, PanelRange range) {
+    if (!pairs_) return {x.words(), x.panel};
+    const D d;
+    for (std::size_t panel = range.begin; panel < range.end; ++panel) {
+      const float* from = x(panel);
+      float* to = at_.operand.data() + panel * operand_panel_;
+      for (std::size_t c = 0; c < channels; c += 2, from += 2 * kPanel, to += kPanel)
+        for (std::size_t v = 0; v < kPanel; v += kLanes)
+          hn::Store(PairOf(hn::Load(d, from + v), hn::Load(d, from + kPanel + v)), d, to + v);
+    }
+    return {reinterpret_cast<const std::uint32_t*>(at_.operand.data()), operand_panel_};
+  }
+
+  /// body<arithmetic of the products>()
+  template <class Body>
+  void InArithmetic(Body&& body) {
+#if KINEOGRAPH_NATIVE_BF16
+    if (pairs_) return body.template operator()<Arithmetic::bf16>();
+#endif
+    body.template operator()<Arithmetic::f32>();
+  }
+
   template <Sum kMode>
   void Product(const PackedLinear& linear, const Rows& x, const Rows& y, std::size_t panels) {
     Panels(panels, [&](PanelRange range, Workspace&) { ProductOf<kMode>(linear, x, y, range); });
   }
   template <Sum kMode>
-  static void ProductOf(const PackedLinear& linear, const Rows& x, const Rows& y, PanelRange range) {
-    Gemm<Arithmetic::f32>(linear, x.words(), x.panel, range, ToRows<kMode>{y.data, y.panel});
+  void ProductOf(const PackedLinear& linear, const Rows& x, const Rows& y, PanelRange range) {
+    ProductOf<kMode>(linear, AsOperand(x, linear.cols, range), y, range);
+  }
+  template <Sum kMode>
+  void ProductOf(const PackedLinear& linear, const Operand& x, const Rows& y, PanelRange range) {
+    InArithmetic([&]<Arithmetic kArithmetic>() {
+      Gemm<kArithmetic>(linear, x.words, x.panel, range, ToRows<kMode>{y.data, y.panel});
+    });
   }
 
   /// at_.transposed = x, for AddOuter: a range of its panels, or all.
   void Transpose(const Rows& x, std::size_t channels, std::size_t panels, PanelRange range) {
-    TransposePanels(x.data, x.panel, channels, range, panels, at_.transposed.data());
+    InArithmetic([&]<Arithmetic kArithmetic>() {
+      TransposePanels<kArithmetic>(x.data, x.panel, channels, range, panels, at_.transposed.data());
+    });
   }
   void Transpose(const Rows& x, std::size_t channels, std::size_t panels) {
     Panels(panels, [&](PanelRange range, Workspace&) { Transpose(x, channels, panels, range); });
@@ -105,15 +144,31 @@ class BackwardTile {
     return {Floats(to.weight), channels, Floats(to.bias), d_y};
   }
 
+  /// Rows [begin, end) of a weight's gradient; in bf16 by way of those rows of at_.paired.
+  void AddWeight(const LinearGradient& to, std::size_t begin, std::size_t end, std::size_t channels,
+                 std::size_t panels) {
+    InArithmetic([&]<Arithmetic kArithmetic>() {
+      const float* d_y = to.d_y.data;
+      std::size_t d_y_panel = to.d_y.panel;
+      if constexpr (kArithmetic == Arithmetic::bf16) {
+        PairTokens<kArithmetic>(d_y, d_y_panel, begin, end, panels, at_.paired.data(), operand_panel_);
+        d_y = at_.paired.data();
+        d_y_panel = operand_panel_;
+      }
+      AddOuter<kArithmetic>(d_y, d_y_panel, begin, end, at_.transposed.data(), channels, panels, to.weight, to.stride);
+    });
+  }
+
   /// Adds to the gradients of layers that share the x in at_.transposed.
   void AddGradients(std::initializer_list<LinearGradient> layers, std::size_t rows, std::size_t channels,
                     std::size_t panels) {
     if (std::none_of(layers.begin(), layers.end(), [](const LinearGradient& to) { return to.weight || to.bias; }))
       return;
     RowRanges(rows, [&](std::size_t begin, std::size_t end) {
-      for (const LinearGradient& to : layers)
-        AddOuter(to.d_y.data, to.d_y.panel, begin, end, at_.transposed.data(), channels, panels, to.weight, to.stride,
-                 to.bias);
+      for (const LinearGradient& to : layers) {
+        if (to.weight != nullptr) AddWeight(to, begin, end, channels, panels);
+        if (to.bias != nullptr) AddSums(to.d_y.data, to.d_y.panel, begin, end, panels, to.bias);
+      }
     });
   }
 
@@ -143,6 +198,8 @@ class BackwardTile {
   Team& team_;
   BackwardBuffers& at_;
   std::size_t video_, panels_, inner_;
+  bool pairs_;  ///< products are of bf16 pairs
+  std::size_t operand_panel_;
   std::vector<PixelGroup> groups_, d_groups_;
 };
 

@@ -1,5 +1,5 @@
 // A tile's walk forward through all layers, keeping what the way back needs, and back, adding to the gradients.
-// All in f32, whatever the forward of the model computes in.
+// Products are of bf16 pairs where the forward's are; everything else is f32.
 #if defined(KINEOGRAPH_CPU_BACKWARD_WALK_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KINEOGRAPH_CPU_BACKWARD_WALK_INL_H_
 #undef KINEOGRAPH_CPU_BACKWARD_WALK_INL_H_
@@ -304,17 +304,19 @@ class BackwardWalk : public BackwardTile {
     const bool conditioned = Conditioned(which);
     Panels(panels_, [&](PanelRange range, Workspace&) {
       Normalise(layer, which, from, n, range);
-      ProductOf<Sum::store>(block.q[which].forward, n, q, range);
+      const Operand operand = AsOperand(n, pad_channels(inner_), range);
+      ProductOf<Sum::store>(block.q[which].forward, operand, q, range);
       if (conditioned) return;
-      ProductOf<Sum::store>(block.k[which].forward, n, k, range);
-      ProductOf<Sum::store>(block.v[which].forward, n, v, range);
+      ProductOf<Sum::store>(block.k[which].forward, operand, k, range);
+      ProductOf<Sum::store>(block.v[which].forward, operand, v, range);
     });
     if (conditioned) {
       GatherContext();
       const Rows context = Over(at_.context, call_.context_dim);
       Panels(KeyPanels(which), [&](PanelRange range, Workspace&) {
-        ProductOf<Sum::store>(block.k[which].forward, context, k, range);
-        ProductOf<Sum::store>(block.v[which].forward, context, v, range);
+        const Operand operand = AsOperand(context, pad_channels(call_.context_dim), range);
+        ProductOf<Sum::store>(block.k[which].forward, operand, k, range);
+        ProductOf<Sum::store>(block.v[which].forward, operand, v, range);
       });
     }
     team_.for_ranges(model_.heads, [&](std::size_t begin, std::size_t end, Workspace& mine) {
@@ -478,8 +480,8 @@ class BackwardWalk : public BackwardTile {
   }
 
   /// The first chunk's products are stored, the others' added.
-  static void ProductPart(const PackedLinear& linear, const TrainedChunk& chunk, const Rows& x, const Rows& y,
-                          PanelRange range) {
+  void ProductPart(const PackedLinear& linear, const TrainedChunk& chunk, const Rows& x, const Rows& y,
+                   PanelRange range) {
     if (chunk.first == 0)
       ProductOf<Sum::store>(linear, x, y, range);
     else

@@ -85,6 +85,26 @@ HWY_INLINE void StoreOperandPair(Vec even, Vec odd, std::uint32_t* HWY_RESTRICT 
   }
 }
 
+/// sum + a b, lane by lane; in bf16 the lanes of a and b are pairs.
+template <Arithmetic kArithmetic>
+HWY_INLINE Vec MultiplyAdd(Vec a, Vec b, Vec sum) {
+#if KINEOGRAPH_NATIVE_BF16
+  if constexpr (kArithmetic == Arithmetic::bf16)
+    return Vec{_mm512_dpbf16_ps(sum.raw, reinterpret_cast<__m512bh>(a.raw), reinterpret_cast<__m512bh>(b.raw))};
+#endif
+  return hn::MulAdd(a, b, sum);
+}
+
+/// Pairs in the lanes of a vector that only MultiplyAdd and the like may read.
+HWY_INLINE Vec PairOf(Vec low, Vec high) { return hn::BitCast(D(), Bf16Pair(low, high)); }
+
+#if KINEOGRAPH_NATIVE_BF16
+/// The pairs of neighbours in 2N floats: low[0] with low[1], ..., high[N - 2] with high[N - 1].
+HWY_INLINE Vec NeighboursOf(Vec low, Vec high) {
+  return hn::BitCast(D(), hn::Vec<DU>{reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high.raw, low.raw))});
+}
+#endif
+
 /// Words of one channel pair in a panel of operands.
 template <Arithmetic kArithmetic>
 inline constexpr std::size_t kPairWords = kArithmetic == Arithmetic::bf16 ? kPanel : 2 * kPanel;
