@@ -75,6 +75,14 @@ struct Tile {
   TileShape shape;
 };
 
+/// Where a walk learns which tile its thread takes next. Asked late: a tile that is spoken for waits for its thread.
+class TileSource {
+ public:
+  virtual ~TileSource() = default;
+  /// Null when there is none that the thread walks alone.
+  virtual const Tile* next() = 0;
+};
+
 /// Memory of one thread, reused from tile to tile. Sizes are for the largest tile of a call.
 struct Workspace {
   // Of the tile, shared by the threads that work on it.

@@ -88,6 +88,37 @@ class Tiling {
   std::size_t segments_, segment_pixels_, per_segment_;
 };
 
+/// The tiles of one thread, out of a counter that all threads share.
+class OwnTiles : public TileSource {
+ public:
+  OwnTiles(const Tiling& tiles, std::size_t alone, std::atomic<std::size_t>& counter)
+      : tiles_(tiles), alone_(alone), counter_(counter) {}
+  const Tile* next() override {
+    claim();
+    if (index_ >= alone_) return nullptr;
+    tile_ = tiles_[index_];
+    return &tile_;
+  }
+  /// The next one's index; none if it is not below tiles.size().
+  std::size_t take() {
+    claim();
+    claimed_ = false;
+    return index_;
+  }
+
+ private:
+  void claim() {
+    if (!claimed_) index_ = counter_++;
+    claimed_ = true;
+  }
+  const Tiling& tiles_;
+  std::size_t alone_;
+  std::atomic<std::size_t>& counter_;
+  bool claimed_ = false;
+  std::size_t index_ = 0;
+  Tile tile_;
+};
+
 }  // namespace
 
 std::unique_ptr<Workspace> WorkspacePool::acquire(const WorkspaceSizes& sizes) {
@@ -177,19 +208,16 @@ void walk_tiles(const Call& call, const Target& target, Arithmetic arithmetic, c
   const Tiling tiles(call, shape);
   const auto workers = static_cast<std::size_t>(threads);
   const std::size_t alone = workers == 1 ? tiles.size() : tiles.size() / workers * workers;
-  std::atomic<std::size_t> next{0};
+  std::atomic<std::size_t> counter{0};
   const auto work = [&](std::size_t) {
     const Borrowed own(pool, sizes);
-    std::size_t gathered = tiles.size();  // the tile whose input is there already
-    for (std::size_t i = next++; i < tiles.size(); i = next++) {
+    OwnTiles mine(tiles, alone, counter);
+    bool gathered = false;
+    for (std::size_t i = mine.take(); i < tiles.size(); i = mine.take()) {
       const Tile tile = tiles[i];
       if (i < alone) {
-        // Threads take turns, most of the time: what comes next is a guess.
-        const std::size_t then = i + workers;
-        Tile guess;
-        if (then < alone) guess = tiles[then];
         Solo team(*own);
-        gathered = walk(call, tile, i == gathered, then < alone ? &guess : nullptr, team, *own) ? then : tiles.size();
+        gathered = walk(call, tile, gathered, &mine, team, *own);
       } else {
         Together team(threads, sizes, pool);
         walk(call, tile, false, nullptr, team, *own);

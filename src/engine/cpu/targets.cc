@@ -20,7 +20,7 @@ void WalkBackward(const BackwardCall& backward, const Tile& tile, Team& team, Ba
 std::size_t BackwardScratch(std::size_t queries, std::size_t keys);
 
 template <Arithmetic kArithmetic>
-bool WalkTile(const Call& call, const Tile& tile, bool gathered, const Tile* next, Team& team, Workspace& workspace) {
+bool WalkTile(const Call& call, const Tile& tile, bool gathered, TileSource* next, Team& team, Workspace& workspace) {
   return Walk<kArithmetic>(call, tile, team, workspace).Run(gathered, next);
 }
 

@@ -34,9 +34,10 @@ struct Target {
   std::size_t lanes = 0;     ///< N
   std::size_t max_rows = 0;  ///< of a micro-kernel
   bool native_bf16 = false;
-  /// Walks one tile. `gathered`: the workspace holds its input, since the walk before was told that it is next and
-  /// returned true. Indexed by Arithmetic; null for bf16 without native dot products.
-  bool (*walk[3])(const Call&, const Tile&, bool gathered, const Tile* next, Team&, Workspace&) = {};
+  /// Walks one tile. `gathered`: the workspace holds its input already, since the walk before returned true. Returns
+  /// whether this one leaves the input of next->next(), unless null. Indexed by Arithmetic; null for bf16 without
+  /// native dot products.
+  bool (*walk[3])(const Call&, const Tile&, bool gathered, TileSource* next, Team&, Workspace&) = {};
   /// y = linear(tokens): see ProjectTokens. Indexed like walk.
   void (*project_tokens[3])(const PackedLinear&, const float* tokens, std::size_t count, std::size_t dim,
                             std::uint32_t* operands, float* y) = {};

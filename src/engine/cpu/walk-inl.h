@@ -101,8 +101,8 @@ class Walk {
   }
 
   /// `gathered`: the walk of another tile has left this one's normalised input in the workspace. Returns whether this
-  /// one leaves that of `next`, unless null.
-  bool Run(bool gathered, const Tile* next) {
+  /// one leaves that of the next.
+  bool Run(bool gathered, TileSource* source) {
     if (model_.config.is_discrete())
       Embed();
     else
@@ -115,7 +115,7 @@ class Walk {
     if (model_.config.is_discrete())
       Classify();
     else
-      return ProjectOut(next);
+      return ProjectOut(source);
     return false;
   }
 
@@ -436,7 +436,8 @@ class Walk {
     });
   }
 
-  bool ProjectOut(const Tile* next) {
+  bool ProjectOut(TileSource* source) {
+    const Tile* const next = source == nullptr ? nullptr : source->next();
     bool gathers = false;
     DispatchPixels(call_.input.dtype, [&]<class In>(In) {
       DispatchPixels(call_.output.dtype, [&]<class Out>(Out) {
