@@ -164,17 +164,11 @@ inline void AttendHead(const HeadRows& query, std::size_t queries, const HeadRow
   }
 }
 
-#if KINEOGRAPH_NATIVE_BF16
-/// Floats that the values of one head take as pairs of tokens.
-inline std::size_t ValuePairFloats(std::size_t keys, std::size_t head_dim) {
-  return round_up(keys, 4) / 4 * head_dim * kPanel;
-}
-
 /// Queries whose scores are all there before values are read: keys, then values, stay in the L1 cache meanwhile.
 inline constexpr std::size_t kQueryGroup = 4 * kQueryBlock;
 
-/// The same with dot products of bf16 pairs: queries and keys are pairs of channels, head_dim is even. `value_pairs`:
-/// ValuePairFloats; scores: kQueryGroup * keys * N floats.
+/// The same with dot products of bf16 pairs: queries and keys are pairs of channels, head_dim is even. Room for
+/// scores, kQueryGroup * keys * N floats, and for the values as pairs of tokens: see workspace_sizes.
 template <class Output>
 inline void AttendHeadInPairs(const HeadRows& query, std::size_t queries, const HeadRows& key, const HeadRows& value,
                               std::size_t keys, std::size_t head_dim, float scale, float* HWY_RESTRICT value_pairs,
@@ -207,7 +201,6 @@ inline void AttendHeadInPairs(const HeadRows& query, std::size_t queries, const 
       WeightedHead<Arithmetic::bf16>(row_of(q), keys, values, pairs, head_dim, q, queries, output);
   }
 }
-#endif
 
 }  // namespace kineograph::engine::cpu::HWY_NAMESPACE
 KINEOGRAPH_AFTER_NAMESPACE

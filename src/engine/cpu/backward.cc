@@ -69,14 +69,12 @@ struct BufferSizes {
     const std::size_t panel = 2 * shape.lanes, panels = shape.panels();
     const std::size_t context_panels = (call.context_tokens * shape.groups + 1) / 2;
     const std::size_t key_panels = std::max(panels, context_panels);
-    const std::size_t classes =
-        model.config.is_discrete() ? static_cast<std::size_t>(*model.config.num_vector_embeds) - 1 : 0;
     layers = model.blocks.size();
     inner = panels * pad_channels(model.inner) * panel;
     last = model.config.is_discrete() ? inner : 0;
     keys = key_panels * pad_channels(model.inner) * panel;
     channels = panels * pad_channels(model.channels) * panel;
-    image = std::max(channels, panels * pad_channels(classes) * panel);
+    image = std::max(channels, panels * pad_channels(model.classes()) * panel);
     hidden = panels * trained.chunk * panel;
     projected = hidden * (trained.gated ? 2 : 1);
     context = context_panels * pad_channels(call.context_dim) * panel;

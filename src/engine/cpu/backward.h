@@ -74,9 +74,7 @@ struct BackwardBuffers {
 /// Words between two panels of BackwardBuffers::operand and ::paired: the widest rows there are.
 inline std::size_t operand_panel(const Call& call, const TrainedModel& trained, std::size_t lanes) {
   const PackedModel& model = *call.model;
-  const std::size_t classes =
-      model.config.is_discrete() ? static_cast<std::size_t>(*model.config.num_vector_embeds) - 1 : 0;
-  const std::size_t widest = std::max({model.inner, model.channels, trained.chunk, call.context_dim, classes});
+  const std::size_t widest = std::max({model.inner, model.channels, trained.chunk, call.context_dim, model.classes()});
   return pad_channels(widest) * lanes;
 }
 

@@ -85,15 +85,10 @@ class BackwardTile {
   /// Rows of a range of panels, until the next operand of that range.
   Operand AsOperand(const Rows& x, std::size_t channels, PanelRange range) {
     if (!pairs_) return {x.words(), x.panel};
-    const D d;
-    for (std::size_t panel = range.begin; panel < range.end; ++panel) {
-      const float* from = x(panel);
-      float* to = at_.operand.data() + panel * operand_panel_;
-      for (std::size_t c = 0; c < channels; c += 2, from += 2 * kPanel, to += kPanel)
-        for (std::size_t v = 0; v < kPanel; v += kLanes)
-          hn::Store(PairOf(hn::Load(d, from + v), hn::Load(d, from + kPanel + v)), d, to + v);
-    }
-    return {reinterpret_cast<const std::uint32_t*>(at_.operand.data()), operand_panel_};
+    auto* const operand = reinterpret_cast<std::uint32_t*>(at_.operand.data());
+    for (std::size_t panel = range.begin; panel < range.end; ++panel)
+      PairRows(x(panel), channels, operand + panel * operand_panel_);
+    return {operand, operand_panel_};
   }
 
   /// body<arithmetic of the products>()

@@ -639,7 +639,7 @@ class BackwardWalk : public BackwardTile {
     });
   }
 
-  std::size_t Classes() const { return static_cast<std::size_t>(*model_.config.num_vector_embeds) - 1; }
+  std::size_t Classes() const { return model_.classes(); }
 
   /// norm_out and out: logits in at_.d_image.
   Rows Logits() {

@@ -90,6 +90,10 @@ struct PackedModel {
   // Discrete input.
   Buffer<float> latent_emb, latent_height_emb, latent_width_emb, norm_out_scale, norm_out_shift;
   PackedLinear out;
+  /// What a discrete model tells apart; 0 for another one.
+  std::size_t classes() const {
+    return config.is_discrete() ? static_cast<std::size_t>(*config.num_vector_embeds) - 1 : 0;
+  }
 };
 
 /// Extents of one tile.

@@ -98,6 +98,14 @@ HWY_INLINE Vec MultiplyAdd(Vec a, Vec b, Vec sum) {
 /// Pairs in the lanes of a vector that only MultiplyAdd and the like may read.
 HWY_INLINE Vec PairOf(Vec low, Vec high) { return hn::BitCast(D(), Bf16Pair(low, high)); }
 
+/// Rows of f32 [count][2N], count even, as pairs of rows [count / 2][2N].
+HWY_INLINE void PairRows(const float* HWY_RESTRICT rows, std::size_t count, std::uint32_t* HWY_RESTRICT pairs) {
+  const D d;
+  for (std::size_t i = 0; i < count; i += 2, rows += 2 * kPanel, pairs += kPanel)
+    for (std::size_t v = 0; v < kPanel; v += kLanes)
+      hn::Store(Bf16Pair(hn::Load(d, rows + v), hn::Load(d, rows + kPanel + v)), DU(), pairs + v);
+}
+
 #if KINEOGRAPH_NATIVE_BF16
 /// The pairs of neighbours in 2N floats: low[0] with low[1], ..., high[N - 2] with high[N - 1].
 HWY_INLINE Vec NeighboursOf(Vec low, Vec high) {

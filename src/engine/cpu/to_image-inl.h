@@ -14,16 +14,31 @@
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
+/// A block's pixels on their way to the image.
+template <class T>
+struct Leaving {
+  const T* from = nullptr;  ///< [rows][2N]
+  T* to[2] = {};            ///< where its two vectors go, to_step between rows
+  std::ptrdiff_t to_step = 0;
+  std::size_t rows = 0;
+  HWY_INLINE void DeliverRow() {
+    for (std::size_t slot = 0; slot < 2; ++slot) CopyPixels(from + slot * kLanes, to[slot]);
+    Skip(1);
+  }
+  HWY_INLINE void Skip(std::size_t count) {
+    from += count * kPanel;
+    for (T*& t : to) t += static_cast<std::ptrdiff_t>(count) * to_step;
+    rows -= count;
+  }
+};
+
 /// Beside reading ahead, a kernel hands the pixels of the block before it to the image, row by row: all at once they
 /// would fill the buffers of stores and stall.
 template <class T>
 struct Delivery : ReadAhead {
   const char* arriving[2] = {};  ///< lines of the next tile, for the L2 cache
   std::ptrdiff_t arriving_step = 0;
-  const T* from = nullptr;  ///< [rows][2N]
-  T* to[2] = {};            ///< where its two vectors go, to_step between rows
-  std::ptrdiff_t to_step = 0;
-  std::size_t rows = 0;
+  Leaving<T> leaving;
 
   HWY_INLINE void Step() {
     ReadAhead::Step();
@@ -31,15 +46,7 @@ struct Delivery : ReadAhead {
       __builtin_prefetch(arriving[slot], 0, 2);
       arriving[slot] += arriving_step;
     }
-    if (rows != 0) Deliver();
-  }
-  HWY_INLINE void Deliver() {
-    for (std::size_t slot = 0; slot < 2; ++slot) {
-      CopyPixels(from + slot * kLanes, to[slot]);
-      to[slot] += to_step;
-    }
-    from += kPanel;
-    --rows;
+    if (leaving.rows != 0) leaving.DeliverRow();
   }
 };
 
@@ -77,10 +84,8 @@ class ToImage {
   static constexpr bool kDelivers = std::is_same_v<In, Out> && !std::is_same_v<Out, f16>;
   using Side = std::conditional_t<kDelivers, Delivery<Out>, ReadAhead>;
   static constexpr Sum kSum = Sum::store;
-  /// Floats of `memory`: a block's sums, and pixels that leave.
-  static constexpr std::size_t kFloats = 2 * kMaxRows * kPanel;
 
-  /// `steps`: how often a kernel calls Side::Step.
+  /// `steps`: how often a kernel calls Side::Step. `memory`: room for the sums and the pixels of a block.
   ToImage(const Call& call, const PixelGroup* groups, const TileShape& shape, const NextTile& next, std::size_t steps,
           float* memory)
       : call_(call),
@@ -89,7 +94,7 @@ class ToImage {
         next_(next),
         steps_(steps),
         block_(memory),
-        leaving_(reinterpret_cast<Out*>(memory + kMaxRows * kPanel)) {
+        pixels_(reinterpret_cast<Out*>(memory + kMaxRows * kPanel)) {
     regular_ = kDelivers && shape.vectors() % 2 == 0;
     for (std::size_t g = 0; g < shape.groups; ++g) regular_ = regular_ && groups[g].whole;
   }
@@ -100,16 +105,12 @@ class ToImage {
       side.step[2 + slot] = call_.input.stride_c * static_cast<std::ptrdiff_t>(sizeof(In));
     }
     if constexpr (kDelivers) {
-      for (std::size_t slot = 0; slot < 2; ++slot) {
+      for (std::size_t slot = 0; slot < 2; ++slot)
         side.arriving[slot] = next_.groups == nullptr
                                   ? side.line[2 + slot]
                                   : reinterpret_cast<const char*>(InputAt(next_.groups, panel, slot, row));
-        side.to[slot] = left_.to[slot];
-      }
       side.arriving_step = side.step[2];
-      side.from = left_.from;
-      side.to_step = left_.to_step;
-      side.rows = left_.rows;
+      side.leaving = left_;
     }
   }
 
@@ -149,7 +150,7 @@ class ToImage {
 
   /// A block's pixels, for the next kernel to deliver.
   HWY_INLINE void Leave(std::size_t row, std::size_t channels, std::size_t panel) {
-    left_.from = leaving_;
+    left_.from = pixels_;
     left_.rows = channels;
     left_.to_step = call_.output.stride_c;
     for (std::size_t slot = 0; slot < 2; ++slot) {
@@ -160,16 +161,14 @@ class ToImage {
                        static_cast<std::int64_t>(row) * call_.output.stride_c;
       for (std::size_t i = 0; i < channels; ++i, in += call_.input.stride_c) {
         const std::size_t at = i * kPanel + slot * kLanes;
-        StorePixels(hn::Add(hn::Load(D(), block_ + at), LoadPixels(in)), leaving_ + at);
+        StorePixels(hn::Add(hn::Load(D(), block_ + at), LoadPixels(in)), pixels_ + at);
       }
     }
   }
 
   void DeliverRest(std::size_t done) {
-    left_.from += done * kPanel;
-    for (Out*& to : left_.to) to += static_cast<std::ptrdiff_t>(done) * left_.to_step;
-    left_.rows -= done;
-    while (left_.rows != 0) left_.Deliver();
+    left_.Skip(done);
+    while (left_.rows != 0) left_.DeliverRow();
   }
 
   const Call& call_;
@@ -178,9 +177,9 @@ class ToImage {
   NextTile next_;
   std::size_t steps_;
   float* block_;
-  Out* leaving_;
+  Out* pixels_;   ///< that leave
   bool regular_;  ///< whole vectors only
-  Delivery<Out> left_;
+  Leaving<Out> left_;
 };
 
 }  // namespace kineograph::engine::cpu::HWY_NAMESPACE

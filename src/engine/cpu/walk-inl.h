@@ -56,13 +56,9 @@ struct ToPairs {
     return row < paired ? block : rows + panel * row_floats + (row - paired) * kPanel;
   }
   HWY_INLINE void After(std::size_t row, std::size_t count, std::size_t panel) const {
-    const D d;
     if (row >= paired) return;
     const std::size_t here = std::min(count, paired - row);
-    float* to = pairs + panel * pair_floats + row / 2 * kPanel;
-    for (std::size_t i = 0; i < here; i += 2, to += kPanel)
-      for (std::size_t v = 0; v < kPanel; v += kLanes)
-        hn::Store(PairOf(hn::Load(d, block + i * kPanel + v), hn::Load(d, block + (i + 1) * kPanel + v)), d, to + v);
+    PairRows(block, here, reinterpret_cast<std::uint32_t*>(pairs + panel * pair_floats + row / 2 * kPanel));
     // A block may hold the last keys and the first values.
     if (rows != nullptr && here < count)
       std::copy(block + here * kPanel, block + count * kPanel, rows + panel * row_floats);
@@ -226,11 +222,9 @@ class Walk {
       return HeadOutput<kArithmetic>{own_.attended.data(), OperandPanel(model_.inner), head * model_.head_dim,
                                      shape_.groups, group};
     };
-#if KINEOGRAPH_NATIVE_BF16
     if constexpr (kArithmetic == Arithmetic::bf16) {
       if (model_.head_dim % 2 == 0) return OwnHeadInPairs(attention, conditioned, head, output, mine);
     }
-#endif
     const HeadBuffers h = ProjectHead(attention, conditioned, head, mine);
     for (std::size_t g = 0; g < shape_.groups; ++g)
       AttendHead(HeadRows{h.query, h.query_panel, shape_.groups, g}, call_.frames,
@@ -238,7 +232,6 @@ class Walk {
                  h.keys, model_.head_dim, Scale(), mine.scores.data(), output(g));
   }
 
-#if KINEOGRAPH_NATIVE_BF16
   /// Queries and keys become pairs as soon as they are computed.
   template <class OutputOf>
   void OwnHeadInPairs(const PackedAttention& attention, bool conditioned, std::size_t head, const OutputOf& output,
@@ -260,7 +253,6 @@ class Walk {
                         HeadRows{key, pair_panel, shape_.groups, g}, HeadRows{value, value_panel, shape_.groups, g},
                         keys, d, Scale(), value_pairs, mine.scores.data(), output(g));
   }
-#endif
 
   /// One head whose keys and values are the video's: both products are GEMMs with packed keys and values, in f32.
   void SharedContextHead(std::size_t layer, std::size_t head, Workspace& mine) {
@@ -466,14 +458,8 @@ class Walk {
 
   /// The residual stream as bf16 operands, in the memory that attention no longer needs.
   void RoundResidual(PanelRange panels) {
-    for (std::size_t panel = panels.begin; panel < panels.end; ++panel) {
-      std::uint32_t* row = own_.attended.data() + panel * OperandPanel(model_.inner);
-      for (std::size_t c = 0; c < InnerRows(); c += 2, row += kPanel)
-        for (std::size_t lane = 0; lane < kPanel; lane += kLanes)
-          hn::Store(
-              Bf16Pair(hn::Load(D(), X(panel) + c * kPanel + lane), hn::Load(D(), X(panel) + (c + 1) * kPanel + lane)),
-              DU(), row + lane);
-    }
+    for (std::size_t panel = panels.begin; panel < panels.end; ++panel)
+      PairRows(X(panel), InnerRows(), own_.attended.data() + panel * OperandPanel(model_.inner));
   }
 
   /// Discrete input: class embedding + row embedding + column embedding -> x.
@@ -504,7 +490,7 @@ class Walk {
 
   /// norm_out, out and log_softmax over the classes, panel by panel.
   void Classify() {
-    const std::size_t classes = static_cast<std::size_t>(*model_.config.num_vector_embeds) - 1;
+    const std::size_t classes = model_.classes();
     Panels([&](PanelRange panels, Workspace& mine) {
       for (std::size_t panel = panels.begin; panel < panels.end; ++panel) {
         LayerNormPanel<kArithmetic>(X(panel), model_.inner, 1e-5f, model_.norm_out_scale.data(),
