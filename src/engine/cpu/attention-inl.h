@@ -62,7 +62,7 @@ struct HeadOutput {
     std::uint32_t* panel = data + v / 2 * panel_words;
     const std::size_t lane = v % 2 * kLanes;
     const std::size_t row = first_row + e;
-    if constexpr (kArithmetic != Arithmetic::bf16) {
+    if constexpr (!is_paired(kArithmetic)) {
       KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kCount; ++i)
           hn::Store(value[i], D(), reinterpret_cast<float*>(panel) + (row + i) * kPanel + lane);
     } else if (kCount % 2 == 0 && row % 2 == 0) {

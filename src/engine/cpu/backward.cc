@@ -81,7 +81,7 @@ struct BufferSizes {
     const std::size_t widest = std::max({model.inner, model.channels, trained.chunk});
     transposed = std::max(panels * round_up(widest, panel), context_panels * round_up(call.context_dim, panel)) * panel;
     moments = panels * 2 * panel;
-    const bool pairs = trained_arithmetic(model) == Arithmetic::bf16;
+    const bool pairs = is_paired(trained_arithmetic(model));
     operand = paired = pairs ? key_panels * operand_panel(call, trained, shape.lanes) : 0;
   }
 

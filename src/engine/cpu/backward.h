@@ -80,7 +80,7 @@ inline std::size_t operand_panel(const Call& call, const TrainedModel& trained, 
 
 /// What training multiplies: bf16 pairs where the forward does, else f32, to which bf16 weights are widened.
 inline Arithmetic trained_arithmetic(const PackedModel& model) {
-  return model.arithmetic == Arithmetic::bf16 ? Arithmetic::bf16 : Arithmetic::f32;
+  return is_paired(model.arithmetic) ? model.arithmetic : Arithmetic::f32;
 }
 
 struct BackwardCall {

@@ -27,7 +27,7 @@ class BackwardTile {
         video_(tile.first / call_.pixels),
         panels_(tile.shape.panels()),
         inner_(model_.inner),
-        pairs_(trained_arithmetic(model_) == Arithmetic::bf16),
+        arithmetic_(trained_arithmetic(model_)),
         operand_panel_(operand_panel(call_, trained_, kLanes)) {
     Call other = {};
     other.model = call_.model;
@@ -71,8 +71,9 @@ class BackwardTile {
   /// Cuts [0, count) rows among threads at multiples of the largest kernel.
   template <class Work>
   void RowRanges(std::size_t count, Work&& work) {
-    team_.for_ranges((count + kMaxRows - 1) / kMaxRows, [&](std::size_t begin, std::size_t end, Workspace&) {
-      work(begin * kMaxRows, std::min(count, end * kMaxRows));
+    const std::size_t rows = arithmetic_ == Arithmetic::bf16_tiles ? kTileBlockRows : kMaxRows;
+    team_.for_ranges((count + rows - 1) / rows, [&](std::size_t begin, std::size_t end, Workspace&) {
+      work(begin * rows, std::min(count, end * rows));
     });
   }
 
@@ -84,7 +85,7 @@ class BackwardTile {
 
   /// Rows of a range of panels, until the next operand of that range.
   Operand AsOperand(const Rows& x, std::size_t channels, PanelRange range) {
-    if (!pairs_) return {x.words(), x.panel};
+    if (!is_paired(arithmetic_)) return {x.words(), x.panel};
     auto* const operand = reinterpret_cast<std::uint32_t*>(at_.operand.data());
     for (std::size_t panel = range.begin; panel < range.end; ++panel)
       PairRows(x(panel), channels, operand + panel * operand_panel_);
@@ -95,7 +96,8 @@ class BackwardTile {
   template <class Body>
   void InArithmetic(Body&& body) {
 #if KINEOGRAPH_NATIVE_BF16
-    if (pairs_) return body.template operator()<Arithmetic::bf16>();
+    if (arithmetic_ == Arithmetic::bf16_tiles) return body.template operator()<Arithmetic::bf16_tiles>();
+    if (arithmetic_ == Arithmetic::bf16) return body.template operator()<Arithmetic::bf16>();
 #endif
     body.template operator()<Arithmetic::f32>();
   }
@@ -145,7 +147,7 @@ class BackwardTile {
     InArithmetic([&]<Arithmetic kArithmetic>() {
       const float* d_y = to.d_y.data;
       std::size_t d_y_panel = to.d_y.panel;
-      if constexpr (kArithmetic == Arithmetic::bf16) {
+      if constexpr (is_paired(kArithmetic)) {
         PairTokens<kArithmetic>(d_y, d_y_panel, begin, end, panels, at_.paired.data(), operand_panel_);
         d_y = at_.paired.data();
         d_y_panel = operand_panel_;
@@ -193,7 +195,7 @@ class BackwardTile {
   Team& team_;
   BackwardBuffers& at_;
   std::size_t video_, panels_, inner_;
-  bool pairs_;  ///< products are of bf16 pairs
+  Arithmetic arithmetic_;  ///< of products
   std::size_t operand_panel_;
   std::vector<PixelGroup> groups_, d_groups_;
 };

@@ -61,7 +61,7 @@ class BackwardWalk : public BackwardTile {
     const Rows image = Over(at_.image, model_.channels);
     Panels(panels_, [&](PanelRange range, Workspace&) {
       DispatchPixels(call_.input.dtype, [&]<class T>(T) {
-        EachVector(range, [&](std::size_t v, std::size_t frame, const PixelGroup& g) HWY_ATTR {
+        EachVector(range, [&](std::size_t v, std::size_t frame, const PixelGroup& g) KINEOGRAPH_ATTR {
           const std::size_t at = v % 2 * kLanes;
           for (std::size_t c = 0; c < model_.channels; ++c) {
             const Vec h = GatherNormalised<T>(call_, g, frame, c);
@@ -517,7 +517,7 @@ class BackwardWalk : public BackwardTile {
   void Activate(const TrainedChunk& chunk, PanelRange range) {
     EachHidden(chunk, range,
                [&]<Activation kActivation>(const float* value, const float* gate, std::size_t i, float* hidden,
-                                           float*) HWY_ATTR {
+                                           float*) KINEOGRAPH_ATTR {
                  const D d;
                  const Vec v = hn::Load(d, value + i);
                  if constexpr (kActivation == Activation::geglu || kActivation == Activation::swiglu)
@@ -530,17 +530,18 @@ class BackwardWalk : public BackwardTile {
   /// projected becomes its own gradient.
   void ActivateBackward(const TrainedChunk& chunk, PanelRange range) {
     EachHidden(chunk, range,
-               [&]<Activation kActivation>(float* value, float* gate, std::size_t i, float*, float* d_hidden) HWY_ATTR {
-                 const D d;
-                 const Vec v = hn::Load(d, value + i), d_h = hn::Load(d, d_hidden + i);
-                 if constexpr (kActivation == Activation::geglu || kActivation == Activation::swiglu) {
-                   const Activated a = ActivateWithSlope<kActivation>(hn::Load(d, gate + i));
-                   hn::Store(hn::Mul(d_h, a.value), d, value + i);
-                   hn::Store(hn::Mul(hn::Mul(d_h, v), a.slope), d, gate + i);
-                 } else {
-                   hn::Store(hn::Mul(d_h, ActivateWithSlope<kActivation>(v).slope), d, value + i);
-                 }
-               });
+               [&]<Activation kActivation>(float* value, float* gate, std::size_t i, float*, float* d_hidden)
+                   KINEOGRAPH_ATTR {
+                     const D d;
+                     const Vec v = hn::Load(d, value + i), d_h = hn::Load(d, d_hidden + i);
+                     if constexpr (kActivation == Activation::geglu || kActivation == Activation::swiglu) {
+                       const Activated a = ActivateWithSlope<kActivation>(hn::Load(d, gate + i));
+                       hn::Store(hn::Mul(d_h, a.value), d, value + i);
+                       hn::Store(hn::Mul(hn::Mul(d_h, v), a.slope), d, gate + i);
+                     } else {
+                       hn::Store(hn::Mul(d_h, ActivateWithSlope<kActivation>(v).slope), d, value + i);
+                     }
+                   });
   }
 
   /// visit(values, gates, offset, hidden, d_hidden) for every vector of a chunk.

@@ -37,26 +37,34 @@ struct ToHidden {
   HWY_INLINE void Before(std::size_t, std::size_t, std::size_t, ReadAhead&) const {}
   HWY_INLINE float* Target(std::size_t, std::size_t) const { return block; }
   HWY_INLINE void After(std::size_t row, std::size_t rows, std::size_t panel) const {
+    Take(block, row, rows, panel, 0, rows);
+  }
+
+  static constexpr bool kInPlace = false;
+  /// A share of the block's columns, as large as [begin, end) is of its rows.
+  HWY_INLINE void Take(const float* sums, std::size_t row, std::size_t rows, std::size_t panel, std::size_t begin,
+                       std::size_t end) const {
     const D d;
-    const std::size_t count = kGated ? rows / 2 : rows;
-    const std::size_t first = kGated ? row / 2 : row;
-    const float* gates = block + count * kPanel;
-    const auto at = [&](std::size_t i) HWY_ATTR {  // i counts vectors: two a row
-      const Vec value = hn::Load(d, block + i * kLanes);
+    constexpr std::size_t kRowsEach = kGated ? 2 : 1;  // of a column
+    const std::size_t first = row / kRowsEach;
+    const float* gates = sums + rows / 2 * kPanel;
+    const auto at = [&](std::size_t i) KINEOGRAPH_ATTR {  // i counts vectors: two a row
+      const Vec value = hn::Load(d, sums + i * kLanes);
       if constexpr (kGated)
         return hn::Mul(value, Activate<kActivation>(hn::Load(d, gates + i * kLanes)));
       else
         return Activate<kActivation>(value);
     };
     std::uint32_t* out = hidden + panel * panel_words;
-    if constexpr (kArithmetic == Arithmetic::bf16) {
-      for (std::size_t pair = 0; pair < count / 2; ++pair)
+    if constexpr (is_paired(kArithmetic)) {
+      for (std::size_t pair = begin / kRowsEach / 2; pair < end / kRowsEach / 2; ++pair)
         for (std::size_t v = 0; v < 2; ++v)
           hn::Store(Bf16Pair(at(4 * pair + v), at(4 * pair + 2 + v)), DU(),
                     out + (first / 2 + pair) * kPanel + v * kLanes);
     } else {
       auto* to = reinterpret_cast<float*>(out) + first * kPanel;
-      for (std::size_t i = 0; i < 2 * count; ++i) hn::Store(at(i), d, to + i * kLanes);
+      for (std::size_t i = 2 * (begin / kRowsEach); i < 2 * (end / kRowsEach); ++i)
+        hn::Store(at(i), d, to + i * kLanes);
     }
   }
 };

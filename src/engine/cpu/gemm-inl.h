@@ -58,8 +58,12 @@ HWY_INLINE void MultiplyStep(const std::uint32_t* HWY_RESTRICT w, const std::uin
 template <Arithmetic kArithmetic>
 inline constexpr std::size_t kStepWords = kArithmetic == Arithmetic::bf16_storage ? 2 * kPanel : kPanel;
 
-/// What a kernel does on the side, every kUnroll steps.
+/// Steps between two times that a kernel does something on the side.
 inline constexpr std::size_t kUnroll = 8;
+
+/// Rows of the largest block.
+template <Arithmetic kArithmetic>
+inline constexpr std::size_t kBlockRows = kArithmetic == Arithmetic::bf16_tiles ? kTileBlockRows : kMaxRows;
 
 /// Lines that a kernel reads ahead for those who come after it, one of each stream at a time: a burst of prefetches
 /// would fill the queue of outstanding misses and stall. Streams 0 and 1 go to the L2 cache only, since the panel and
@@ -131,6 +135,19 @@ HWY_INLINE KernelFunction<Side> KernelOf(std::size_t rows) {
   return kKernels[rows / 2 - 1];
 }
 
+/// Runs blocks of a linear, one panel of tokens each, for one Gemm. See tiles-inl.h for the matrix unit's.
+template <Arithmetic kArithmetic, class Output>
+struct BlockRunner {
+  HWY_INLINE void Run(const PackedLinear& linear, const PackedLinear::Block& block, const std::uint32_t* x,
+                      std::size_t panel, Output& output, const typename Output::Side& aside) {
+    KernelOf<kArithmetic, Output::kSum, typename Output::Side>(block.rows)(linear.weights.data() + block.offset, x,
+                                                                           linear.words, linear.bias.data() + block.row,
+                                                                           output.Target(block.row, panel), aside);
+    output.After(block.row, block.rows, panel);
+  }
+  HWY_INLINE void Finish() {}
+};
+
 /// Panels [begin, end) of a tile.
 struct PanelRange {
   std::size_t begin, end;
@@ -145,11 +162,15 @@ inline constexpr std::size_t kGroupBytes = 288 * 1024;
 ///   void Before(row, rows, panel, side);      // called first; may name lines to read ahead, streams 2 and 3
 ///   float* Target(row, panel);                // where the kernel's [rows][kPanel] sums go
 ///   void After(row, rows, panel);             // called last; may turn them into something else
+/// Instead of After, for the matrix unit:
+///   static constexpr bool kInPlace;           // a whole block's sums are wanted as they are, at Target
+///   void Take(sums, row, rows, panel, begin, end);  // rows [begin, end) of a block's, in fours
 template <Arithmetic kArithmetic, class Output>
 HWY_INLINE void Gemm(const PackedLinear& linear, const std::uint32_t* x, std::size_t x_panel_words, PanelRange panels,
                      Output&& output) {
   using Policy = std::remove_reference_t<Output>;
   using Side = typename Policy::Side;
+  BlockRunner<kArithmetic, Policy> runner;
   const auto& blocks = linear.blocks;
   const std::size_t block_bytes = linear.words * blocks[0].rows * sizeof(std::uint32_t);
   const std::size_t group = std::clamp<std::size_t>(kGroupBytes / std::max<std::size_t>(1, block_bytes), 1, 8);
@@ -171,15 +192,13 @@ HWY_INLINE void Gemm(const PackedLinear& linear, const std::uint32_t* x, std::si
       for (std::size_t b = first; b < last; ++b) {
         const auto& block = blocks[b];
         output.Before(block.row, block.rows, panel, ahead);
-        KernelOf<kArithmetic, Policy::kSum, Side>(block.rows)(
-            linear.weights.data() + block.offset, x + panel * x_panel_words, linear.words,
-            linear.bias.data() + block.row, output.Target(block.row, panel), ahead);
-        output.After(block.row, block.rows, panel);
+        runner.Run(linear, block, x + panel * x_panel_words, panel, output, ahead);
         ahead.line[0] += slots * ahead.step[0];
         ahead.line[1] += slots * ahead.step[1];
       }
     }
   }
+  runner.Finish();
 }
 
 /// Output into f32 [panel][row][kPanel].
@@ -200,9 +219,22 @@ struct ToRows {
     return rows + panel * panel_floats + row * kPanel;
   }
   HWY_INLINE void After(std::size_t, std::size_t, std::size_t) const {}
+
+  static constexpr bool kInPlace = kMode == Sum::store;
+  HWY_INLINE void Take(const float* sums, std::size_t row, std::size_t, std::size_t panel, std::size_t begin,
+                       std::size_t end) const {
+    const D d;
+    float* to = Target(row, panel);
+    for (std::size_t i = 2 * begin; i < 2 * end; ++i) {
+      const Vec sum = hn::Load(d, sums + i * kLanes);
+      hn::Store(kMode == Sum::add ? hn::Add(sum, hn::Load(d, to + i * kLanes)) : sum, d, to + i * kLanes);
+    }
+  }
 };
 
 }  // namespace kineograph::engine::cpu::HWY_NAMESPACE
 KINEOGRAPH_AFTER_NAMESPACE
+
+#include "engine/cpu/tiles-inl.h"
 
 #endif

@@ -28,16 +28,27 @@ enum class Arithmetic : std::uint8_t {
   f32,           ///< f32 weights and activations
   bf16_storage,  ///< bf16 weights, widened on the fly, f32 activations: half the memory on any machine
   bf16,          ///< bf16 pairs through the machine's dot-product instruction
+  bf16_tiles,    ///< bf16 pairs through its matrix unit (AMX)
 };
+inline constexpr std::size_t kArithmetics = 4;
+
+/// Whether what enters a product is pairs of bf16 channels.
+inline constexpr bool is_paired(Arithmetic a) { return a == Arithmetic::bf16 || a == Arithmetic::bf16_tiles; }
 
 inline constexpr std::size_t round_up(std::size_t n, std::size_t unit) { return (n + unit - 1) / unit * unit; }
 
 /// Channels come in pairs, so that two rows can be one row of bf16 pairs.
 inline constexpr std::size_t pad_channels(std::size_t n) { return round_up(n, 2); }
 
+/// A register of the matrix unit: 16 rows of 16 words, which are f32 sums or bf16 pairs.
+inline constexpr std::size_t kTileRows = 16, kTileWords = 16;
+/// Rows of the largest block there: two registers of weights meet two of activations.
+inline constexpr std::size_t kTileBlockRows = 2 * kTileRows;
+
 /// y = W x + b with W (rows, cols), cut into blocks of at most max_rows rows. A block is stored [word][row]: a word is
 /// one f32 weight, or the pair of bf16 weights of two neighbouring columns. Rows and columns are padded with zeros to
-/// even.
+/// even. For the matrix unit a block is [word / 16][row][16 words], padded to whole registers, behind a register of
+/// biases for every 16 rows if the layer has any.
 struct PackedLinear {
   struct Block {
     std::uint32_t row;   ///< first output row
@@ -46,10 +57,11 @@ struct PackedLinear {
   };
   std::size_t rows = 0;   ///< padded; for a gated layer, values and gates together
   std::size_t cols = 0;   ///< padded
-  std::size_t words = 0;  ///< rows of words in a block: cols, or cols / 2 for bf16
+  std::size_t words = 0;  ///< of a row: cols, or cols / 2 for bf16
   std::vector<Block> blocks;
   Buffer<std::uint32_t> weights;
-  Buffer<float> bias;  ///< one per row, zeros without a bias
+  Buffer<float> bias;   ///< one per row, zeros without a bias; none for the matrix unit
+  bool biased = false;  ///< for the matrix unit
   bool empty() const noexcept { return blocks.empty(); }
 };
 

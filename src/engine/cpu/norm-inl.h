@@ -21,21 +21,21 @@ HWY_INLINE Moments LaneMoments(const float* x, std::size_t channels, float epsil
   const D d;
   const Vec inverse_count = hn::Set(d, 1.0f / static_cast<float>(channels));
   constexpr std::size_t kSums = 4;
-  const auto each = [&](auto&& visit) HWY_ATTR {
+  const auto each = [&](auto&& visit) KINEOGRAPH_ATTR {
     std::size_t c = 0;
     for (; c + kSums <= channels; c += kSums)
       for (std::size_t i = 0; i < kSums; ++i) visit(i, hn::Load(d, x + (c + i) * kPanel));
     for (; c < channels; ++c) visit(0, hn::Load(d, x + c * kPanel));
   };
-  const auto mean_of = [&](const Vec(&sum)[kSums]) HWY_ATTR {
+  const auto mean_of = [&](const Vec(&sum)[kSums]) KINEOGRAPH_ATTR {
     return hn::Mul(hn::Add(hn::Add(sum[0], sum[1]), hn::Add(sum[2], sum[3])), inverse_count);
   };
   Vec sum[kSums], square[kSums];
   for (auto& s : sum) s = hn::Zero(d);
-  each([&](std::size_t i, Vec v) HWY_ATTR { sum[i] = hn::Add(sum[i], v); });
+  each([&](std::size_t i, Vec v) KINEOGRAPH_ATTR { sum[i] = hn::Add(sum[i], v); });
   const Vec rough = mean_of(sum);
   for (std::size_t i = 0; i < kSums; ++i) sum[i] = square[i] = hn::Zero(d);
-  each([&](std::size_t i, Vec v) HWY_ATTR {
+  each([&](std::size_t i, Vec v) KINEOGRAPH_ATTR {
     const Vec centred = hn::Sub(v, rough);
     sum[i] = hn::Add(sum[i], centred);
     square[i] = hn::MulAdd(centred, centred, square[i]);
@@ -56,7 +56,7 @@ inline void LayerNormPanel(const float* HWY_RESTRICT x, std::size_t channels, fl
     const float* lanes = x + v * kLanes;
     const float* shift = v == 0 ? shift0 : shift1;
     const Moments m = LaneMoments(lanes, channels, epsilon);
-    const auto at = [&](std::size_t c) HWY_ATTR {
+    const auto at = [&](std::size_t c) KINEOGRAPH_ATTR {
       const Vec centred = hn::Mul(hn::Sub(hn::Load(d, lanes + c * kPanel), m.mean), m.inverse_deviation);
       return hn::MulAdd(centred, hn::Set(d, scale[c]), hn::Set(d, shift[c]));
     };

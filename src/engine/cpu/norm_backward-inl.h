@@ -23,11 +23,11 @@ HWY_INLINE void LayerNormBackwardPanel(const float* HWY_RESTRICT x, const float*
     const Moments m = LaneMoments(x + v, channels, epsilon);
     hn::Store(m.mean, d, moments + v);
     hn::Store(m.inverse_deviation, d, moments + kPanel + v);
-    const auto h = [&](std::size_t c) HWY_ATTR {
+    const auto h = [&](std::size_t c) KINEOGRAPH_ATTR {
       return hn::Mul(hn::Sub(hn::Load(d, x + c * kPanel + v), m.mean), m.inverse_deviation);
     };
     const auto g = [&](std::size_t c)
-                       HWY_ATTR { return hn::Mul(hn::Load(d, d_n + c * kPanel + v), hn::Set(d, scale[c])); };
+                       KINEOGRAPH_ATTR { return hn::Mul(hn::Load(d, d_n + c * kPanel + v), hn::Set(d, scale[c])); };
     Vec mean[2] = {hn::Zero(d), hn::Zero(d)}, along[2] = {hn::Zero(d), hn::Zero(d)};
     for (std::size_t c = 0; c < channels; ++c) {
       mean[c % 2] = hn::Add(mean[c % 2], g(c));

@@ -21,13 +21,13 @@ HWY_INLINE float SumOf(Vec v) { return hn::GetLane(hn::SumOfLanes(D(), v)); }
 
 /// Words of a row of 2N tokens.
 template <Arithmetic kArithmetic>
-inline constexpr std::size_t kRowWords = kArithmetic == Arithmetic::bf16 ? kLanes : kPanel;
+inline constexpr std::size_t kRowWords = is_paired(kArithmetic) ? kLanes : kPanel;
 
 /// Vector i of the words of a row of 2N floats.
 template <Arithmetic kArithmetic>
 HWY_INLINE Vec RowWords(const float* row, std::size_t i) {
 #if KINEOGRAPH_NATIVE_BF16
-  if constexpr (kArithmetic == Arithmetic::bf16) return NeighboursOf(hn::Load(D(), row), hn::Load(D(), row + kLanes));
+  if constexpr (is_paired(kArithmetic)) return NeighboursOf(hn::Load(D(), row), hn::Load(D(), row + kLanes));
 #endif
   return hn::Load(D(), row + i * kLanes);
 }
@@ -139,6 +139,60 @@ HWY_NOINLINE void OuterKernel(const float* HWY_RESTRICT d_y, std::size_t d_y_pan
   }
 }
 
+#if KINEOGRAPH_NATIVE_BF16
+/// Up to 32 rows on the matrix unit. A row's N pairs of tokens, and those of 2N channels, are registers as they lie.
+inline void OuterTiles(const float* HWY_RESTRICT d_y, std::size_t d_y_panel, std::size_t rows,
+                       const float* HWY_RESTRICT x, std::size_t panels, float* HWY_RESTRICT out, std::size_t stride,
+                       std::size_t valid) {
+  const D d;
+  constexpr std::size_t kRegister = kTileRows * kTileWords;
+  constexpr int kChannels = kPanel * sizeof(float);  // bytes between two rows of x
+  HWY_ALIGN float sums[kTileBlockRows * kPanel];
+  HWY_ALIGN float rest[2][kRegister] = {};
+  for (std::size_t i = 0; i < rows; ++i)
+    for (std::size_t c = 0; c < kPanel; c += kLanes) __builtin_prefetch(out + i * stride + c, 1);
+  // Rows that are not there are zeros: behind the last panel there may be no memory.
+  const auto half = [&](std::size_t which) KINEOGRAPH_ATTR -> const float* {
+    const float* const from = d_y + which * kRegister;
+    const std::size_t first = which * kTileRows;
+    if (rows >= first + kTileRows) return from;
+    if (rows > first) std::copy_n(from, (rows - first) * kTileWords, rest[which]);
+    return rest[which];
+  };
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (std::size_t panel = 0; panel < panels; ++panel, d_y += d_y_panel, x += kLanes * kPanel) {
+    const float *upper = half(0), *lower = half(1);
+    MemoryIsRead();
+    _tile_loadd(6, x, kChannels);
+    _tile_loadd(4, upper, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, x + kLanes, kChannels);
+    _tile_dpbf16ps(1, 4, 7);
+    if (rows > kTileRows) {
+      _tile_loadd(5, lower, 64);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+  _tile_stored(0, sums, kChannels);
+  _tile_stored(1, sums + kLanes, kChannels);
+  _tile_stored(2, sums + kTileRows * kPanel, kChannels);
+  _tile_stored(3, sums + kTileRows * kPanel + kLanes, kChannels);
+  MemoryIsRead();
+  for (std::size_t i = 0; i < rows; ++i, out += stride) {
+    const float* sum = sums + i * kPanel;
+    if (valid == kPanel)
+      for (std::size_t c = 0; c < kPanel; c += kLanes)
+        hn::StoreU(hn::Add(hn::Load(d, sum + c), hn::LoadU(d, out + c)), d, out + c);
+    else
+      for (std::size_t c = 0; c < valid; ++c) out[c] += sum[c];
+  }
+}
+#endif
+
 using OuterFunction = void (*)(const float*, std::size_t, const float*, std::size_t, float*, std::size_t, std::size_t);
 
 /// The kernel of any number of rows up to kMaxRows.
@@ -158,6 +212,16 @@ HWY_INLINE void AddOuter(const float* d_y, std::size_t d_y_panel, std::size_t be
                          const float* transposed, std::size_t channels, std::size_t panels, float* out,
                          std::size_t stride) {
   constexpr std::size_t kWords = kRowWords<kArithmetic>;
+#if KINEOGRAPH_NATIVE_BF16
+  if constexpr (kArithmetic == Arithmetic::bf16_tiles) {
+    const TileRegisters registers;
+    for (std::size_t k = 0; k < channels; k += kPanel)
+      for (std::size_t n = begin; n < end; n += kTileBlockRows)
+        OuterTiles(d_y + n * kWords, d_y_panel, std::min(kTileBlockRows, end - n), transposed + k * panels * kWords,
+                   panels, out + n * stride + k, stride, std::min(kPanel, channels - k));
+    return;
+  }
+#endif
   for (std::size_t k = 0; k < channels; k += kPanel)
     for (std::size_t n = begin; n < end; n += kMaxRows)
       OuterOf<kArithmetic>(std::min(kMaxRows, end - n))(d_y + n * kWords, d_y_panel, transposed + k * panels * kWords,

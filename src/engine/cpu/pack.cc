@@ -52,6 +52,22 @@ void read_columns(const Row& row, std::size_t first, std::size_t count, float* o
   });
 }
 
+/// Rows into registers of the matrix unit: biases, then [word / 16][row][16 words].
+void pack_tiles(const std::vector<Row>& rows, const PackedLinear::Block& block, std::size_t cols, bool biased,
+                std::uint32_t* out) {
+  const Row padding;
+  for (std::size_t i = 0; biased && i < round_up(block.rows, kTileRows); ++i)
+    out = std::fill_n(out, kTileWords, std::bit_cast<std::uint32_t>(i < block.rows ? rows[block.row + i].bias : 0.0f));
+  for (std::size_t first = 0; first < cols; first += 2 * kTileWords)
+    for (std::size_t i = 0; i < round_up(block.rows, kTileRows); ++i) {
+      float strip[2 * kTileWords] = {};
+      const Row& row = i < block.rows ? rows[block.row + i] : padding;
+      read_columns(row, first, std::min(2 * kTileWords, cols - first), strip);
+      for (std::size_t k = 0; k < 2 * kTileWords; k += 2)
+        *out++ = to_bf16(strip[k]).bits | static_cast<std::uint32_t>(to_bf16(strip[k + 1]).bits) << 16;
+    }
+}
+
 /// Transposes rows into a block's [word][row], a strip of columns at a time.
 void pack_block(const std::vector<Row>& rows, const PackedLinear::Block& block, std::size_t cols, bool pairs,
                 std::uint32_t* out) {
@@ -75,10 +91,20 @@ void pack_block(const std::vector<Row>& rows, const PackedLinear::Block& block, 
   }
 }
 
-/// Cuts `rows` (a multiple of `unit`) into blocks of nearly equal height.
+/// Cuts `rows` (a multiple of `unit`) into blocks of nearly equal height, or of the matrix unit's height and a rest.
 std::vector<PackedLinear::Block> cut_blocks(std::size_t rows, std::size_t words, std::size_t unit,
-                                            std::size_t max_rows) {
-  const std::size_t units = rows / unit, per_block = max_rows / unit, count = (units + per_block - 1) / per_block;
+                                            const PackOptions& options, bool biased = false) {
+  if (options.arithmetic == Arithmetic::bf16_tiles) {
+    std::vector<PackedLinear::Block> blocks;
+    for (std::size_t row = 0, offset = 0; row < rows; row += kTileBlockRows) {
+      const std::size_t height = std::min(kTileBlockRows, rows - row);
+      blocks.push_back({static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(height), offset});
+      offset += round_up(height, kTileRows) * (round_up(words, kTileWords) + (biased ? kTileWords : 0));
+    }
+    return blocks;
+  }
+  const std::size_t units = rows / unit, per_block = options.max_rows / unit;
+  const std::size_t count = (units + per_block - 1) / per_block;
   std::vector<PackedLinear::Block> blocks(count);
   std::size_t row = 0, offset = 0;
   for (std::size_t i = 0; i < count; ++i) {
@@ -97,12 +123,24 @@ PackedLinear pack(std::vector<Row> rows, std::size_t cols, std::size_t unit, con
   linear.rows = rows.size();
   linear.cols = pad_channels(cols);
   linear.words = pairs ? linear.cols / 2 : linear.cols;
-  linear.blocks = cut_blocks(linear.rows, linear.words, unit, options.max_rows);
-  linear.weights = Buffer<std::uint32_t>::unwritten(linear.rows * linear.words, options.slab);
-  linear.bias = Buffer<float>(linear.rows);
-  for (std::size_t i = 0; i < rows.size(); ++i) linear.bias[i] = rows[i].bias;
+  const bool tiles = options.arithmetic == Arithmetic::bf16_tiles;
+  linear.biased = tiles && std::any_of(rows.begin(), rows.end(), [](const Row& row) { return row.bias != 0.0f; });
+  linear.blocks = cut_blocks(linear.rows, linear.words, unit, options, linear.biased);
+  if (tiles) {
+    linear.weights = Buffer<std::uint32_t>::unwritten(
+        round_up(linear.rows, kTileRows) * (round_up(linear.words, kTileWords) + (linear.biased ? kTileWords : 0)),
+        options.slab);
+  } else {
+    linear.weights = Buffer<std::uint32_t>::unwritten(linear.rows * linear.words, options.slab);
+    linear.bias = Buffer<float>(linear.rows);
+    for (std::size_t i = 0; i < rows.size(); ++i) linear.bias[i] = rows[i].bias;
+  }
   tbb::parallel_for(std::size_t{0}, linear.blocks.size(), [&](std::size_t i) {
-    pack_block(rows, linear.blocks[i], cols, pairs, linear.weights.data() + linear.blocks[i].offset);
+    std::uint32_t* const to = linear.weights.data() + linear.blocks[i].offset;
+    if (tiles)
+      pack_tiles(rows, linear.blocks[i], cols, linear.biased, to);
+    else
+      pack_block(rows, linear.blocks[i], cols, pairs, to);
   });
   return linear;
 }
@@ -194,12 +232,12 @@ PackedLinear pack_rows(const std::vector<RowRange>& ranges, std::size_t first_co
 
 PackedLinear pack_gated(const RowRange& values, const RowRange& gates, std::size_t cols, const PackOptions& options) {
   // bf16 pairs are made of two columns of one block, so that a block has an even number of values there.
-  const std::size_t unit = options.arithmetic == Arithmetic::bf16 ? 4 : 2;
+  const std::size_t unit = is_paired(options.arithmetic) ? 4 : 2;
   std::vector<Row> value_rows = rows_of(values, 0), gate_rows = rows_of(gates, 0);
   value_rows.resize(round_up(value_rows.size(), unit / 2));
   gate_rows.resize(value_rows.size());
   std::vector<Row> rows;
-  for (const auto& block : cut_blocks(2 * value_rows.size(), 0, unit, options.max_rows)) {
+  for (const auto& block : cut_blocks(2 * value_rows.size(), 0, unit, options)) {
     const auto first = static_cast<std::ptrdiff_t>(block.row / 2), count = static_cast<std::ptrdiff_t>(block.rows / 2);
     rows.insert(rows.end(), value_rows.begin() + first, value_rows.begin() + first + count);
     rows.insert(rows.end(), gate_rows.begin() + first, gate_rows.begin() + first + count);
@@ -212,8 +250,10 @@ std::size_t packed_bytes(const Weights& weights, Arithmetic arithmetic) {
   each_linear(weights, [&](const Linear& linear) {
     if (!linear.weight) return;
     const auto extent = [&](std::size_t axis) { return static_cast<std::size_t>(linear.weight.size(axis)); };
-    count += pad_channels(extent(0)) * pad_channels(extent(1));
+    count += arithmetic == Arithmetic::bf16_tiles ? round_up(extent(0), kTileRows) * round_up(extent(1), 2 * kTileWords)
+                                                  : pad_channels(extent(0)) * pad_channels(extent(1));
   });
+  if (arithmetic == Arithmetic::bf16_tiles) count += count / 8;  // biases, and what heads leave of registers
   return count * (arithmetic == Arithmetic::f32 ? 4 : 2);
 }
 

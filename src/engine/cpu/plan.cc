@@ -55,9 +55,7 @@ class CpuPlan : public Plan {
  public:
   CpuPlan(const TransformerTemporalConfig& config, const Weights& weights, const Target& target, DType compute_dtype)
       : target_(target),
-        arithmetic_(compute_dtype != DType::bf16 ? Arithmetic::f32
-                    : target.native_bf16         ? Arithmetic::bf16
-                                                 : Arithmetic::bf16_storage),
+        arithmetic_(compute_dtype == DType::bf16 ? target.bf16 : Arithmetic::f32),
         compute_dtype_(compute_dtype),
         weights_(weights),
         model_(pack_model(config, weights, arithmetic_, target.max_rows)) {}
@@ -290,7 +288,7 @@ class CpuEngine : public Engine {
 
   double peak_gflops(const std::string& isa, DType compute_dtype, int threads) const override {
     const Target& target = find(isa);
-    const Arithmetic arithmetic = compute_dtype == DType::bf16 ? Arithmetic::bf16 : Arithmetic::f32;
+    const Arithmetic arithmetic = compute_dtype == DType::bf16 ? target.bf16 : Arithmetic::f32;
     std::vector<double> rates(static_cast<std::size_t>(resolve_threads(threads)));
     std::vector<std::thread> others;
     for (double& rate : rates) others.emplace_back([&] { rate = target.peak_flops(arithmetic, 0.05); });

@@ -152,7 +152,7 @@ WorkspaceSizes workspace_sizes(const PackedModel& model, const TileShape& shape,
                                std::size_t context_dim) {
   const std::size_t panel = 2 * shape.lanes, panels = shape.panels();
   // A pair of bf16 channels takes half the words of a pair of f32 ones.
-  const std::size_t pair_words = model.arithmetic == Arithmetic::bf16 ? panel : 2 * panel;
+  const std::size_t pair_words = is_paired(model.arithmetic) ? panel : 2 * panel;
   const auto operand = [&](std::size_t channels, std::size_t count) {
     return count * pad_channels(channels) / 2 * pair_words;
   };
@@ -166,13 +166,13 @@ WorkspaceSizes workspace_sizes(const PackedModel& model, const TileShape& shape,
   const std::size_t q_rows = pad_channels(model.head_dim), kv_rows = 2 * model.head_dim;
   sizes.qkv = (panels * q_rows + std::max(panels, context_panels) * kv_rows) * panel;
   const std::size_t keys = std::max(context_tokens, shape.frames);
-  // Values of bf16 pairs; their queries and keys take half.
+  // Values of bf16 pairs (OwnHeadInPairs); their queries and keys take half.
   if (model.arithmetic == Arithmetic::bf16) sizes.qkv += round_up(keys, 4) / 4 * model.head_dim * panel;
   // Sixteen queries' scores; or one panel's scores and outputs; or one panel's class logits.
   sizes.scores =
       std::max({16 * keys * shape.lanes, (pad_channels(context_tokens) + q_rows) * panel, model.out.rows * panel});
   sizes.hidden = operand(model.hidden_chunk, panels);
-  sizes.block = 2 * 16 * panel;  // two blocks of rows
+  sizes.block = 2 * (model.arithmetic == Arithmetic::bf16_tiles ? kTileBlockRows : 16) * panel;  // two blocks of rows
   return sizes;
 }
 

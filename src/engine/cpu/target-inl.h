@@ -9,20 +9,25 @@
 #include "engine/cpu/layout.h"
 #include "hwy/highway.h"
 
-// Highway 1.0.3 has no target with AVX512-BF16. Its AVX3_DL region is compiled with that extension added, and
-// targets.cc offers it only to processors that have both.
+// Highway 1.0.3 has no target with AVX512-BF16, nor one with AMX. Its AVX3_DL region is compiled with both added;
+// targets.cc offers what uses them only to processors that have them.
 #undef KINEOGRAPH_NATIVE_BF16
+#undef KINEOGRAPH_TARGET_STR
 #undef KINEOGRAPH_BEFORE_NAMESPACE
 #undef KINEOGRAPH_AFTER_NAMESPACE
+#undef KINEOGRAPH_ATTR  // of lambdas, which the region's attributes do not reach everywhere
 #if HWY_TARGET == HWY_AVX3_DL
 #include <immintrin.h>
 #define KINEOGRAPH_NATIVE_BF16 1
-#define KINEOGRAPH_BEFORE_NAMESPACE HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512bf16") static_assert(true, "");
+#define KINEOGRAPH_TARGET_STR HWY_TARGET_STR ",avx512bf16,amx-tile,amx-bf16"
+#define KINEOGRAPH_BEFORE_NAMESPACE HWY_PUSH_ATTRIBUTES(KINEOGRAPH_TARGET_STR) static_assert(true, "");
 #define KINEOGRAPH_AFTER_NAMESPACE HWY_POP_ATTRIBUTES static_assert(true, "");
+#define KINEOGRAPH_ATTR __attribute__((target(KINEOGRAPH_TARGET_STR)))
 #else
 #define KINEOGRAPH_NATIVE_BF16 0
 #define KINEOGRAPH_BEFORE_NAMESPACE HWY_BEFORE_NAMESPACE();
 #define KINEOGRAPH_AFTER_NAMESPACE HWY_AFTER_NAMESPACE();
+#define KINEOGRAPH_ATTR HWY_ATTR
 #endif
 
 KINEOGRAPH_BEFORE_NAMESPACE
@@ -77,7 +82,7 @@ HWY_INLINE hn::Vec<DU> Bf16Pair(Vec low, Vec high) {
 /// pair r for bf16.
 template <Arithmetic kArithmetic>
 HWY_INLINE void StoreOperandPair(Vec even, Vec odd, std::uint32_t* HWY_RESTRICT row) {
-  if constexpr (kArithmetic == Arithmetic::bf16) {
+  if constexpr (is_paired(kArithmetic)) {
     hn::Store(Bf16Pair(even, odd), DU(), row);
   } else {
     hn::Store(even, D(), reinterpret_cast<float*>(row));
@@ -115,7 +120,7 @@ HWY_INLINE Vec NeighboursOf(Vec low, Vec high) {
 
 /// Words of one channel pair in a panel of operands.
 template <Arithmetic kArithmetic>
-inline constexpr std::size_t kPairWords = kArithmetic == Arithmetic::bf16 ? kPanel : 2 * kPanel;
+inline constexpr std::size_t kPairWords = is_paired(kArithmetic) ? kPanel : 2 * kPanel;
 
 }  // namespace kineograph::engine::cpu::HWY_NAMESPACE
 KINEOGRAPH_AFTER_NAMESPACE

@@ -9,6 +9,7 @@
 #include <chrono>
 
 #include "engine/cpu/moments-inl.h"
+#include "engine/cpu/processor.h"
 #include "engine/cpu/targets.h"
 #include "engine/cpu/walk-inl.h"
 
@@ -30,6 +31,20 @@ RunMoments Moments(const void* pixels, DType dtype, std::size_t count) {
   return result;
 }
 
+/// The best of short runs of `work`, in GFLOP/s.
+template <class Work>
+double BestRate(double seconds, double flops, Work&& work) {
+  double best = 0.0, spent = 0.0;
+  while (spent < seconds) {
+    const auto start = std::chrono::steady_clock::now();
+    work();
+    const double took = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    spent += took;
+    best = std::max(best, flops / took / 1e9);
+  }
+  return best;
+}
+
 /// Independent multiply-adds on registers: enough of them in flight to hide their latency.
 template <Arithmetic kArithmetic>
 double PeakFlops(double seconds) {
@@ -39,9 +54,8 @@ double PeakFlops(double seconds) {
   for (auto& s : sum) s = hn::Set(d, 0.1f);
   [[maybe_unused]] Vec a = hn::Set(d, 1.0001f), b = hn::Set(d, 1e-6f);
   constexpr std::size_t kRounds = 100000;
-  double best = 0.0, spent = 0.0;
-  while (spent < seconds) {
-    const auto start = std::chrono::steady_clock::now();
+  const double flops = (kArithmetic == Arithmetic::bf16 ? 4.0 : 2.0) * kLanes * kChains * kRounds;
+  const double best = BestRate(seconds, flops, [&]() KINEOGRAPH_ATTR {
     for (std::size_t r = 0; r < kRounds; ++r) {
       KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kChains; ++i) {
         if constexpr (kArithmetic == Arithmetic::bf16) {
@@ -54,20 +68,35 @@ double PeakFlops(double seconds) {
         }
       }
     }
-    const double took = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    spent += took;
-    const double flops = (kArithmetic == Arithmetic::bf16 ? 4.0 : 2.0) * kLanes * kChains * kRounds;
-    best = std::max(best, flops / took / 1e9);
-  }
+  });
   Vec total = sum[0];
   for (std::size_t i = 1; i < kChains; ++i) total = hn::Add(total, sum[i]);
   [[maybe_unused]] volatile float used = hn::GetLane(total);
   return best;
 }
 
-double PeakOf(Arithmetic arithmetic, double seconds) {
-  return arithmetic == Arithmetic::bf16 && KINEOGRAPH_NATIVE_BF16 ? PeakFlops<Arithmetic::bf16>(seconds)
-                                                                  : PeakFlops<Arithmetic::f32>(seconds);
+#if KINEOGRAPH_NATIVE_BF16
+/// The same on the matrix unit, by the kernel's four registers of sums.
+double PeakTileFlops(double seconds) {
+  constexpr std::size_t kRounds = 10000;
+  const TileRegisters registers;  // zeros
+  return BestRate(seconds, 4.0 * 2.0 * kTileRows * 2 * kTileWords * kLanes * kRounds, [&]() KINEOGRAPH_ATTR {
+    for (std::size_t r = 0; r < kRounds; ++r) {
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+  });
+}
+#endif
+
+double PeakOf([[maybe_unused]] Arithmetic arithmetic, double seconds) {
+#if KINEOGRAPH_NATIVE_BF16
+  if (arithmetic == Arithmetic::bf16) return PeakFlops<Arithmetic::bf16>(seconds);
+  if (arithmetic == Arithmetic::bf16_tiles) return PeakTileFlops(seconds);
+#endif
+  return PeakFlops<Arithmetic::f32>(seconds);
 }
 
 template <class Function>
@@ -85,35 +114,39 @@ HWY_INLINE void ApplyTo(const float* in, float* out, std::size_t n, Function&& f
 void Apply(int which, const float* in, float* out, std::size_t n) {
   switch (static_cast<VectorFunction>(which)) {
     case kExp2:
-      return ApplyTo(in, out, n, [](Vec x) HWY_ATTR { return Exp2(x); });
+      return ApplyTo(in, out, n, [](Vec x) KINEOGRAPH_ATTR { return Exp2(x); });
     case kSigmoid:
-      return ApplyTo(in, out, n, [](Vec x) HWY_ATTR { return Sigmoid(x); });
+      return ApplyTo(in, out, n, [](Vec x) KINEOGRAPH_ATTR { return Sigmoid(x); });
     case kTanh:
-      return ApplyTo(in, out, n, [](Vec x) HWY_ATTR { return Tanh(x); });
+      return ApplyTo(in, out, n, [](Vec x) KINEOGRAPH_ATTR { return Tanh(x); });
     case kGeluErf:
-      return ApplyTo(in, out, n, [](Vec x) HWY_ATTR { return GeluErf(x); });
+      return ApplyTo(in, out, n, [](Vec x) KINEOGRAPH_ATTR { return GeluErf(x); });
     case kGeluTanh:
-      return ApplyTo(in, out, n, [](Vec x) HWY_ATTR { return GeluTanh(x); });
+      return ApplyTo(in, out, n, [](Vec x) KINEOGRAPH_ATTR { return GeluTanh(x); });
     case kSilu:
-      return ApplyTo(in, out, n, [](Vec x) HWY_ATTR { return Silu(x); });
+      return ApplyTo(in, out, n, [](Vec x) KINEOGRAPH_ATTR { return Silu(x); });
     case kGeluSigmoid:
-      return ApplyTo(in, out, n, [](Vec x) HWY_ATTR { return GeluSigmoid(x); });
+      return ApplyTo(in, out, n, [](Vec x) KINEOGRAPH_ATTR { return GeluSigmoid(x); });
   }
 }
 
-Target Describe(std::string_view name) {
+template <Arithmetic kArithmetic>
+void Offer(Target& target) {
+  target.walk[static_cast<int>(kArithmetic)] = &WalkTile<kArithmetic>;
+  target.project_tokens[static_cast<int>(kArithmetic)] = &ProjectTokens<kArithmetic>;
+}
+
+Target Describe(std::string_view name, Arithmetic bf16 = Arithmetic::bf16_storage) {
   Target target;
   target.name = name;
   target.lanes = kLanes;
   target.max_rows = kMaxRows;
-  target.native_bf16 = KINEOGRAPH_NATIVE_BF16;
-  target.walk[static_cast<int>(Arithmetic::f32)] = &WalkTile<Arithmetic::f32>;
-  target.project_tokens[static_cast<int>(Arithmetic::f32)] = &ProjectTokens<Arithmetic::f32>;
-  target.walk[static_cast<int>(Arithmetic::bf16_storage)] = &WalkTile<Arithmetic::bf16_storage>;
-  target.project_tokens[static_cast<int>(Arithmetic::bf16_storage)] = &ProjectTokens<Arithmetic::bf16_storage>;
+  target.bf16 = bf16;
+  Offer<Arithmetic::f32>(target);
+  Offer<Arithmetic::bf16_storage>(target);
 #if KINEOGRAPH_NATIVE_BF16
-  target.walk[static_cast<int>(Arithmetic::bf16)] = &WalkTile<Arithmetic::bf16>;
-  target.project_tokens[static_cast<int>(Arithmetic::bf16)] = &ProjectTokens<Arithmetic::bf16>;
+  Offer<Arithmetic::bf16>(target);
+  Offer<Arithmetic::bf16_tiles>(target);
 #endif
   target.walk_backward = &WalkBackward;
   target.backward_scratch = &BackwardScratch;
@@ -135,11 +168,16 @@ std::vector<Target> FindTargets() {
   [[maybe_unused]] const std::int64_t supported = hwy::SupportedTargets();
 #if HWY_ARCH_X86
 #if HWY_TARGETS & HWY_AVX3_DL
-  if ((supported & HWY_AVX3_DL) && __builtin_cpu_supports("avx512bf16"))
-    found.push_back(N_AVX3_DL::Describe("avx512_bf16"));
+  const bool dot_products = (supported & HWY_AVX3_DL) && has_bf16_dot_products();
+  if (dot_products && has_bf16_tiles()) found.push_back(N_AVX3_DL::Describe("amx_bf16", Arithmetic::bf16_tiles));
 #endif
 #if HWY_TARGETS & HWY_AVX3
   if (supported & HWY_AVX3) found.push_back(N_AVX3::Describe("avx512"));
+#endif
+#if HWY_TARGETS & HWY_AVX3_DL
+  if (dot_products)
+    found.insert(has_fast_bf16_dot_products() ? found.begin() : found.end(),
+                 N_AVX3_DL::Describe("avx512_bf16", Arithmetic::bf16));
 #endif
 #if HWY_TARGETS & HWY_AVX2
   if (supported & HWY_AVX2) found.push_back(N_AVX2::Describe("avx2"));

@@ -80,8 +80,10 @@ struct NextTile {
 template <Arithmetic kArithmetic, class In, class Out>
 class ToImage {
  public:
-  /// Where kernels deliver: pixels that are not converted on their way.
-  static constexpr bool kDelivers = std::is_same_v<In, Out> && !std::is_same_v<Out, f16>;
+  /// Pixels that are not converted on their way: the next tile's come while these leave.
+  static constexpr bool kGathers = std::is_same_v<In, Out> && !std::is_same_v<Out, f16>;
+  /// Kernels deliver them. Beside the matrix unit there is time to do it all in Take.
+  static constexpr bool kDelivers = kGathers && kArithmetic != Arithmetic::bf16_tiles;
   using Side = std::conditional_t<kDelivers, Delivery<Out>, ReadAhead>;
   static constexpr Sum kSum = Sum::store;
 
@@ -94,7 +96,7 @@ class ToImage {
         next_(next),
         steps_(steps),
         block_(memory),
-        pixels_(reinterpret_cast<Out*>(memory + kMaxRows * kPanel)) {
+        pixels_(reinterpret_cast<Out*>(memory + kBlockRows<kArithmetic> * kPanel)) {
     regular_ = kDelivers && shape.vectors() % 2 == 0;
     for (std::size_t g = 0; g < shape.groups; ++g) regular_ = regular_ && groups[g].whole;
   }
@@ -121,18 +123,23 @@ class ToImage {
     if constexpr (kDelivers) {
       // The kernel had a copy of what was left.
       DeliverRest(std::min(left_.rows, steps_));
-      if (next_.groups != nullptr)
-        GatherRows<kArithmetic, In>(call_, next_.groups, shape_, panel, row, count,
-                                    next_.image + panel * next_.panel_words);
+      GatherNext(row, count, panel);
       if (regular_) return Leave(row, channels, panel);
     }
-    for (std::size_t slot = 0; slot < 2; ++slot) {
-      const std::size_t v = 2 * panel + slot;
-      if (v >= shape_.vectors()) break;
-      for (std::size_t i = 0; i < channels; ++i)
-        ScatterResidual<In, Out>(call_, groups_[v % shape_.groups], v / shape_.groups, row + i,
-                                 hn::Load(D(), block_ + i * kPanel + slot * kLanes));
+    Scatter(block_, row, panel, 0, channels);
+  }
+
+  static constexpr bool kInPlace = false;
+  HWY_INLINE void Take(const float* sums, std::size_t row, std::size_t, std::size_t panel, std::size_t begin,
+                       std::size_t end) {
+    if constexpr (kGathers) {
+      GatherNext(row + begin, end - begin, panel);
+      if (next_.groups != nullptr)
+        for (std::size_t slot = 0; slot < 2; ++slot)
+          for (std::size_t i = row + begin + kTileBlockRows; i < row + end + kTileBlockRows; ++i)
+            __builtin_prefetch(InputAt(next_.groups, panel, slot, i), 0, 2);
     }
+    Scatter(sums, row, panel, begin, std::min(end, call_.model->channels - row));
   }
 
   /// After the last block.
@@ -146,6 +153,23 @@ class ToImage {
     return reinterpret_cast<const In*>(call_.input.data) + groups[v % shape_.groups].input[0] +
            static_cast<std::int64_t>(v / shape_.groups) * call_.input.stride_n +
            static_cast<std::int64_t>(row) * call_.input.stride_c;
+  }
+
+  HWY_INLINE void GatherNext(std::size_t row, std::size_t count, std::size_t panel) {
+    if (next_.groups != nullptr)
+      GatherRows<kArithmetic, In>(call_, next_.groups, shape_, panel, row, count,
+                                  next_.image + panel * next_.panel_words);
+  }
+
+  /// Rows [begin, end) of the sums of a block that starts at `row`, straight to the image.
+  HWY_INLINE void Scatter(const float* sums, std::size_t row, std::size_t panel, std::size_t begin, std::size_t end) {
+    for (std::size_t slot = 0; slot < 2; ++slot) {
+      const std::size_t v = 2 * panel + slot;
+      if (v >= shape_.vectors()) break;
+      for (std::size_t i = begin; i < end; ++i)
+        ScatterResidual<In, Out>(call_, groups_[v % shape_.groups], v / shape_.groups, row + i,
+                                 hn::Load(D(), sums + i * kPanel + slot * kLanes));
+    }
   }
 
   /// A block's pixels, for the next kernel to deliver.

@@ -32,11 +32,17 @@ struct ToGatedRows {
   HWY_INLINE void Before(std::size_t, std::size_t, std::size_t, ReadAhead&) const {}
   HWY_INLINE float* Target(std::size_t, std::size_t) const { return block; }
   HWY_INLINE void After(std::size_t row, std::size_t count, std::size_t panel) const {
+    Take(block, row, count, panel, 0, count);
+  }
+
+  static constexpr bool kInPlace = false;
+  HWY_INLINE void Take(const float* sums, std::size_t row, std::size_t, std::size_t panel, std::size_t begin,
+                       std::size_t end) const {
     const D d;
     float* to = rows + panel * panel_floats + row * kPanel;
-    for (std::size_t i = 0; i < 2 * count; ++i) {
-      const Vec sum = hn::Load(d, to + i * kLanes);
-      hn::Store(hn::MulAdd(hn::Set(d, gate[row + i / 2]), hn::Load(d, block + i * kLanes), sum), d, to + i * kLanes);
+    for (std::size_t i = 2 * begin; i < 2 * end; ++i) {
+      const Vec x = hn::Load(d, to + i * kLanes);
+      hn::Store(hn::MulAdd(hn::Set(d, gate[row + i / 2]), hn::Load(d, sums + i * kLanes), x), d, to + i * kLanes);
     }
   }
 };
@@ -167,7 +173,7 @@ class Walk {
       ProcessedHeads(layer, which, conditioned, *processor);
     } else {
       // Heads of odd width share words of bf16 pairs: one thread writes them all.
-      const bool shared_words = kArithmetic == Arithmetic::bf16 && model_.head_dim % 2 == 1;
+      const bool shared_words = is_paired(kArithmetic) && model_.head_dim % 2 == 1;
       team_.for_ranges(shared_words ? 1 : model_.heads, [&](std::size_t begin, std::size_t end, Workspace& mine) {
         if (shared_words) end = model_.heads;
         for (std::size_t head = begin; head < end; ++head) {
@@ -222,6 +228,7 @@ class Walk {
       return HeadOutput<kArithmetic>{own_.attended.data(), OperandPanel(model_.inner), head * model_.head_dim,
                                      shape_.groups, group};
     };
+    // Where there is a matrix unit, dot products of vectors are slower than multiply-adds.
     if constexpr (kArithmetic == Arithmetic::bf16) {
       if (model_.head_dim % 2 == 0) return OwnHeadInPairs(attention, conditioned, head, output, mine);
     }
@@ -434,7 +441,7 @@ class Walk {
     DispatchPixels(call_.input.dtype, [&]<class In>(In) {
       DispatchPixels(call_.output.dtype, [&]<class Out>(Out) {
         using Policy = ToImage<kArithmetic, In, Out>;
-        gathers = Policy::kDelivers && next != nullptr && next->shape.groups == shape_.groups;
+        gathers = Policy::kGathers && next != nullptr && next->shape.groups == shape_.groups;
         PixelGroup next_groups[kMaxGroups];
         NextTile following;
         if (gathers) {
@@ -443,7 +450,7 @@ class Walk {
         }
         Panels([&](PanelRange panels, Workspace& mine) {
           const std::uint32_t* operand = reinterpret_cast<const std::uint32_t*>(own_.x.data());
-          if constexpr (kArithmetic == Arithmetic::bf16) {
+          if constexpr (is_paired(kArithmetic)) {
             RoundResidual(panels);
             operand = own_.attended.data();
           }

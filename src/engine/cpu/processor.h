@@ -1,0 +1,16 @@
+// What the processor has that Highway does not ask about.
+#pragma once
+
+namespace kineograph::engine::cpu {
+
+/// Dot products of bf16 pairs (AVX512-BF16).
+bool has_bf16_dot_products();
+
+/// The same at a rate that is worth it: on Intel's processors one takes four times a fused multiply-add, for twice the
+/// work.
+bool has_fast_bf16_dot_products();
+
+/// A matrix unit for bf16 pairs (AMX) that the system lets this process use; asks the system for it.
+bool has_bf16_tiles();
+
+}  // namespace kineograph::engine::cpu
