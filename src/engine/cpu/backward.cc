@@ -3,6 +3,7 @@
 #include <tbb/parallel_for.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "base/half.h"
@@ -12,12 +13,18 @@
 namespace kineograph::engine::cpu {
 namespace {
 
-/// Tokens of a tile. Each tile adds once to every weight's gradient in memory, so that few tokens would make that the
-/// work; many leave the L2 cache.
+/// Tokens of a tile of one to three threads. Each tile adds once to every weight's gradient in memory, so that few
+/// tokens would make that the work; many leave the L2 cache.
 constexpr std::size_t kTileTokens = 512;
 
-/// What the buffers of a tile may take: wide models get smaller tiles.
+/// What the buffers of such a tile may take: wide models get smaller tiles.
 constexpr std::size_t kTileBytes = std::size_t{48} << 20;
+
+/// How much larger tiles are for more threads, which share one: each should have panels enough to use a weight that it
+/// has read, and work enough between two times that it waits for the others.
+std::size_t tile_scale(int threads) {
+  return std::bit_floor(std::max<std::size_t>(1, static_cast<std::size_t>(threads) / 2));
+}
 
 bool wanted(const NormOf<MutableTensorView>& norm) { return norm.weight || norm.bias; }
 bool wanted(const LinearOf<MutableTensorView>& linear) { return linear.weight || linear.bias; }
@@ -316,21 +323,22 @@ void BackwardPlan::run_forward(Call& call, int threads) {
 }
 
 std::size_t BackwardPlan::workspace_bytes(const Call& call, int threads) const {
-  return BufferSizes(call, trained_, tile_shape(call)).bytes() +
+  return BufferSizes(call, trained_, tile_shape(call, threads)).bytes() +
          static_cast<std::size_t>(threads) * scratch_sizes(call, target_).bytes();
 }
 
-TileShape BackwardPlan::tile_shape(const Call& call) const {
+TileShape BackwardPlan::tile_shape(const Call& call, int threads) const {
   const auto shape = [&](std::size_t vectors) { return choose_tile(target_.lanes, call.frames, call.pixels, vectors); };
-  std::size_t vectors = kTileTokens / target_.lanes;
-  while (vectors > call.frames && BufferSizes(call, trained_, shape(vectors)).bytes() > kTileBytes) vectors /= 2;
+  const std::size_t scale = tile_scale(threads), most = scale * kTileBytes;
+  std::size_t vectors = scale * kTileTokens / target_.lanes;
+  while (vectors > call.frames && BufferSizes(call, trained_, shape(vectors)).bytes() > most) vectors /= 2;
   return shape(vectors);
 }
 
 void BackwardPlan::walk(BackwardCall& backward, State& state, int threads) {
   Call& call = *backward.call;
   call.tiles_may_span_videos = false;
-  const TileShape shape = tile_shape(call);
+  const TileShape shape = tile_shape(call, threads);
   grow_all(state.buffers, BufferSizes(call, trained_, shape));
   const auto tile = [&](const Tile& t, Team& team) { target_.walk_backward(backward, t, team, state.buffers); };
   walk_tiles_in_turn(call, shape, threads, scratch_sizes(call, target_), workspaces_, std::cref(tile));

@@ -68,10 +68,10 @@ class BackwardTile {
     });
   }
 
-  /// Cuts [0, count) rows among threads at multiples of the largest kernel.
+  /// Cuts [0, count) rows among threads, evenly: on many a whole kernel's rows would be too coarse a measure.
   template <class Work>
   void RowRanges(std::size_t count, Work&& work) {
-    const std::size_t rows = arithmetic_ == Arithmetic::bf16_tiles ? kTileBlockRows : kMaxRows;
+    const std::size_t rows = arithmetic_ == Arithmetic::bf16_tiles ? kTileRows : 2;
     team_.for_ranges((count + rows - 1) / rows, [&](std::size_t begin, std::size_t end, Workspace&) {
       work(begin * rows, std::min(count, end * rows));
     });

@@ -222,11 +222,14 @@ HWY_INLINE void AddOuter(const float* d_y, std::size_t d_y_panel, std::size_t be
     return;
   }
 #endif
+  // Kernels of nearly equal height.
+  const std::size_t count = end - begin, kernels = (count + kMaxRows - 1) / kMaxRows;
   for (std::size_t k = 0; k < channels; k += kPanel)
-    for (std::size_t n = begin; n < end; n += kMaxRows)
-      OuterOf<kArithmetic>(std::min(kMaxRows, end - n))(d_y + n * kWords, d_y_panel, transposed + k * panels * kWords,
-                                                        panels, out + n * stride + k, stride,
-                                                        std::min(kPanel, channels - k));
+    for (std::size_t i = 0; i < kernels; ++i) {
+      const std::size_t n = begin + count * i / kernels, rows = begin + count * (i + 1) / kernels - n;
+      OuterOf<kArithmetic>(rows)(d_y + n * kWords, d_y_panel, transposed + k * panels * kWords, panels,
+                                 out + n * stride + k, stride, std::min(kPanel, channels - k));
+    }
 }
 
 /// Rows [begin, end) of d_y [panel][row][2N tokens]: bias[n] += the sum of d_y[n].
