@@ -145,8 +145,6 @@ inline void OuterTiles(const float* HWY_RESTRICT d_y, std::size_t d_y_panel, std
                        const float* HWY_RESTRICT x, std::size_t panels, float* HWY_RESTRICT out, std::size_t stride,
                        std::size_t valid) {
   const D d;
-  constexpr std::size_t kRegister = kTileRows * kTileWords;
-  constexpr int kChannels = kPanel * sizeof(float);  // bytes between two rows of x
   HWY_ALIGN float sums[kTileBlockRows * kPanel];
   HWY_ALIGN float rest[2][kRegister] = {};
   for (std::size_t i = 0; i < rows; ++i)
@@ -159,29 +157,16 @@ inline void OuterTiles(const float* HWY_RESTRICT d_y, std::size_t d_y_panel, std
     if (rows > first) std::copy_n(from, (rows - first) * kTileWords, rest[which]);
     return rest[which];
   };
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
+  ZeroSums();
   for (std::size_t panel = 0; panel < panels; ++panel, d_y += d_y_panel, x += kLanes * kPanel) {
     const float *upper = half(0), *lower = half(1);
     MemoryIsRead();
-    _tile_loadd(6, x, kChannels);
-    _tile_loadd(4, upper, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, x + kLanes, kChannels);
-    _tile_dpbf16ps(1, 4, 7);
-    if (rows > kTileRows) {
-      _tile_loadd(5, lower, 64);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
-    }
+    if (rows > kTileRows)
+      MultiplyRegisters<2>(upper, lower, x);
+    else
+      MultiplyRegisters<1>(upper, lower, x);
   }
-  _tile_stored(0, sums, kChannels);
-  _tile_stored(1, sums + kLanes, kChannels);
-  _tile_stored(2, sums + kTileRows * kPanel, kChannels);
-  _tile_stored(3, sums + kTileRows * kPanel + kLanes, kChannels);
-  MemoryIsRead();
+  StoreSums<2>(sums);
   for (std::size_t i = 0; i < rows; ++i, out += stride) {
     const float* sum = sums + i * kPanel;
     if (valid == kPanel)

@@ -39,6 +39,46 @@ class TileRegisters {
 /// The intrinsics do not tell the compiler that they read and write memory.
 HWY_INLINE void MemoryIsRead() { __asm__ volatile("" ::: "memory"); }
 
+/// Words of a register, and bytes between two rows of a panel.
+inline constexpr std::size_t kRegister = kTileRows * kTileWords;
+inline constexpr int kPanelBytes = kPanel * sizeof(float);
+
+// Registers 0 to 3 are sums of 32 rows x 2N columns, or of the first 16 rows; 4 and 5 one factor, 6 and 7 the other.
+
+HWY_INLINE void ZeroSums() {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+}
+
+/// Adds to the sums of 16 kTiles rows: pairs of `upper` and `lower`, registers as they lie, by 16 rows of a panel.
+template <std::size_t kTiles, class T>
+HWY_INLINE void MultiplyRegisters(const T* upper, const T* lower, const T* panel) {
+  _tile_loadd(6, panel, kPanelBytes);
+  _tile_loadd(4, upper, 64);
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_loadd(7, panel + kLanes, kPanelBytes);
+  _tile_dpbf16ps(1, 4, 7);
+  if constexpr (kTiles == 2) {
+    _tile_loadd(5, lower, 64);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+}
+
+/// Sums of 16 kTiles rows -> [16 kTiles][2N].
+template <std::size_t kTiles>
+HWY_INLINE void StoreSums(float* to) {
+  _tile_stored(0, to, kPanelBytes);
+  _tile_stored(1, to + kLanes, kPanelBytes);
+  if constexpr (kTiles == 2) {
+    _tile_stored(2, to + kTileRows * kPanel, kPanelBytes);
+    _tile_stored(3, to + kTileRows * kPanel + kLanes, kPanelBytes);
+  }
+  MemoryIsRead();
+}
+
 /// Sums of a block that its policy has not taken yet.
 template <class Output>
 struct PendingBlock {
@@ -58,10 +98,7 @@ template <std::size_t kTiles, class Output>
 HWY_NOINLINE void TileKernel(const std::uint32_t* HWY_RESTRICT w, bool biased, const std::uint32_t* HWY_RESTRICT x,
                              std::size_t words, float* to, const float* sums, PendingBlock<Output> pending,
                              ReadAhead side) {
-  constexpr std::size_t kRegister = kTileRows * kTileWords;
-  constexpr int kTokens = kPanel * sizeof(float);  // bytes between two rows of a panel
   MemoryIsRead();
-  // 0 to 3: sums of rows x tokens; 4 and 5: weights; 6 and 7: activations.
   if (biased) {
     _tile_loadd(0, w, 64);
     _tile_loadd(1, w, 64);
@@ -71,22 +108,10 @@ HWY_NOINLINE void TileKernel(const std::uint32_t* HWY_RESTRICT w, bool biased, c
     }
     w += kTiles * kRegister;
   } else {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    ZeroSums();
   }
   const auto step = [&](const std::uint32_t* pairs) KINEOGRAPH_ATTR {
-    _tile_loadd(6, pairs, kTokens);
-    _tile_loadd(4, w, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, pairs + kLanes, kTokens);
-    _tile_dpbf16ps(1, 4, 7);
-    if constexpr (kTiles == 2) {
-      _tile_loadd(5, w + kRegister, 64);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
-    }
+    MultiplyRegisters<kTiles>(w, w + kRegister, pairs);
     w += kTiles * kRegister;
   };
   const std::size_t share = round_up((pending.rows + words / kTileWords) / (words / kTileWords + 1), 4);
@@ -105,13 +130,7 @@ HWY_NOINLINE void TileKernel(const std::uint32_t* HWY_RESTRICT w, bool biased, c
     step(rest);
   }
   pending.Take(sums, pending.rows);
-  _tile_stored(0, to, kTokens);
-  _tile_stored(1, to + kLanes, kTokens);
-  if constexpr (kTiles == 2) {
-    _tile_stored(2, to + kTileRows * kPanel, kTokens);
-    _tile_stored(3, to + kTileRows * kPanel + kLanes, kTokens);
-  }
-  MemoryIsRead();
+  StoreSums<kTiles>(to);
 }
 
 template <class Output>
