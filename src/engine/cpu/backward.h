@@ -46,8 +46,8 @@ struct NormSums {
   std::vector<double> along, plain;
 };
 
-/// What tiles add to. All threads work on one tile and each sum belongs to one of them at a time, tile after tile: which
-/// thread does what never changes a bit. How many there are does, since tiles grow with them.
+/// What tiles add to. All threads work on one tile and each sum belongs to one of them at a time, tile after tile:
+/// which thread does what never changes a bit. How many there are does, since tiles grow with them.
 struct BackwardSums {
   std::vector<NormSums> norms;                ///< [(layer * 3 + norm) * videos + video], I values each
   std::vector<std::vector<double>> gates;     ///< [(layer * 2 + (0: attn1, 1: ff)) * videos + video], I values each

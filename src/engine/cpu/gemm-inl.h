@@ -63,7 +63,7 @@ inline constexpr std::size_t kUnroll = 8;
 
 /// Rows of the largest block.
 template <Arithmetic kArithmetic>
-inline constexpr std::size_t kBlockRows = kArithmetic == Arithmetic::bf16_tiles ? kTileBlockRows : kMaxRows;
+inline constexpr std::size_t kBlockRows = block_rows(kArithmetic, kMaxRows);
 
 /// Lines that a kernel reads ahead for those who come after it, one of each stream at a time: a burst of prefetches
 /// would fill the queue of outstanding misses and stall. Streams 0 and 1 go to the L2 cache only, since the panel and

@@ -45,6 +45,11 @@ inline constexpr std::size_t kTileRows = 16, kTileWords = 16;
 /// Rows of the largest block there: two registers of weights meet two of activations.
 inline constexpr std::size_t kTileBlockRows = 2 * kTileRows;
 
+/// Rows of the largest block, by those of the vectors' micro-kernel.
+inline constexpr std::size_t block_rows(Arithmetic a, std::size_t vectors) {
+  return a == Arithmetic::bf16_tiles ? kTileBlockRows : vectors;
+}
+
 /// y = W x + b with W (rows, cols), cut into blocks of at most max_rows rows. A block is stored [word][row]: a word is
 /// one f32 weight, or the pair of bf16 weights of two neighbouring columns. Rows and columns are padded with zeros to
 /// even. For the matrix unit a block is [word / 16][row][16 words], padded to whole registers, behind a register of

@@ -91,6 +91,12 @@ void pack_block(const std::vector<Row>& rows, const PackedLinear::Block& block, 
   }
 }
 
+/// What blocks of `rows` take, in words.
+std::size_t block_words(std::size_t rows, std::size_t words, Arithmetic arithmetic, bool biased) {
+  if (arithmetic != Arithmetic::bf16_tiles) return rows * words;
+  return round_up(rows, kTileRows) * (round_up(words, kTileWords) + (biased ? kTileWords : 0));
+}
+
 /// Cuts `rows` (a multiple of `unit`) into blocks of nearly equal height, or of the matrix unit's height and a rest.
 std::vector<PackedLinear::Block> cut_blocks(std::size_t rows, std::size_t words, std::size_t unit,
                                             const PackOptions& options, bool biased = false) {
@@ -99,7 +105,7 @@ std::vector<PackedLinear::Block> cut_blocks(std::size_t rows, std::size_t words,
     for (std::size_t row = 0, offset = 0; row < rows; row += kTileBlockRows) {
       const std::size_t height = std::min(kTileBlockRows, rows - row);
       blocks.push_back({static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(height), offset});
-      offset += round_up(height, kTileRows) * (round_up(words, kTileWords) + (biased ? kTileWords : 0));
+      offset += block_words(height, words, options.arithmetic, biased);
     }
     return blocks;
   }
@@ -126,12 +132,9 @@ PackedLinear pack(std::vector<Row> rows, std::size_t cols, std::size_t unit, con
   const bool tiles = options.arithmetic == Arithmetic::bf16_tiles;
   linear.biased = tiles && std::any_of(rows.begin(), rows.end(), [](const Row& row) { return row.bias != 0.0f; });
   linear.blocks = cut_blocks(linear.rows, linear.words, unit, options, linear.biased);
-  if (tiles) {
-    linear.weights = Buffer<std::uint32_t>::unwritten(
-        round_up(linear.rows, kTileRows) * (round_up(linear.words, kTileWords) + (linear.biased ? kTileWords : 0)),
-        options.slab);
-  } else {
-    linear.weights = Buffer<std::uint32_t>::unwritten(linear.rows * linear.words, options.slab);
+  linear.weights = Buffer<std::uint32_t>::unwritten(
+      block_words(linear.rows, linear.words, options.arithmetic, linear.biased), options.slab);
+  if (!tiles) {
     linear.bias = Buffer<float>(linear.rows);
     for (std::size_t i = 0; i < rows.size(); ++i) linear.bias[i] = rows[i].bias;
   }

@@ -172,7 +172,7 @@ WorkspaceSizes workspace_sizes(const PackedModel& model, const TileShape& shape,
   sizes.scores =
       std::max({16 * keys * shape.lanes, (pad_channels(context_tokens) + q_rows) * panel, model.out.rows * panel});
   sizes.hidden = operand(model.hidden_chunk, panels);
-  sizes.block = 2 * (model.arithmetic == Arithmetic::bf16_tiles ? kTileBlockRows : 16) * panel;  // two blocks of rows
+  sizes.block = 2 * block_rows(model.arithmetic, 16) * panel;  // two blocks of rows
   return sizes;
 }
 
