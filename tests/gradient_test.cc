@@ -74,7 +74,8 @@ TEST_P(GradientTest, EqualsTorchsAutograd) {
     ASSERT_EQ(static_cast<std::int64_t>(found.size()), wanted.size(0));
     // As for the output: the timestep's sinusoid is off by up to 1000 epsilon. The fused engine adds the rounding of
     // its stages; twice the forward's factor, since the way back multiplies the errors of the way there by each other's
-    // values. With native dot products bf16 rounds what enters a product (see CpuGradient.AgreesInBf16Too).
+    // values. Where the way back multiplies bf16 pairs, what enters a product is rounded (see
+    // CpuGradient.AgreesInBf16Too).
     const double stages = 4.0 + 10.0 * static_cast<double>(golden.config.num_layers);
     const bool pairs = runner.compute == DType::bf16 && runner.isa.ends_with("_bf16");
     // Where logits are hundreds, a rounding to 8 bits decides which key is attended.

@@ -96,6 +96,20 @@ HWY_INLINE void PairTokens(const float* y, std::size_t y_panel, std::size_t begi
       hn::Store(RowWords<kArithmetic>(y + panel * y_panel + n * kPanel, 0), D(), out + panel * out_panel + n * kLanes);
 }
 
+/// out[c] += the sums of 2N channels, of which `valid` exist.
+HWY_INLINE void AddToRow(Vec low, Vec high, float* HWY_RESTRICT out, std::size_t valid) {
+  const D d;
+  if (valid == kPanel) {
+    hn::StoreU(hn::Add(low, hn::LoadU(d, out)), d, out);
+    hn::StoreU(hn::Add(high, hn::LoadU(d, out + kLanes)), d, out + kLanes);
+    return;
+  }
+  HWY_ALIGN float lanes[kPanel];
+  hn::Store(low, d, lanes);
+  hn::Store(high, d, lanes + kLanes);
+  for (std::size_t c = 0; c < valid; ++c) out[c] += lanes[c];
+}
+
 /// kRows of d_y against 2N channels of x; d_y: [panel][row][words], x: [words][2N channels].
 /// out [kRows][stride] += the sums, of which `valid` channels exist.
 template <std::size_t kRows, Arithmetic kArithmetic>
@@ -124,19 +138,7 @@ HWY_NOINLINE void OuterKernel(const float* HWY_RESTRICT d_y, std::size_t d_y_pan
       }
     }
   }
-  if (valid == kPanel) {
-    KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kRows; ++i) {
-      hn::StoreU(hn::Add(sum[i][0], hn::LoadU(d, out + i * stride)), d, out + i * stride);
-      hn::StoreU(hn::Add(sum[i][1], hn::LoadU(d, out + i * stride + kLanes)), d, out + i * stride + kLanes);
-    }
-    return;
-  }
-  HWY_ALIGN float lanes[kPanel];
-  for (std::size_t i = 0; i < kRows; ++i) {
-    hn::Store(sum[i][0], d, lanes);
-    hn::Store(sum[i][1], d, lanes + kLanes);
-    for (std::size_t c = 0; c < valid; ++c) out[i * stride + c] += lanes[c];
-  }
+  KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kRows; ++i) AddToRow(sum[i][0], sum[i][1], out + i * stride, valid);
 }
 
 #if KINEOGRAPH_NATIVE_BF16
@@ -167,14 +169,8 @@ inline void OuterTiles(const float* HWY_RESTRICT d_y, std::size_t d_y_panel, std
       MultiplyRegisters<1>(upper, lower, x);
   }
   StoreSums<2>(sums);
-  for (std::size_t i = 0; i < rows; ++i, out += stride) {
-    const float* sum = sums + i * kPanel;
-    if (valid == kPanel)
-      for (std::size_t c = 0; c < kPanel; c += kLanes)
-        hn::StoreU(hn::Add(hn::Load(d, sum + c), hn::LoadU(d, out + c)), d, out + c);
-    else
-      for (std::size_t c = 0; c < valid; ++c) out[c] += sum[c];
-  }
+  for (std::size_t i = 0; i < rows; ++i)
+    AddToRow(hn::Load(d, sums + i * kPanel), hn::Load(d, sums + i * kPanel + kLanes), out + i * stride, valid);
 }
 #endif
 

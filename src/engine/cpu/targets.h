@@ -35,8 +35,8 @@ struct Target {
   std::size_t max_rows = 0;                    ///< of a micro-kernel
   Arithmetic bf16 = Arithmetic::bf16_storage;  ///< what bf16 models compute in
   /// Walks one tile. `gathered`: the workspace holds its input already, since the walk before returned true. Returns
-  /// whether this one leaves the input of next->next(), unless null. Indexed by Arithmetic; null for
-  /// what the processor lacks.
+  /// whether this one leaves the input of next->next(), unless null. Indexed by Arithmetic; null for what the
+  /// instruction set has no products for.
   bool (*walk[kArithmetics])(const Call&, const Tile&, bool gathered, TileSource* next, Team&, Workspace&) = {};
   /// y = linear(tokens): see ProjectTokens. Indexed like walk.
   void (*project_tokens[kArithmetics])(const PackedLinear&, const float* tokens, std::size_t count, std::size_t dim,
