@@ -103,8 +103,8 @@ TEST(Memory, StaysBelowItsLimitAtAnySize) {
 TEST(Memory, ABackwardStaysBelowItsLimitAtAnySize) {
   constexpr std::size_t kBackwardLimit = 64'000'000;  // bytes a thread
   for (const auto& instruction_set : instruction_sets("cpu"))
-    for (const Extents e :
-         {Extents{320, 8, 40, 1, 32, 4, 8}, Extents{1280, 8, 160, 1, 32, 3, 3}, Extents{32, 1, 32, 2, 16, 96, 160}}) {
+    for (const Extents e : {Extents{320, 8, 40, 1, 32, 4, 8}, Extents{640, 8, 80, 1, 16, 8, 16},
+                            Extents{1280, 8, 160, 1, 32, 3, 3}, Extents{32, 1, 32, 2, 16, 96, 160}}) {
       if (e.channels > 1000 && instruction_set != instruction_sets("cpu").front()) continue;  // slow to draw
       const auto model = TransformerTemporalModel::from_config(config_of(e.channels, e.heads, e.head_dim), 1,
                                                                {.isa = instruction_set});

@@ -46,8 +46,8 @@ struct NormSums {
   std::vector<double> along, plain;
 };
 
-/// What tiles add to. All threads work on one tile and each sum belongs to one of them at a time, tile after tile:
-/// which thread does what never changes a bit. How many there are does, since tiles grow with them.
+/// What a squad's tiles add to, beside the gradients of linear layers. Each sum belongs to one of its threads at a
+/// time, tile after tile: which thread does what never changes a bit.
 struct BackwardSums {
   std::vector<NormSums> norms;                ///< [(layer * 3 + norm) * videos + video], I values each
   std::vector<std::vector<double>> gates;     ///< [(layer * 2 + (0: attn1, 1: ff)) * videos + video], I values each
@@ -94,7 +94,8 @@ struct BackwardCall {
 };
 
 /// The walk of training for one model: weights packed for it, and memory that is kept from call to call. Runs in the
-/// caller's arena.
+/// caller's arena. Threads form squads, each with sums of its own, which are added up in the squads' order: gradients
+/// of parameters depend on the number of threads in their last bits, on nothing else.
 class BackwardPlan {
  public:
   /// Both outlive it.
@@ -109,23 +110,26 @@ class BackwardPlan {
            int threads);
   /// A forward with dropout, by the same walk.
   void run_forward(Call& call, int threads);
-  /// Bytes that one call holds.
-  std::size_t workspace_bytes(const Call& call, int threads) const;
 
  private:
-  struct State;
-  std::unique_ptr<State> acquire();
-  void release(std::unique_ptr<State> state);
-  TileShape tile_shape(const Call& call, int threads) const;
-  void walk(BackwardCall& backward, State& state, int threads);
+  struct Squad;
+  struct Division;
+  using Squads = std::vector<Squad>;
+  Squads acquire();
+  void release(Squads squads);
+  TileShape tile_shape(const Call& call, std::size_t threads) const;
+  Division divide(const Call& call, int threads, bool forward_only) const;
+  void walk(const BackwardCall& backward, Squads& squads, const Division& division, int threads);
+  static void add_up(Squads& squads, std::size_t count);
 
   const Weights& weights_;
   const PackedModel& model_;
   const Target& target_;
   TrainedModel trained_;
+  std::size_t linear_floats_ = 0;  ///< weights and biases of all linear layers
   WorkspacePool workspaces_;
   std::mutex mutex_;
-  std::vector<std::unique_ptr<State>> states_;
+  std::vector<Squads> kept_;
 };
 
 }  // namespace kineograph::engine::cpu

@@ -228,19 +228,28 @@ void walk_tiles(const Call& call, const Target& target, Arithmetic arithmetic, c
   tbb::parallel_for(std::size_t{0}, workers, work, tbb::simple_partitioner());
 }
 
-void walk_tiles_in_turn(const Call& call, const TileShape& shape, int threads, const WorkspaceSizes& sizes,
-                        WorkspacePool& pool, const std::function<void(const Tile&, Team&)>& walk) {
+std::size_t tile_count(const Call& call, const TileShape& shape) { return Tiling(call, shape).size(); }
+
+void walk_tiles_in_squads(const Call& call, const TileShape& shape, int threads, std::size_t squads,
+                          const WorkspaceSizes& sizes, WorkspacePool& pool, const SquadWalk& walk) {
   const Tiling tiles(call, shape);
-  for (std::size_t i = 0; i < tiles.size(); ++i) {
-    if (threads == 1) {
+  const auto walk_range = [&](std::size_t begin, std::size_t end, std::size_t squad, int together) {
+    if (together == 1) {
       const Borrowed own(pool, sizes);
       Solo team(*own);
-      walk(tiles[i], team);
+      for (std::size_t i = begin; i < end; ++i) walk(tiles[i], team, squad);
     } else {
-      Together team(threads, sizes, pool);
-      walk(tiles[i], team);
+      Together team(together, sizes, pool);
+      for (std::size_t i = begin; i < end; ++i) walk(tiles[i], team, squad);
     }
-  }
+  };
+  const std::size_t each = squads == 1 ? 0 : tiles.size() / squads;
+  if (each != 0)
+    tbb::parallel_for(
+        std::size_t{0}, squads,
+        [&](std::size_t s) { walk_range(s * each, (s + 1) * each, s, threads / static_cast<int>(squads)); },
+        tbb::simple_partitioner());
+  walk_range(squads * each, tiles.size(), 0, threads);
 }
 
 }  // namespace kineograph::engine::cpu

@@ -46,8 +46,14 @@ void run_in_arena(int threads, const std::function<void()>& body);
 void walk_tiles(const Call& call, const Target& target, Arithmetic arithmetic, const TileShape& shape, int threads,
                 const WorkspaceSizes& sizes, WorkspacePool& pool);
 
-/// Calls `walk` for every tile in order, each by all threads together; tiles never span videos.
-void walk_tiles_in_turn(const Call& call, const TileShape& shape, int threads, const WorkspaceSizes& sizes,
-                        WorkspacePool& pool, const std::function<void(const Tile&, Team&)>& walk);
+/// Tiles of a call.
+std::size_t tile_count(const Call& call, const TileShape& shape);
+
+/// Calls walk(tile, team, squad) for every tile; tiles never span videos. Each of `squads`, a divisor of the threads,
+/// takes an equal run of the tiles in order, its share of the threads on one tile at a time. Those left over come last:
+/// one after the other, by all threads, as squad 0's. Nothing depends on which thread does what.
+using SquadWalk = std::function<void(const Tile&, Team&, std::size_t)>;
+void walk_tiles_in_squads(const Call& call, const TileShape& shape, int threads, std::size_t squads,
+                          const WorkspaceSizes& sizes, WorkspacePool& pool, const SquadWalk& walk);
 
 }  // namespace kineograph::engine::cpu
