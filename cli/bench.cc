@@ -11,6 +11,7 @@
 
 #include "commands.h"
 #include "kineograph/kineograph.h"
+#include "parallel.h"
 
 namespace kineograph::cli {
 namespace {
@@ -245,7 +246,10 @@ void add_bench(CLI::App& program) {
   command->add_flag("--list", arguments->list, "Say what the shapes are, all or those of --shape, and measure nothing");
   command->add_flag("--json", arguments->json, "Write JSON");
   command->footer("Example:\n  kineograph bench --shape AD-0s,AD-2s --dtype f32");
-  command->callback([arguments] { bench(*arguments); });
+  command->callback([arguments] {
+    arguments->threads = thread_count(arguments->threads);
+    bench(*arguments);
+  });
 }
 
 }  // namespace kineograph::cli

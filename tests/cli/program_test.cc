@@ -77,6 +77,9 @@ TEST_F(ProgramTest, BenchMeasuresWhatItLists) {
         EXPECT_GT(row[key].get<double>(), 0) << key;
       EXPECT_LT(row["max_error"].get<double>(), 0.05);
     }
+  const Result by_default = sh("KINEOGRAPH_NUM_THREADS=3 kineograph bench --json --repeats 1 --shape 1x4x32x5x3:2x8");
+  ASSERT_EQ(by_default.code, 0) << by_default.err;
+  EXPECT_EQ(nlohmann::json::parse(by_default.out).at(0)["threads"], 3);
   for (const char* shape : {"AD-9", "1x4x32x5x3", "1x4x32x5x3:2x0", "1x4x32x5x3:2x8x", "-1x4x32x5x3:2x8"}) {
     const Result refused = sh("kineograph bench --shape " + std::string(shape));
     EXPECT_EQ(refused.code, 2) << shape;

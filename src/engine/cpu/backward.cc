@@ -1,5 +1,6 @@
 #include "engine/cpu/backward.h"
 
+#include <tbb/info.h>
 #include <tbb/parallel_for.h>
 
 #include <algorithm>
@@ -26,6 +27,10 @@ constexpr std::size_t kThreadBytes = 60'000'000;
 /// How much larger tiles are for more threads that share one: each should have panels enough to use a weight that it
 /// has read, and work enough between two times that it waits for the others.
 std::size_t tile_scale(std::size_t threads) { return std::bit_floor(std::max<std::size_t>(1, threads / 2)); }
+
+/// Threads that share a call. Those beyond the cores only take turns, and each would have memory of its own; sixteen are
+/// let through, so that a small machine can repeat what a larger one computed.
+int sharing(int threads) { return std::min(threads, std::max(16, tbb::info::default_concurrency())); }
 
 bool wanted(const NormOf<MutableTensorView>& norm) { return norm.weight || norm.bias; }
 bool wanted(const LinearOf<MutableTensorView>& linear) { return linear.weight || linear.bias; }
@@ -358,10 +363,11 @@ BackwardPlan::~BackwardPlan() = default;
 
 void BackwardPlan::run(Call& call, const Conditioning& conditioning, const Gradients& gradients, const Image& d_output,
                        int threads) {
+  threads = sharing(threads);
   call.tiles_may_span_videos = false;
   const Division division = divide(call, threads, false);
   Squads squads = acquire();
-  if (squads.size() < division.squads) squads.resize(division.squads);
+  squads.resize(division.squads);
   // Each by the thread that is likely to use it: memory is near to who writes it first.
   tbb::parallel_for(std::size_t{0}, division.squads, [&](std::size_t s) {
     Squad& squad = squads[s];
@@ -387,10 +393,11 @@ void BackwardPlan::run(Call& call, const Conditioning& conditioning, const Gradi
 }
 
 void BackwardPlan::run_forward(Call& call, int threads) {
+  threads = sharing(threads);
   call.tiles_may_span_videos = false;
   const Division division = divide(call, threads, true);
   Squads squads = acquire();
-  if (squads.size() < division.squads) squads.resize(division.squads);
+  squads.resize(division.squads);
   BackwardCall backward;
   backward.call = &call;
   backward.model = &trained_;
