@@ -266,7 +266,7 @@ void train(const CLI::App& command, TrainArguments arguments) {
   ModelOptions engine;
   if (arguments.engine == "auto") arguments.engine = engines().front();
   engine.engine = arguments.engine;
-  // Another number of threads rounds gradients differently: a run keeps the one it was started with.
+  // A run keeps the number that it was started with.
   arguments.threads = thread_count(arguments.threads);
   TrainingSession session(*initial, options, open_sources(settings.clips, options.batches.extents), engine,
                           arguments.threads);

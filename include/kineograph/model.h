@@ -113,9 +113,8 @@ class TransformerTemporalModel {
 
   /// The gradients of a loss by the input and the parameters, into memory apart from what is read. `sample_gradient` is
   /// the loss's gradient by forward's sample: f32, f16 or bf16 of its shape, any strides. `hidden_states` and `options`
-  /// are those of the forward, which is computed anew: nothing needs to be kept from it. The same bits for the same
-  /// number of threads; another number may change the rounding of parameters' gradients, a sum over all tokens. Throws
-  /// ArgumentError before any work starts.
+  /// are those of the forward, which is computed anew: nothing needs to be kept from it. The same bits for any number
+  /// of threads. Throws ArgumentError before any work starts.
   void backward(TensorView hidden_states, TensorView sample_gradient, const Gradients& gradients,
                 const ForwardOptions& options = {}) const;
 

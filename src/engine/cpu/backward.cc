@@ -4,7 +4,6 @@
 #include <tbb/parallel_for.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 
 #include "base/half.h"
@@ -14,23 +13,23 @@
 namespace kineograph::engine::cpu {
 namespace {
 
-/// Tokens of a tile of one to three threads. Each tile adds once to every weight's gradient in memory, so that few
-/// tokens would make that the work; many leave the L2 cache.
+/// Tokens of a tile. Each tile adds once to every weight's gradient in memory, so that few tokens would make that the
+/// work; many leave the L2 cache.
 constexpr std::size_t kTileTokens = 512;
 
-/// What the buffers of such a tile may take: wide models get smaller tiles.
+/// What a tile's buffers may take: wide models get smaller tiles.
 constexpr std::size_t kTileBytes = std::size_t{48} << 20;
 
-/// What all a call's memory may take for each thread.
-constexpr std::size_t kThreadBytes = 60'000'000;
+/// The most tiles that are walked at once. They follow each other as closely as their longest addition lets them, about
+/// a fiftieth of a tile's time.
+constexpr int kMostWalkers = 32;
 
-/// How much larger tiles are for more threads that share one: each should have panels enough to use a weight that it
-/// has read, and work enough between two times that it waits for the others.
-std::size_t tile_scale(std::size_t threads) { return std::bit_floor(std::max<std::size_t>(1, threads / 2)); }
-
-/// Threads that share a call. Those beyond the cores only take turns, and each would have memory of its own; sixteen are
-/// let through, so that a small machine can repeat what a larger one computed.
-int sharing(int threads) { return std::min(threads, std::max(16, tbb::info::default_concurrency())); }
+/// How many tiles are walked at once: one a thread if there are enough, and equal numbers of threads for each.
+std::size_t walkers_of(std::size_t tiles, int threads) {
+  // Threads beyond the cores would only take turns, and each needs memory; a few, so that any machine can try them.
+  const int cores = std::max(4, tbb::info::default_concurrency());
+  return std::min(tiles, static_cast<std::size_t>(std::min({threads, cores, kMostWalkers})));
+}
 
 bool wanted(const NormOf<MutableTensorView>& norm) { return norm.weight || norm.bias; }
 bool wanted(const LinearOf<MutableTensorView>& linear) { return linear.weight || linear.bias; }
@@ -70,43 +69,6 @@ void clear(BackwardSums& sums, const Call& call, const Gradients& gradients) {
   clear(sums.width, model.latent_width_emb.size());
   const bool shared = gradients.encoder_hidden_states && call.inputs->encoder_per_video;
   clear(sums.encoder, shared ? videos * call.context_tokens * call.context_dim : 0);
-}
-
-/// The most that these sums hold.
-std::size_t sum_bytes(const Call& call) {
-  const PackedModel& model = *call.model;
-  const std::size_t per_video =
-      model.blocks.size() * (3 * 2 + 2) * model.inner + call.context_tokens * call.context_dim;
-  const std::size_t sets = call.group_set_per_frame ? call.frames : 1;
-  return sizeof(double) * (call.videos * (per_video + 2 * sets * model.channels) + 2 * model.inner +
-                           model.latent_emb.size() + model.latent_height_emb.size() + model.latent_width_emb.size());
-}
-
-void add(std::vector<double>& to, const std::vector<double>& from) {
-  for (std::size_t i = 0; i < to.size(); ++i) to[i] += from[i];
-}
-void add(NormSums& to, const NormSums& from) {
-  add(to.along, from.along);
-  add(to.plain, from.plain);
-}
-void add(BackwardSums& to, const BackwardSums& from) {
-  for (std::size_t i = 0; i < to.norms.size(); ++i) add(to.norms[i], from.norms[i]);
-  for (std::size_t i = 0; i < to.gates.size(); ++i) add(to.gates[i], from.gates[i]);
-  add(to.group_norm, from.group_norm);
-  add(to.norm_out, from.norm_out);
-  add(to.latent, from.latent);
-  add(to.height, from.height);
-  add(to.width, from.width);
-  add(to.encoder, from.encoder);
-}
-
-/// visit(view) for the gradients of linear layers that somebody wants, weights and biases.
-template <class AnyWeights, class Visit>
-void each_wanted(AnyWeights& gradients, Visit&& visit) {
-  each_linear(gradients, [&](auto& linear) {
-    for (auto* view : {&linear.weight, &linear.bias})
-      if (*view) visit(*view);
-  });
 }
 
 /// Floats of every buffer of a tile, in the order of each_buffer.
@@ -319,166 +281,86 @@ void finish_parameters(const BackwardCall& backward, const Weights& weights) {
 
 }  // namespace
 
-/// Threads that walk one tile at a time, and what they add to.
-struct BackwardPlan::Squad {
-  BackwardBuffers buffers;
+struct BackwardPlan::State {
+  std::vector<BackwardBuffers> buffers;  ///< of a walker each
   BackwardSums sums;
-  Gradients gradients;
-  Buffer<float> linear;  ///< memory of the gradients of linear layers; the first squad adds to the caller's
-
-  /// All gradients are the caller's, but those that several tiles add to.
-  void own_gradients(const Gradients& callers) {
-    gradients = callers;
-    std::size_t size = 0, at = 0;
-    each_wanted(gradients.weights,
-                [&](const MutableTensorView& view) { size += static_cast<std::size_t>(view.numel()); });
-    if (linear.size() < size) linear = Buffer<float>::unwritten(size);
-    each_wanted(gradients.weights, [&](MutableTensorView& view) {
-      view = MutableTensorView(linear.data() + at, view.shape());
-      at += static_cast<std::size_t>(view.numel());
-    });
-  }
-  void clear_gradients() const {
-    each_wanted(gradients.weights, [](const MutableTensorView& view) {
-      std::fill_n(static_cast<float*>(view.data()), view.numel(), 0.0f);
-    });
-  }
-};
-
-/// How threads share a call.
-struct BackwardPlan::Division {
-  std::size_t squads = 1;
-  TileShape shape;
 };
 
 BackwardPlan::BackwardPlan(const Weights& weights, const PackedModel& model, const Target& target)
     : weights_(weights),
       model_(model),
       target_(target),
-      trained_(pack_trained(model.config, weights, trained_arithmetic(model), target.max_rows)) {
-  each_wanted(weights, [&](const TensorView& view) { linear_floats_ += static_cast<std::size_t>(view.numel()); });
-}
+      trained_(pack_trained(model.config, weights, trained_arithmetic(model), target.max_rows)) {}
 
 BackwardPlan::~BackwardPlan() = default;
 
 void BackwardPlan::run(Call& call, const Conditioning& conditioning, const Gradients& gradients, const Image& d_output,
                        int threads) {
-  threads = sharing(threads);
-  call.tiles_may_span_videos = false;
-  const Division division = divide(call, threads, false);
-  Squads squads = acquire();
-  squads.resize(division.squads);
-  // Each by the thread that is likely to use it: memory is near to who writes it first.
-  tbb::parallel_for(std::size_t{0}, division.squads, [&](std::size_t s) {
-    Squad& squad = squads[s];
-    clear(squad.sums, call, gradients);
-    if (s == 0)
-      squad.gradients = gradients;
-    else
-      squad.own_gradients(gradients);
-    squad.clear_gradients();
+  std::unique_ptr<State> state = acquire();
+  clear(state->sums, call, gradients);
+  // Tiles add to these in the caller's memory.
+  each_linear(gradients.weights, [](const LinearOf<MutableTensorView>& linear) {
+    for (const MutableTensorView* view : {&linear.weight, &linear.bias})
+      if (*view) std::fill_n(static_cast<float*>(view->data()), view->numel(), 0.0f);
   });
   BackwardCall backward;
   backward.call = &call;
   backward.model = &trained_;
   backward.conditioning = &conditioning;
   backward.d_output = d_output;
-  walk(backward, squads, division, threads);
-  add_up(squads, division.squads);
   backward.gradients = &gradients;
-  backward.sums = &squads[0].sums;
+  backward.sums = &state->sums;
+  call.tiles_may_span_videos = false;
+  walk(backward, *state, threads);
   if (call.output.data != nullptr) finish_input(backward);
   finish_parameters(backward, weights_);
-  release(std::move(squads));
+  release(std::move(state));
 }
 
 void BackwardPlan::run_forward(Call& call, int threads) {
-  threads = sharing(threads);
-  call.tiles_may_span_videos = false;
-  const Division division = divide(call, threads, true);
-  Squads squads = acquire();
-  squads.resize(division.squads);
+  std::unique_ptr<State> state = acquire();
   BackwardCall backward;
   backward.call = &call;
   backward.model = &trained_;
   backward.d_output = call.output;
   backward.forward_only = true;
-  walk(backward, squads, division, threads);
-  release(std::move(squads));
+  call.tiles_may_span_videos = false;
+  walk(backward, *state, threads);
+  release(std::move(state));
 }
 
-TileShape BackwardPlan::tile_shape(const Call& call, std::size_t threads) const {
+TileShape BackwardPlan::tile_shape(const Call& call) const {
   const auto shape = [&](std::size_t vectors) { return choose_tile(target_.lanes, call.frames, call.pixels, vectors); };
-  const std::size_t scale = tile_scale(threads), most = scale * kTileBytes;
-  std::size_t vectors = scale * kTileTokens / target_.lanes;
-  while (vectors > call.frames && BufferSizes(call, trained_, shape(vectors)).bytes() > most) vectors /= 2;
+  std::size_t vectors = kTileTokens / target_.lanes;
+  while (vectors > call.frames && BufferSizes(call, trained_, shape(vectors)).bytes() > kTileBytes) vectors /= 2;
   return shape(vectors);
 }
 
-/// As many squads as there are tiles and memory for: a squad of one never waits. What is wanted does not matter, so
-/// that a gradient does not depend on which others are.
-BackwardPlan::Division BackwardPlan::divide(const Call& call, int threads, bool forward_only) const {
-  const auto all = static_cast<std::size_t>(threads);
-  const std::size_t scratch = scratch_sizes(call, target_).bytes();
-  for (std::size_t squads = all; squads > 1; --squads) {
-    if (all % squads != 0) continue;
-    const TileShape shape = tile_shape(call, all / squads);
-    if (tile_count(call, shape) < squads) continue;
-    const std::size_t buffers = squads * BufferSizes(call, trained_, shape).bytes();
-    const std::size_t sums =
-        forward_only ? 0 : squads * sum_bytes(call) + (squads - 1) * linear_floats_ * sizeof(float);
-    if (buffers + sums + all * scratch <= all * kThreadBytes) return {squads, shape};
-  }
-  return {1, tile_shape(call, all)};
-}
-
-void BackwardPlan::walk(const BackwardCall& backward, Squads& squads, const Division& division, int threads) {
+void BackwardPlan::walk(const BackwardCall& backward, State& state, int threads) {
   const Call& call = *backward.call;
-  const BufferSizes sizes(call, trained_, division.shape);
-  std::vector<BackwardCall> calls(division.squads, backward);
-  for (std::size_t s = 0; s < division.squads; ++s) {
-    calls[s].gradients = &squads[s].gradients;
-    calls[s].sums = &squads[s].sums;
-  }
-  tbb::parallel_for(std::size_t{0}, division.squads, [&](std::size_t s) { grow_all(squads[s].buffers, sizes); });
-  const auto tile = [&](const Tile& t, Team& team, std::size_t s) {
-    target_.walk_backward(calls[s], t, team, squads[s].buffers);
+  const TileShape shape = tile_shape(call);
+  const std::size_t walkers = walkers_of(tile_count(call, shape), threads);
+  state.buffers.resize(walkers);
+  // Each by the thread that is likely to use it: memory is near to who writes it first.
+  const BufferSizes sizes(call, trained_, shape);
+  tbb::parallel_for(std::size_t{0}, walkers, [&](std::size_t walker) { grow_all(state.buffers[walker], sizes); });
+  const auto tile = [&](const Tile& t, Team& team, Turns& turns, std::size_t walker) {
+    target_.walk_backward(backward, t, team, turns, state.buffers[walker]);
   };
-  walk_tiles_in_squads(call, division.shape, threads, division.squads, scratch_sizes(call, target_), workspaces_,
-                       std::cref(tile));
+  walk_tiles_in_order(call, shape, threads, walkers, scratch_sizes(call, target_), workspaces_, std::cref(tile));
 }
 
-/// What the others have summed, to the first squad's sums and the caller's gradients; in order, piece by piece.
-void BackwardPlan::add_up(Squads& squads, std::size_t count) {
-  if (count == 1) return;
-  for (std::size_t s = 1; s < count; ++s) add(squads[0].sums, squads[s].sums);
-  constexpr std::size_t kPiece = 4096;
-  std::size_t at = 0;
-  each_wanted(squads[0].gradients.weights, [&](const MutableTensorView& view) {
-    const auto size = static_cast<std::size_t>(view.numel());
-    tbb::parallel_for(std::size_t{0}, (size + kPiece - 1) / kPiece, [&](std::size_t piece) {
-      const std::size_t first = piece * kPiece, here = std::min(kPiece, size - first);
-      float* const to = static_cast<float*>(view.data()) + first;
-      for (std::size_t s = 1; s < count; ++s) {
-        const float* const from = squads[s].linear.data() + at + first;
-        for (std::size_t i = 0; i < here; ++i) to[i] += from[i];
-      }
-    });
-    at += size;
-  });
-}
-
-BackwardPlan::Squads BackwardPlan::acquire() {
+std::unique_ptr<BackwardPlan::State> BackwardPlan::acquire() {
   const std::lock_guard lock(mutex_);
-  if (kept_.empty()) return {};
-  Squads squads = std::move(kept_.back());
-  kept_.pop_back();
-  return squads;
+  if (states_.empty()) return std::make_unique<State>();
+  std::unique_ptr<State> state = std::move(states_.back());
+  states_.pop_back();
+  return state;
 }
 
-void BackwardPlan::release(Squads squads) {
+void BackwardPlan::release(std::unique_ptr<State> state) {
   const std::lock_guard lock(mutex_);
-  kept_.push_back(std::move(squads));
+  states_.push_back(std::move(state));
 }
 
 }  // namespace kineograph::engine::cpu

@@ -46,8 +46,7 @@ struct NormSums {
   std::vector<double> along, plain;
 };
 
-/// What a squad's tiles add to, beside the gradients of linear layers. Each sum belongs to one of its threads at a
-/// time, tile after tile: which thread does what never changes a bit.
+/// What tiles add to in turn, beside the gradients of linear layers. Within a tile each sum belongs to one thread.
 struct BackwardSums {
   std::vector<NormSums> norms;                ///< [(layer * 3 + norm) * videos + video], I values each
   std::vector<std::vector<double>> gates;     ///< [(layer * 2 + (0: attn1, 1: ff)) * videos + video], I values each
@@ -94,8 +93,7 @@ struct BackwardCall {
 };
 
 /// The walk of training for one model: weights packed for it, and memory that is kept from call to call. Runs in the
-/// caller's arena. Threads form squads, each with sums of its own, which are added up in the squads' order: gradients
-/// of parameters depend on the number of threads in their last bits, on nothing else.
+/// caller's arena. How many threads there are never changes a bit.
 class BackwardPlan {
  public:
   /// Both outlive it.
@@ -112,24 +110,19 @@ class BackwardPlan {
   void run_forward(Call& call, int threads);
 
  private:
-  struct Squad;
-  struct Division;
-  using Squads = std::vector<Squad>;
-  Squads acquire();
-  void release(Squads squads);
-  TileShape tile_shape(const Call& call, std::size_t threads) const;
-  Division divide(const Call& call, int threads, bool forward_only) const;
-  void walk(const BackwardCall& backward, Squads& squads, const Division& division, int threads);
-  static void add_up(Squads& squads, std::size_t count);
+  struct State;
+  std::unique_ptr<State> acquire();
+  void release(std::unique_ptr<State> state);
+  TileShape tile_shape(const Call& call) const;
+  void walk(const BackwardCall& backward, State& state, int threads);
 
   const Weights& weights_;
   const PackedModel& model_;
   const Target& target_;
   TrainedModel trained_;
-  std::size_t linear_floats_ = 0;  ///< weights and biases of all linear layers
   WorkspacePool workspaces_;
   std::mutex mutex_;
-  std::vector<Squads> kept_;
+  std::vector<std::unique_ptr<State>> states_;
 };
 
 }  // namespace kineograph::engine::cpu

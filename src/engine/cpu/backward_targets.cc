@@ -11,8 +11,8 @@
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
-void WalkBackward(const BackwardCall& backward, const Tile& tile, Team& team, BackwardBuffers& buffers) {
-  BackwardWalk(backward, tile, team, buffers).Run();
+void WalkBackward(const BackwardCall& backward, const Tile& tile, Team& team, Turns& turns, BackwardBuffers& buffers) {
+  BackwardWalk(backward, tile, team, turns, buffers).Run();
 }
 
 std::size_t BackwardScratch(std::size_t queries, std::size_t keys) {

@@ -15,7 +15,7 @@ namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
 class BackwardTile {
  public:
-  BackwardTile(const BackwardCall& backward, const Tile& tile, Team& team, BackwardBuffers& buffers)
+  BackwardTile(const BackwardCall& backward, const Tile& tile, Team& team, Turns& turns, BackwardBuffers& buffers)
       : backward_(backward),
         call_(*backward.call),
         model_(*call_.model),
@@ -23,6 +23,7 @@ class BackwardTile {
         tile_(tile),
         shape_(tile.shape),
         team_(team),
+        turns_(turns),
         at_(buffers),
         video_(tile.first / call_.pixels),
         panels_(tile.shape.panels()),
@@ -156,17 +157,26 @@ class BackwardTile {
     });
   }
 
-  /// Adds to the gradients of layers that share the x in at_.transposed.
+  /// Adds to the gradients of layers that share the x in at_.transposed. A layer a turn: the next tile follows the
+  /// closer.
   void AddGradients(std::initializer_list<LinearGradient> layers, std::size_t rows, std::size_t channels,
                     std::size_t panels) {
-    if (std::none_of(layers.begin(), layers.end(), [](const LinearGradient& to) { return to.weight || to.bias; }))
-      return;
-    RowRanges(rows, [&](std::size_t begin, std::size_t end) {
-      for (const LinearGradient& to : layers) {
-        if (to.weight != nullptr) AddWeight(to, begin, end, channels, panels);
-        if (to.bias != nullptr) AddSums(to.d_y.data, to.d_y.panel, begin, end, panels, to.bias);
-      }
-    });
+    for (const LinearGradient& to : layers) {
+      if (to.weight == nullptr && to.bias == nullptr) continue;
+      turns_.in_turn([&] {
+        RowRanges(rows, [&](std::size_t begin, std::size_t end) {
+          if (to.weight != nullptr) AddWeight(to, begin, end, channels, panels);
+          if (to.bias != nullptr) AddSums(to.d_y.data, to.d_y.panel, begin, end, panels, to.bias);
+        });
+      });
+    }
+  }
+
+  /// work(begin, end) over rows of sums that tiles share.
+  template <class Work>
+  void AddToSums(std::size_t rows, Work&& work) {
+    turns_.in_turn(
+        [&] { team_.for_ranges(rows, [&](std::size_t begin, std::size_t end, Workspace&) { work(begin, end); }); });
   }
 
   /// mask(token, channel) on rows [panel][width]; tokens count as engine/dropout.h says.
@@ -193,6 +203,7 @@ class BackwardTile {
   const Tile& tile_;
   TileShape shape_;
   Team& team_;
+  Turns& turns_;
   BackwardBuffers& at_;
   std::size_t video_, panels_, inner_;
   Arithmetic arithmetic_;  ///< of products

@@ -118,7 +118,7 @@ class BackwardWalk : public BackwardTile {
     AddGradients({Whole(to.proj_in, channels, At(at_.d_x))}, inner_, channels, panels_);
     // Sums of GroupNorm, a set of C a video or a frame.
     NormSums& sums = backward_.sums->group_norm;
-    team_.for_ranges(channels, [&](std::size_t begin, std::size_t end, Workspace&) {
+    AddToSums(channels, [&](std::size_t begin, std::size_t end) {
       DispatchPixels(call_.input.dtype, [&]<class T>(T) {
         const D d;
         for (std::size_t c = begin; c < end; ++c)
@@ -221,7 +221,7 @@ class BackwardWalk : public BackwardTile {
     if (sums.along.empty()) return;
     const Rows d_n = At(at_.d_n);
     const float* moments = at_.moments.data();
-    team_.for_ranges(inner_, [&](std::size_t begin, std::size_t end, Workspace&) {
+    AddToSums(inner_, [&](std::size_t begin, std::size_t end) {
       const D d;
       for (std::size_t c = begin; c < end; ++c) {
         Vec along = hn::Zero(d), plain = hn::Zero(d);
@@ -265,7 +265,7 @@ class BackwardWalk : public BackwardTile {
   void AddGateSums(std::vector<double>& sums) {
     if (sums.empty()) return;
     const Rows d_x = At(at_.d_x), y = At(at_.y);
-    team_.for_ranges(inner_, [&](std::size_t begin, std::size_t end, Workspace&) {
+    AddToSums(inner_, [&](std::size_t begin, std::size_t end) {
       const D d;
       for (std::size_t c = begin; c < end; ++c) {
         Vec sum = hn::Zero(d);
@@ -445,7 +445,7 @@ class BackwardWalk : public BackwardTile {
             visit(ContextRow(v % shape_.groups, lane), static_cast<std::int64_t>(v / shape_.groups),
                   static_cast<std::int64_t>(c), d_context(v / 2)[c * kPanel + v % 2 * kLanes + lane]);
     };
-    team_.for_ranges(width, [&](std::size_t begin, std::size_t end, Workspace&) {
+    AddToSums(width, [&](std::size_t begin, std::size_t end) {
       if (call_.inputs->encoder_per_video) {
         double* sums = backward_.sums->encoder.data();
         each(begin, end, [&](std::int64_t row, std::int64_t token, std::int64_t c, float value) {
@@ -629,14 +629,16 @@ class BackwardWalk : public BackwardTile {
   void EmbedBackward() {
     const Rows d_x = At(at_.d_x);
     BackwardSums& sums = *backward_.sums;
-    EachToken([&](std::size_t panel, std::size_t lane, std::size_t row, std::size_t pixel) {
-      const std::size_t id = ClassAt(row, pixel);
-      for (std::size_t c = 0; c < inner_; ++c) {
-        const auto d = static_cast<double>(d_x(panel)[c * kPanel + lane]);
-        sums.latent[id * inner_ + c] += d;
-        sums.height[pixel / call_.width * inner_ + c] += d;
-        sums.width[pixel % call_.width * inner_ + c] += d;
-      }
+    turns_.in_turn([&] {
+      EachToken([&](std::size_t panel, std::size_t lane, std::size_t row, std::size_t pixel) {
+        const std::size_t id = ClassAt(row, pixel);
+        for (std::size_t c = 0; c < inner_; ++c) {
+          const auto d = static_cast<double>(d_x(panel)[c * kPanel + lane]);
+          sums.latent[id * inner_ + c] += d;
+          sums.height[pixel / call_.width * inner_ + c] += d;
+          sums.width[pixel % call_.width * inner_ + c] += d;
+        }
+      });
     });
   }
 

@@ -1,6 +1,7 @@
 // One forward call, as the tiles see it.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -130,6 +131,38 @@ class Team {
 
  protected:
   virtual void run(std::size_t count, const RangeWork& work) = 0;
+};
+
+/// The turns of a tile among those that are walked at once: what it does for the n-th time in turn comes after what the
+/// tile before it did for the n-th time. So sums over tiles have one order, and tiles follow each other closely.
+class Turns {
+ public:
+  /// Counts what has been done: by the tile before, if any, and by this one.
+  Turns(std::atomic<std::uint32_t>* before, std::atomic<std::uint32_t>& own) : before_(before), own_(own) {}
+  /// A tile that ends, if by an exception, keeps nobody waiting.
+  ~Turns() { set(kAll); }
+  Turns(const Turns&) = delete;
+  Turns& operator=(const Turns&) = delete;
+
+  template <class Work>
+  void in_turn(Work&& work) {
+    if (before_ != nullptr)
+      for (std::uint32_t n = before_->load(std::memory_order_acquire); n <= count_;
+           n = before_->load(std::memory_order_acquire))
+        before_->wait(n, std::memory_order_acquire);
+    work();
+    set(++count_);
+  }
+
+ private:
+  static constexpr std::uint32_t kAll = ~std::uint32_t{0};
+  void set(std::uint32_t count) {
+    own_.store(count, std::memory_order_release);
+    own_.notify_all();
+  }
+  std::atomic<std::uint32_t>* before_;
+  std::atomic<std::uint32_t>& own_;
+  std::uint32_t count_ = 0;
 };
 
 }  // namespace kineograph::engine::cpu

@@ -230,26 +230,31 @@ void walk_tiles(const Call& call, const Target& target, Arithmetic arithmetic, c
 
 std::size_t tile_count(const Call& call, const TileShape& shape) { return Tiling(call, shape).size(); }
 
-void walk_tiles_in_squads(const Call& call, const TileShape& shape, int threads, std::size_t squads,
-                          const WorkspaceSizes& sizes, WorkspacePool& pool, const SquadWalk& walk) {
+void walk_tiles_in_order(const Call& call, const TileShape& shape, int threads, std::size_t walkers,
+                         const WorkspaceSizes& sizes, WorkspacePool& pool, const TileWalk& walk) {
   const Tiling tiles(call, shape);
-  const auto walk_range = [&](std::size_t begin, std::size_t end, std::size_t squad, int together) {
-    if (together == 1) {
-      const Borrowed own(pool, sizes);
-      Solo team(*own);
-      for (std::size_t i = begin; i < end; ++i) walk(tiles[i], team, squad);
-    } else {
-      Together team(together, sizes, pool);
-      for (std::size_t i = begin; i < end; ++i) walk(tiles[i], team, squad);
+  std::vector<std::atomic<std::uint32_t>> done(tiles.size());
+  std::atomic<std::size_t> counter{0};
+  const std::size_t at_once = tiles.size() / walkers * walkers;
+  // A tile is waited for by the next one only, and whoever has taken it is at work on it: the first never waits.
+  const auto take = [&](std::size_t end, std::size_t walker, int together) {
+    const Borrowed own(pool, sizes);
+    Solo alone(*own);
+    Together shared(together, sizes, pool);
+    Team& team = together == 1 ? static_cast<Team&>(alone) : shared;
+    for (std::size_t i = counter++; i < end; i = counter++) {
+      Turns turns(i == 0 ? nullptr : &done[i - 1], done[i]);
+      walk(tiles[i], team, turns, walker);
     }
   };
-  const std::size_t each = squads == 1 ? 0 : tiles.size() / squads;
-  if (each != 0)
+  if (walkers > 1) {
+    const int together = threads / static_cast<int>(walkers);
     tbb::parallel_for(
-        std::size_t{0}, squads,
-        [&](std::size_t s) { walk_range(s * each, (s + 1) * each, s, threads / static_cast<int>(squads)); },
+        std::size_t{0}, walkers, [&](std::size_t walker) { take(at_once, walker, together); },
         tbb::simple_partitioner());
-  walk_range(squads * each, tiles.size(), 0, threads);
+    counter = at_once;
+  }
+  take(tiles.size(), 0, threads);
 }
 
 }  // namespace kineograph::engine::cpu

@@ -49,11 +49,11 @@ void walk_tiles(const Call& call, const Target& target, Arithmetic arithmetic, c
 /// Tiles of a call.
 std::size_t tile_count(const Call& call, const TileShape& shape);
 
-/// Calls walk(tile, team, squad) for every tile; tiles never span videos. Each of `squads`, a divisor of the threads,
-/// takes an equal run of the tiles in order, its share of the threads on one tile at a time. Those left over come last:
-/// one after the other, by all threads, as squad 0's. Nothing depends on which thread does what.
-using SquadWalk = std::function<void(const Tile&, Team&, std::size_t)>;
-void walk_tiles_in_squads(const Call& call, const TileShape& shape, int threads, std::size_t squads,
-                          const WorkspaceSizes& sizes, WorkspacePool& pool, const SquadWalk& walk);
+/// Calls walk(tile, team, turns, walker) for every tile; tiles never span videos. As many tiles are walked at once as
+/// there are walkers below `walkers`, each with an equal share of the threads; those that would leave walkers idle come
+/// last, one after the other by all threads. What tiles do in turn is done in their order whoever does it.
+using TileWalk = std::function<void(const Tile&, Team&, Turns&, std::size_t)>;
+void walk_tiles_in_order(const Call& call, const TileShape& shape, int threads, std::size_t walkers,
+                         const WorkspaceSizes& sizes, WorkspacePool& pool, const TileWalk& walk);
 
 }  // namespace kineograph::engine::cpu

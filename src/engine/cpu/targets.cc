@@ -17,7 +17,7 @@ KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
 // backward_targets.cc
-void WalkBackward(const BackwardCall& backward, const Tile& tile, Team& team, BackwardBuffers& buffers);
+void WalkBackward(const BackwardCall& backward, const Tile& tile, Team& team, Turns& turns, BackwardBuffers& buffers);
 std::size_t BackwardScratch(std::size_t queries, std::size_t keys);
 
 template <Arithmetic kArithmetic>

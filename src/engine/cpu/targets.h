@@ -42,7 +42,7 @@ struct Target {
   void (*project_tokens[kArithmetics])(const PackedLinear&, const float* tokens, std::size_t count, std::size_t dim,
                                        std::uint32_t* operands, float* y) = {};
   /// Walks one tile forward and back; see backward.h.
-  void (*walk_backward)(const BackwardCall&, const Tile&, Team&, BackwardBuffers&) = nullptr;
+  void (*walk_backward)(const BackwardCall&, const Tile&, Team&, Turns&, BackwardBuffers&) = nullptr;
   /// Floats of Workspace::scores that it needs a thread.
   std::size_t (*backward_scratch)(std::size_t queries, std::size_t keys) = nullptr;
   /// Moments of `count` neighbouring pixels.
