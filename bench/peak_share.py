@@ -7,21 +7,16 @@
 
 import argparse
 import json
-import subprocess
 from pathlib import Path
 
-from vs_peers import cpu_name
+from vs_peers import bench, cpu_name
 
 SHAPES = "AD-0,AD-1,AD-2,AD-3,MS-in,MS-0,ZS-in,ZS-0,ZS-1,ZS-2,ZS-mid"
 
 
 def measure(arguments, dtype):
-    command = [arguments.program, "bench", "--shape", arguments.shapes, "--dtype", dtype, "--json"]
-    command += ["--threads", str(arguments.threads)] + (["--isa", arguments.isa] if arguments.isa else [])
-    done = subprocess.run(command, stdout=subprocess.PIPE)
-    if done.returncode:
-        raise SystemExit(done.returncode)  # the program has said why
-    return json.loads(done.stdout)
+    forced = ["--isa", arguments.isa] if arguments.isa else []
+    return bench(arguments.program, "--shape", arguments.shapes, "--dtype", dtype, "--threads", str(arguments.threads), *forced)
 
 
 def table(rows):

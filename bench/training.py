@@ -20,7 +20,6 @@ import gc
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -150,8 +149,8 @@ def errors(folder, name, truth):
 
 def peak_gflops(program, dtype, threads):
     """What multiply-adds on registers reach now, and the instruction set they are of."""
-    bench = [program, "bench", "--shape", "1x8x64x8x8:4x16", "--repeats", "1", "--dtype", dtype, "--threads", str(threads)]
-    row = json.loads(subprocess.run([*bench, "--json"], check=True, stdout=subprocess.PIPE).stdout)[0]
+    tiny = ["--shape", "1x8x64x8x8:4x16", "--repeats", "1", "--dtype", dtype, "--threads", str(threads)]
+    (row,) = vs_peers.bench(program, *tiny)
     return row["peak_gflops"], row["isa"]
 
 

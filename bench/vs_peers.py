@@ -45,12 +45,17 @@ class Shape(NamedTuple):
     flops: float
 
 
+def bench(program, *arguments):
+    """What `kineograph bench` measures, or lists: a row a shape."""
+    done = subprocess.run([program, "bench", *arguments, "--json"], stdout=subprocess.PIPE)
+    if done.returncode:
+        raise SystemExit(done.returncode)  # the program has said why
+    return json.loads(done.stdout)
+
+
 def shape_of(program, name):
     """A shape by its name in `kineograph bench --list`, or as BxFxCxHxW:headsxdim."""
-    listed = subprocess.run([program, "bench", "--list", "--json", "--shape", name], stdout=subprocess.PIPE)
-    if listed.returncode:
-        raise SystemExit(listed.returncode)  # the program has said why
-    return Shape(**json.loads(listed.stdout)[0])
+    return Shape(**bench(program, "--list", "--shape", name)[0])
 
 
 # --- What a peer's process does -------------------------------------------------------------------------------------
@@ -212,7 +217,7 @@ class Kineograph:
 
     def __init__(self, program, folder, shape, dtype, threads):
         self.program, self.folder = program, folder
-        self.bench = ["bench", "--shape", shape.shape, "--dtype", dtype, "--threads", str(threads), "--repeats", "3", "--json"]
+        self.bench = ["--shape", shape.shape, "--dtype", dtype, "--threads", str(threads), "--repeats", "3"]
         self.run = ["run", "--model", folder, "--input", folder / "input.safetensors", "--output"]
         self.run += [folder / "answer.safetensors", "--num-frames", str(shape.frames), "--dtype", dtype]
         self.memory_bytes, self.peak_gflops, self.isa = None, [], ""
@@ -224,7 +229,7 @@ class Kineograph:
         return load_file(self.folder / "answer.safetensors")["sample"]
 
     def seconds(self):
-        row = json.loads(subprocess.run([self.program, *self.bench], check=True, stdout=subprocess.PIPE).stdout)[0]
+        (row,) = bench(self.program, *self.bench)
         self.memory_bytes, self.isa = row["workspace_bytes"], row["isa"]
         self.peak_gflops.append(row["peak_gflops"])
         return row["seconds_median"]

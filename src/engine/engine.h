@@ -74,13 +74,14 @@ using Weights = WeightsOf<TensorView>;
 /// Where the gradients of the weights go: contiguous f32; absent for those that nobody wants.
 using WeightGradients = WeightsOf<MutableTensorView>;
 
-/// visit(linear) for every layer that tokens are multiplied with. `weights` is a WeightsOf<View>, const or not.
-template <class AnyWeights, class Visit>
-void each_linear(AnyWeights& weights, Visit&& visit) {
-  for (auto* linear : {&weights.proj_in, &weights.proj_out, &weights.out}) visit(*linear);
-  for (auto& block : weights.blocks) {
-    for (auto* attention : {&block.attn1, &block.attn2})
-      for (auto* linear : {&attention->to_q, &attention->to_k, &attention->to_v, &attention->to_out}) visit(*linear);
+/// visit(linear) for every layer that tokens are multiplied with.
+template <class View, class Visit>
+void each_linear(const WeightsOf<View>& weights, Visit&& visit) {
+  for (const LinearOf<View>* linear : {&weights.proj_in, &weights.proj_out, &weights.out}) visit(*linear);
+  for (const BlockOf<View>& block : weights.blocks) {
+    for (const AttentionOf<View>* attention : {&block.attn1, &block.attn2})
+      for (const LinearOf<View>* linear : {&attention->to_q, &attention->to_k, &attention->to_v, &attention->to_out})
+        visit(*linear);
     visit(block.ff_in);
     visit(block.ff_out);
   }

@@ -310,7 +310,6 @@ void BackwardPlan::run(Call& call, const Conditioning& conditioning, const Gradi
   backward.d_output = d_output;
   backward.gradients = &gradients;
   backward.sums = &state->sums;
-  call.tiles_may_span_videos = false;
   walk(backward, *state, threads);
   if (call.output.data != nullptr) finish_input(backward);
   finish_parameters(backward, weights_);
@@ -324,7 +323,6 @@ void BackwardPlan::run_forward(Call& call, int threads) {
   backward.model = &trained_;
   backward.d_output = call.output;
   backward.forward_only = true;
-  call.tiles_may_span_videos = false;
   walk(backward, *state, threads);
   release(std::move(state));
 }
@@ -337,7 +335,8 @@ TileShape BackwardPlan::tile_shape(const Call& call) const {
 }
 
 void BackwardPlan::walk(const BackwardCall& backward, State& state, int threads) {
-  const Call& call = *backward.call;
+  Call& call = *backward.call;
+  call.tiles_may_span_videos = false;
   const TileShape shape = tile_shape(call);
   const std::size_t walkers = walkers_of(tile_count(call, shape), threads);
   state.buffers.resize(walkers);
