@@ -29,12 +29,12 @@ struct HeadRows {
   }
 };
 
-/// Softmax in place of count vectors at scores, `stride` floats apart, of scores * scale.
-HWY_INLINE void SoftmaxLanes(float* scores, std::size_t count, std::size_t stride, float scale) {
+/// e^(scale (s - max)) in place of `count` vectors s at scores, `stride` floats apart. Returns what makes their sum 1.
+HWY_INLINE Vec ExponentialLanes(float* scores, std::size_t count, std::size_t stride, float scale) {
   const D d;
   Vec most = hn::Load(d, scores);
   for (std::size_t j = 1; j < count; ++j) most = hn::Max(most, hn::Load(d, scores + j * stride));
-  // e^(scale (s - max)) = 2^(scale log2(e) (s - max))
+  // = 2^(scale log2(e) (s - max))
   const Vec factor = hn::Set(d, scale * 1.44269504f);
   Vec sum = hn::Zero(d);
   for (std::size_t j = 0; j < count; ++j) {
@@ -42,9 +42,25 @@ HWY_INLINE void SoftmaxLanes(float* scores, std::size_t count, std::size_t strid
     sum = hn::Add(sum, e);
     hn::Store(e, d, scores + j * stride);
   }
-  const Vec inverse = hn::Div(hn::Set(d, 1.0f), sum);
+  return hn::Div(hn::Set(d, 1.0f), sum);
+}
+
+/// Softmax of scores * scale in place.
+HWY_INLINE void SoftmaxLanes(float* scores, std::size_t count, std::size_t stride, float scale) {
+  const D d;
+  const Vec inverse = ExponentialLanes(scores, count, stride, scale);
   for (std::size_t j = 0; j < count; ++j)
     hn::Store(hn::Mul(hn::Load(d, scores + j * stride), inverse), d, scores + j * stride);
+}
+
+/// The same, as pairs of neighbouring probabilities in the first vectors.
+HWY_INLINE void SoftmaxPairs(float* scores, std::size_t count, float scale) {
+  const D d;
+  const Vec inverse = ExponentialLanes(scores, count, kLanes, scale);
+  const auto at = [&](std::size_t j) KINEOGRAPH_ATTR {
+    return j < count ? hn::Mul(hn::Load(d, scores + j * kLanes), inverse) : hn::Zero(d);
+  };
+  for (std::size_t j = 0; j < count; j += 2) hn::Store(PairOf(at(j), at(j + 1)), d, scores + j / 2 * kLanes);
 }
 
 /// Writes channels of a head's output into operands [panel][inner].
@@ -167,36 +183,32 @@ inline void AttendHead(const HeadRows& query, std::size_t queries, const HeadRow
 /// Queries whose scores are all there before values are read: keys, then values, stay in the L1 cache meanwhile.
 inline constexpr std::size_t kQueryGroup = 4 * kQueryBlock;
 
-/// The same with dot products of bf16 pairs: queries and keys are pairs of channels, head_dim is even. Room for
-/// scores, kQueryGroup * keys * N floats, and for the values as pairs of tokens: see workspace_sizes.
-template <class Output>
-inline void AttendHeadInPairs(const HeadRows& query, std::size_t queries, const HeadRows& key, const HeadRows& value,
-                              std::size_t keys, std::size_t head_dim, float scale, float* HWY_RESTRICT value_pairs,
-                              float* HWY_RESTRICT scores, const Output& output) {
+/// Values as pairs of tokens, the last one's with itself if it has no other: [pair / 2][head_dim][2N].
+inline void PairValues(const HeadRows& value, std::size_t keys, std::size_t head_dim, float* HWY_RESTRICT pairs) {
   const D d;
-  const std::size_t pairs = (keys + 1) / 2;
-  for (std::size_t pair = 0; pair < pairs; ++pair) {
+  for (std::size_t pair = 0; pair < (keys + 1) / 2; ++pair) {
     const float* low = value(2 * pair);
-    const float* high = value(std::min(2 * pair + 1, keys - 1));  // met by a probability of 0 if there is none
-    float* to = value_pairs + pair / 2 * head_dim * kPanel + pair % 2 * kLanes;
+    const float* high = value(std::min(2 * pair + 1, keys - 1));
+    float* to = pairs + pair / 2 * head_dim * kPanel + pair % 2 * kLanes;
     for (std::size_t e = 0; e < head_dim; ++e)
       hn::Store(PairOf(hn::Load(d, low + e * kPanel), hn::Load(d, high + e * kPanel)), d, to + e * kPanel);
   }
+}
+
+/// AttendHead with dot products of bf16 pairs: queries and keys are pairs of channels, head_dim is even; values are
+/// PairValues' (a value without a token meets a probability of 0). Room for scores: kQueryGroup * keys * N floats.
+template <class Output>
+inline void AttendHeadInPairs(const HeadRows& query, std::size_t queries, const HeadRows& key,
+                              const float* HWY_RESTRICT value_pairs, std::size_t keys, std::size_t head_dim,
+                              float scale, float* HWY_RESTRICT scores, const Output& output) {
+  const std::size_t pairs = (keys + 1) / 2;
   const HeadRows values{value_pairs, head_dim * kPanel, 1, 0};
   for (std::size_t first = 0; first < queries; first += kQueryGroup) {
     const std::size_t end = std::min(queries, first + kQueryGroup);
     const auto row_of = [&](std::size_t q) { return scores + (q - first) * keys * kLanes; };
     for (std::size_t q = first; q < end; q += kQueryBlock)
       Scores<Arithmetic::bf16>(query, q, queries, key, keys, head_dim / 2, row_of(q));
-    for (std::size_t q = first; q < end; ++q) {
-      float* row = row_of(q);
-      SoftmaxLanes(row, keys, kLanes, scale);
-      for (std::size_t pair = 0; pair < pairs; ++pair) {
-        const Vec low = hn::Load(d, row + 2 * pair * kLanes);
-        const Vec high = 2 * pair + 1 < keys ? hn::Load(d, row + (2 * pair + 1) * kLanes) : hn::Zero(d);
-        hn::Store(PairOf(low, high), d, row + pair * kLanes);
-      }
-    }
+    for (std::size_t q = first; q < end; ++q) SoftmaxPairs(row_of(q), keys, scale);
     for (std::size_t q = first; q < end; q += kQueryBlock)
       WeightedHead<Arithmetic::bf16>(row_of(q), keys, values, pairs, head_dim, q, queries, output);
   }

@@ -1,7 +1,6 @@
 #include "engine/cpu/backward.h"
 
 #include <tbb/info.h>
-#include <tbb/parallel_for.h>
 
 #include <algorithm>
 #include <cmath>
@@ -160,14 +159,14 @@ void write_row(const Image& image, std::int64_t offset, std::size_t count, const
 
 /// The input's gradient from that of GroupNorm's output, which is there. With h = (x - mean) r and g = d_n weight:
 /// d_x = r (g - mean(g) - h mean(g h)), and the residual's d_output.
-void finish_input(const BackwardCall& backward) {
+void finish_input(const BackwardCall& backward, int threads) {
   const Call& call = *backward.call;
   const PackedModel& model = *call.model;
   const NormSums& sums = backward.sums->group_norm;
   const std::size_t channels = model.channels, frames = call.frames;
   const std::size_t per_group = channels / static_cast<std::size_t>(model.config.norm_num_groups);
   const double count = static_cast<double>(per_group * call.pixels * (call.group_set_per_frame ? 1 : frames));
-  tbb::parallel_for(std::size_t{0}, call.videos * frames * channels, [&](std::size_t i) {
+  for_each_index(threads, call.videos * frames * channels, [&](std::size_t i) {
     const std::size_t row = i / channels, c = i % channels, first = c / per_group * per_group;
     const std::size_t set = call.group_set_per_frame ? row : row / frames;
     double mean = 0.0, along = 0.0;
@@ -311,7 +310,7 @@ void BackwardPlan::run(Call& call, const Conditioning& conditioning, const Gradi
   backward.gradients = &gradients;
   backward.sums = &state->sums;
   walk(backward, *state, threads);
-  if (call.output.data != nullptr) finish_input(backward);
+  if (call.output.data != nullptr) finish_input(backward, threads);
   finish_parameters(backward, weights_);
   release(std::move(state));
 }
@@ -342,7 +341,7 @@ void BackwardPlan::walk(const BackwardCall& backward, State& state, int threads)
   state.buffers.resize(walkers);
   // Each by the thread that is likely to use it: memory is near to who writes it first.
   const BufferSizes sizes(call, trained_, shape);
-  tbb::parallel_for(std::size_t{0}, walkers, [&](std::size_t walker) { grow_all(state.buffers[walker], sizes); });
+  for_each_index(threads, walkers, [&](std::size_t walker) { grow_all(state.buffers[walker], sizes); });
   const auto tile = [&](const Tile& t, Team& team, Turns& turns, std::size_t walker) {
     target_.walk_backward(backward, t, team, turns, state.buffers[walker]);
   };

@@ -319,7 +319,7 @@ class BackwardWalk : public BackwardTile {
         ProductOf<Sum::store>(block.v[which].forward, operand, v, range);
       });
     }
-    team_.for_ranges(model_.heads, [&](std::size_t begin, std::size_t end, Workspace& mine) {
+    team_.for_each(model_.heads, [&](std::size_t begin, std::size_t end, Workspace& mine) {
       for (std::size_t head = begin; head < end; ++head)
         for (std::size_t g = 0; g < shape_.groups; ++g)
           AttendHead(Head(q, head, g), call_.frames, Head(k, head, g), Head(v, head, g), Keys(which), model_.head_dim,
@@ -358,7 +358,7 @@ class BackwardWalk : public BackwardTile {
       ProductOf<Sum::store>(block.out[which].transposed, d_y, d_attended, range);
     });
     AddGradients({Whole(to.to_out, inner_, d_y)}, inner_, inner_, panels_);
-    team_.for_ranges(model_.heads, [&](std::size_t begin, std::size_t end, Workspace& mine) {
+    team_.for_each(model_.heads, [&](std::size_t begin, std::size_t end, Workspace& mine) {
       for (std::size_t head = begin; head < end; ++head)
         for (std::size_t g = 0; g < shape_.groups; ++g)
           AttendHeadBackward(Head(q, head, g), call_.frames, Head(k, head, g), Head(v, head, g), Keys(which),

@@ -80,26 +80,26 @@ struct Tile {
 class TileSource {
  public:
   virtual ~TileSource() = default;
-  /// Null when there is none that the thread walks alone.
+  /// Null when there is none left.
   virtual const Tile* next() = 0;
 };
 
 /// Memory of one thread, reused from tile to tile. Sizes are for the largest tile of a call.
 struct Workspace {
   // Of the tile, shared by the threads that work on it.
-  Buffer<float> x;                 ///< residual stream [panel][inner][2N]
-  Buffer<std::uint32_t> image;     ///< normalised input, GEMM operands [panel][channels]
-  Buffer<std::uint32_t> normed;    ///< LayerNorm's output [panel][inner]
-  Buffer<std::uint32_t> attended;  ///< attention's output [panel][inner]
-  Buffer<std::uint32_t> context;   ///< per-pixel conditioning [panel][D]
+  Buffer<float> x;               ///< residual stream [panel][inner][2N]
+  Buffer<std::uint32_t> normed;  ///< LayerNorm's output [panel][inner]; after the last feed-forward what proj_out takes
+  Buffer<std::uint32_t>
+      attended;  ///< attention's output [panel][inner]; at other times the input, normalised [panel][C]
+  Buffer<std::uint32_t> context;  ///< per-pixel conditioning [panel][D]
   // Of the thread.
   Buffer<float> qkv;             ///< one head [panel][3 head_dim]
   Buffer<float> scores;          ///< a few queries x all keys
   Buffer<std::uint32_t> hidden;  ///< a chunk of the feed-forward [panel][hidden_chunk]
   Buffer<float> block;           ///< what a kernel leaves for an epilogue; in L1
   std::size_t bytes() const noexcept {
-    return x.bytes() + image.bytes() + normed.bytes() + attended.bytes() + context.bytes() + qkv.bytes() +
-           scores.bytes() + hidden.bytes() + block.bytes();
+    return x.bytes() + normed.bytes() + attended.bytes() + context.bytes() + qkv.bytes() + scores.bytes() +
+           hidden.bytes() + block.bytes();
   }
 };
 
@@ -119,18 +119,25 @@ class RangeWork {
   void (*call_)(void*, std::size_t, std::size_t, Workspace&);
 };
 
-/// Runs the phases of a tile: alone, or cut among threads.
+/// Runs the phases of a tile: one thread, and whoever is free to help.
 class Team {
  public:
   virtual ~Team() = default;
-  /// Calls work(begin, end, workspace of the calling thread) over disjoint ranges that make up [0, count).
+  /// Calls work(begin, end, workspace of the calling thread) over disjoint ranges that make up [0, count), as long as
+  /// can be: neighbours share what is read.
   template <class Work>
   void for_ranges(std::size_t count, Work&& work) {
-    run(count, RangeWork(work));
+    run(count, count, RangeWork(work));
+  }
+  /// The same for what shares nothing: ranges may be short, for help that comes late.
+  template <class Work>
+  void for_each(std::size_t count, Work&& work) {
+    run(count, 1, RangeWork(work));
   }
 
  protected:
-  virtual void run(std::size_t count, const RangeWork& work) = 0;
+  /// `step`: the shortest range where one thread does it all.
+  virtual void run(std::size_t count, std::size_t step, const RangeWork& work) = 0;
 };
 
 /// The turns of a tile among those that are walked at once: what it does for the n-th time in turn comes after what the

@@ -6,6 +6,7 @@
 #define KINEOGRAPH_CPU_FEED_FORWARD_INL_H_
 #endif
 
+#include "engine/cpu/from_image-inl.h"
 #include "engine/cpu/gemm-inl.h"
 #include "engine/cpu/vector_math-inl.h"
 
@@ -28,43 +29,37 @@ HWY_INLINE Vec Activate(Vec x) {
 template <Arithmetic kArithmetic, Activation kActivation>
 struct ToHidden {
   using Side = ReadAhead;
-  static constexpr Sum kSum = Sum::store;
+  static constexpr bool kBuffered = kActivation != Activation::geglu, kInPlace = false;  // what everybody has
   static constexpr bool kGated = kActivation == Activation::geglu || kActivation == Activation::swiglu;
   float* block;
   std::uint32_t* hidden;
   std::size_t panel_words;
+  Arrival<kArithmetic>* arrival;  ///< of another tile's input, or null
 
-  HWY_INLINE void Before(std::size_t, std::size_t, std::size_t, ReadAhead&) const {}
-  HWY_INLINE float* Target(std::size_t, std::size_t) const { return block; }
-  HWY_INLINE void After(std::size_t row, std::size_t rows, std::size_t panel) const {
-    Take(block, row, rows, panel, 0, rows);
+  HWY_INLINE void Before(std::size_t, std::size_t, std::size_t, ReadAhead&) const {
+    if (arrival != nullptr) arrival->Step();
   }
-
-  static constexpr bool kInPlace = false;
+  HWY_INLINE float* Target(std::size_t, std::size_t) const { return block; }
   /// A share of the block's columns, as large as [begin, end) is of its rows.
-  HWY_INLINE void Take(const float* sums, std::size_t row, std::size_t rows, std::size_t panel, std::size_t begin,
+  template <class Sums>
+  HWY_INLINE void Take(const Sums& sums, std::size_t row, std::size_t rows, std::size_t panel, std::size_t begin,
                        std::size_t end) const {
-    const D d;
     constexpr std::size_t kRowsEach = kGated ? 2 : 1;  // of a column
-    const std::size_t first = row / kRowsEach;
-    const float* gates = sums + rows / 2 * kPanel;
-    const auto at = [&](std::size_t i) KINEOGRAPH_ATTR {  // i counts vectors: two a row
-      const Vec value = hn::Load(d, sums + i * kLanes);
+    const auto at = [&](std::size_t column, std::size_t v) KINEOGRAPH_ATTR {
       if constexpr (kGated)
-        return hn::Mul(value, Activate<kActivation>(hn::Load(d, gates + i * kLanes)));
+        return hn::Mul(sums(column, v), Activate<kActivation>(sums(rows / 2 + column, v)));
       else
-        return Activate<kActivation>(value);
+        return Activate<kActivation>(sums(column, v));
     };
-    std::uint32_t* out = hidden + panel * panel_words;
+    std::uint32_t* out = hidden + panel * panel_words + row / kRowsEach / 2 * kPairWords<kArithmetic>;
     if constexpr (is_paired(kArithmetic)) {
-      for (std::size_t pair = begin / kRowsEach / 2; pair < end / kRowsEach / 2; ++pair)
-        for (std::size_t v = 0; v < 2; ++v)
-          hn::Store(Bf16Pair(at(4 * pair + v), at(4 * pair + 2 + v)), DU(),
-                    out + (first / 2 + pair) * kPanel + v * kLanes);
+      KINEOGRAPH_UNROLL for (std::size_t c = begin / kRowsEach; c + 1 < end / kRowsEach; c += 2)
+          KINEOGRAPH_UNROLL for (std::size_t v = 0; v < 2; ++v)
+              hn::Store(Bf16Pair(at(c, v), at(c + 1, v)), DU(), out + c / 2 * kPanel + v * kLanes);
     } else {
-      auto* to = reinterpret_cast<float*>(out) + first * kPanel;
-      for (std::size_t i = 2 * (begin / kRowsEach); i < 2 * (end / kRowsEach); ++i)
-        hn::Store(at(i), d, to + i * kLanes);
+      auto* to = reinterpret_cast<float*>(out) + row / kRowsEach % 2 * kPanel;
+      KINEOGRAPH_UNROLL for (std::size_t c = begin / kRowsEach; c < end / kRowsEach; ++c)
+          KINEOGRAPH_UNROLL for (std::size_t v = 0; v < 2; ++v) hn::Store(at(c, v), D(), to + c * kPanel + v * kLanes);
     }
   }
 };

@@ -12,8 +12,23 @@
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
-/// What a kernel does with its sums: write them, or add them to what is there.
+/// What becomes of sums: they are written, or added to what is there.
 enum class Sum { store, add };
+
+/// A block's sums where a kernel computed them: vector v of row i.
+template <std::size_t kRows>
+struct RegisterSums {
+  const Vec (&sum)[kRows][2];
+  HWY_INLINE Vec operator()(std::size_t i, std::size_t v) const { return sum[i][v]; }
+};
+
+/// The same in memory, [row][2N].
+struct MemorySums {
+  const float* sums;
+  HWY_INLINE Vec operator()(std::size_t i, std::size_t v) const {
+    return hn::Load(D(), sums + i * kPanel + v * kLanes);
+  }
+};
 
 /// One step of the sum over k for all rows: one word of weights a row, one or two rows of activations.
 template <std::size_t kRows, Arithmetic kArithmetic>
@@ -66,24 +81,30 @@ template <Arithmetic kArithmetic>
 inline constexpr std::size_t kBlockRows = block_rows(kArithmetic, kMaxRows);
 
 /// Lines that a kernel reads ahead for those who come after it, one of each stream at a time: a burst of prefetches
-/// would fill the queue of outstanding misses and stall. Streams 0 and 1 go to the L2 cache only, since the panel and
-/// the weights at work fill the L1; 2 and 3, which are needed next, to the L1.
+/// would fill the queue of outstanding misses and stall. Stream 0 is the next weights; 1 and 2 are what sums are going
+/// to meet. All to the L1 cache, although weights are soon pushed out of it: a prefetch to the L2 stalls on Zen 4.
 struct ReadAhead {
-  const char* line[4] = {};
-  std::ptrdiff_t step[4] = {};
+  const char* line[3] = {};
+  std::ptrdiff_t step[3] = {};
   HWY_INLINE void Step() {
-    __builtin_prefetch(line[0], 0, 2);
-    __builtin_prefetch(line[1], 0, 2);
-    __builtin_prefetch(line[2]);
-    __builtin_prefetch(line[3]);
-    for (std::size_t i = 0; i < 4; ++i) line[i] += step[i];
+    for (std::size_t i = 0; i < 3; ++i) {
+      __builtin_prefetch(line[i]);
+      line[i] += step[i];
+    }
   }
 };
 
-/// kRows x one panel. w: [words][kRows]; x: [words][kStepWords]; y: [kRows][kPanel].
-template <std::size_t kRows, Arithmetic kArithmetic, Sum kSum, class Side>
+/// The lines of a block's rows, which its sums are going to meet.
+HWY_INLINE void ReadRows(const float* rows, ReadAhead& ahead) {
+  ahead.line[1] = reinterpret_cast<const char*>(rows);
+  ahead.line[2] = ahead.line[1] + 64;
+  ahead.step[1] = ahead.step[2] = 128;
+}
+
+/// kRows x one panel. w: [words][kRows]; x: [words][kStepWords]. `put` is given the sums.
+template <std::size_t kRows, Arithmetic kArithmetic, class Put, class Side>
 HWY_NOINLINE void Kernel(const std::uint32_t* HWY_RESTRICT w, const std::uint32_t* HWY_RESTRICT x, std::size_t words,
-                         const float* HWY_RESTRICT bias, float* HWY_RESTRICT y, const Side& aside) {
+                         const float* HWY_RESTRICT bias, const Put& put, const Side& aside) {
   const D d;
   Vec sum[kRows][2];
   KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kRows; ++i) sum[i][0] = sum[i][1] = hn::Set(d, bias[i]);
@@ -103,47 +124,69 @@ HWY_NOINLINE void Kernel(const std::uint32_t* HWY_RESTRICT w, const std::uint32_
     w += kRows;
     x += kX;
   }
-  KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kRows; ++i) {
-    if constexpr (kSum == Sum::add) {
-      sum[i][0] = hn::Add(sum[i][0], hn::Load(d, y + i * kPanel));
-      sum[i][1] = hn::Add(sum[i][1], hn::Load(d, y + i * kPanel + kLanes));
-    }
-    hn::Store(sum[i][0], d, y + i * kPanel);
-    hn::Store(sum[i][1], d, y + i * kPanel + kLanes);
-  }
+  put(RegisterSums<kRows>{sum}, kRows);
 }
 
-template <class Side>
-using KernelFunction = void (*)(const std::uint32_t*, const std::uint32_t*, std::size_t, const float*, float*,
+template <class Put, class Side>
+using KernelFunction = void (*)(const std::uint32_t*, const std::uint32_t*, std::size_t, const float*, const Put&,
                                 const Side&);
 
 /// The kernel of 2 (i+1) rows at index i.
-template <Arithmetic kArithmetic, Sum kSum, class Side>
-HWY_INLINE KernelFunction<Side> KernelOf(std::size_t rows) {
-  static constexpr KernelFunction<Side> kKernels[] = {
-    &Kernel<2, kArithmetic, kSum, Side>,
-    &Kernel<4, kArithmetic, kSum, Side>,
-    &Kernel<6, kArithmetic, kSum, Side>,
+template <Arithmetic kArithmetic, class Put, class Side>
+HWY_INLINE KernelFunction<Put, Side> KernelOf(std::size_t rows) {
+  static constexpr KernelFunction<Put, Side> kKernels[] = {
+    &Kernel<2, kArithmetic, Put, Side>,
+    &Kernel<4, kArithmetic, Put, Side>,
+    &Kernel<6, kArithmetic, Put, Side>,
 #if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL || HWY_ARCH_ARM_A64
-    &Kernel<8, kArithmetic, kSum, Side>,
-    &Kernel<10, kArithmetic, kSum, Side>,
-    &Kernel<12, kArithmetic, kSum, Side>,
-    &Kernel<14, kArithmetic, kSum, Side>,
+    &Kernel<8, kArithmetic, Put, Side>,
+    &Kernel<10, kArithmetic, Put, Side>,
+    &Kernel<12, kArithmetic, Put, Side>,
+    &Kernel<14, kArithmetic, Put, Side>,
 #endif
   };
   static_assert(std::size(kKernels) == kMaxRows / 2);
   return kKernels[rows / 2 - 1];
 }
 
+/// Sums as they are, to `to` [row][2N].
+struct PutInMemory {
+  float* to;
+  template <class Sums>
+  HWY_INLINE void operator()(const Sums& sums, std::size_t rows) const {
+    KINEOGRAPH_UNROLL for (std::size_t i = 0; i < rows; ++i) KINEOGRAPH_UNROLL for (std::size_t v = 0; v < 2; ++v)
+        hn::Store(sums(i, v), D(), to + i * kPanel + v * kLanes);
+  }
+};
+
+/// Sums to whoever wants them.
+template <class Output>
+struct PutTo {
+  const Output* output;
+  std::size_t row, panel;
+  template <class Sums>
+  HWY_INLINE void operator()(const Sums& sums, std::size_t rows) const {
+    output->Take(sums, row, rows, panel, 0, rows);
+  }
+};
+
 /// Runs blocks of a linear, one panel of tokens each, for one Gemm. See tiles-inl.h for the matrix unit's.
 template <Arithmetic kArithmetic, class Output>
 struct BlockRunner {
   HWY_INLINE void Run(const PackedLinear& linear, const PackedLinear::Block& block, const std::uint32_t* x,
                       std::size_t panel, Output& output, const typename Output::Side& aside) {
-    KernelOf<kArithmetic, Output::kSum, typename Output::Side>(block.rows)(linear.weights.data() + block.offset, x,
-                                                                           linear.words, linear.bias.data() + block.row,
-                                                                           output.Target(block.row, panel), aside);
-    output.After(block.row, block.rows, panel);
+    const auto run = [&](const auto& put) KINEOGRAPH_ATTR {
+      using Put = std::remove_cvref_t<decltype(put)>;
+      KernelOf<kArithmetic, Put, typename Output::Side>(block.rows)(
+          linear.weights.data() + block.offset, x, linear.words, linear.bias.data() + block.row, put, aside);
+    };
+    if constexpr (Output::kBuffered) {
+      float* const sums = output.Target(block.row, panel);
+      run(PutInMemory{sums});
+      output.Take(MemorySums{sums}, block.row, block.rows, panel, 0, block.rows);
+    } else {
+      run(PutTo<Output>{&output, block.row, panel});
+    }
   }
   HWY_INLINE void Finish() {}
 };
@@ -157,14 +200,13 @@ struct PanelRange {
 inline constexpr std::size_t kGroupBytes = 288 * 1024;
 
 /// Runs `linear` over the panels. Output is a policy:
-///   static constexpr Sum kSum;
 ///   using Side = ReadAhead;                   // or what is one and does more
-///   void Before(row, rows, panel, side);      // called first; may name lines to read ahead, streams 2 and 3
-///   float* Target(row, panel);                // where the kernel's [rows][kPanel] sums go
-///   void After(row, rows, panel);             // called last; may turn them into something else
-/// Instead of After, for the matrix unit:
-///   static constexpr bool kInPlace;           // a whole block's sums are wanted as they are, at Target
-///   void Take(sums, row, rows, panel, begin, end);  // rows [begin, end) of a block's, in fours
+///   void Before(row, rows, panel, side);      // called first; may name lines to read ahead, streams 1 and 2
+///   void Take(sums, row, rows, panel, begin, end);
+///                                             // rows [begin, end) of a block's sums: all, or shares of them in fours
+///   static constexpr bool kBuffered;          // Take is not worth kernels of its own: sums reach it by way of Target
+///   static constexpr bool kInPlace;           // the matrix unit may write a whole block's sums to Target
+///   float* Target(row, panel);                // for either
 template <Arithmetic kArithmetic, class Output>
 HWY_INLINE void Gemm(const PackedLinear& linear, const std::uint32_t* x, std::size_t x_panel_words, PanelRange panels,
                      Output&& output) {
@@ -175,28 +217,21 @@ HWY_INLINE void Gemm(const PackedLinear& linear, const std::uint32_t* x, std::si
   const std::size_t block_bytes = linear.words * blocks[0].rows * sizeof(std::uint32_t);
   const std::size_t group = std::clamp<std::size_t>(kGroupBytes / std::max<std::size_t>(1, block_bytes), 1, 8);
   const auto slots = static_cast<std::ptrdiff_t>(linear.words / kUnroll);  // reads ahead of a kernel call
-  const auto panel_bytes = static_cast<std::ptrdiff_t>(x_panel_words * sizeof(std::uint32_t));
   Side ahead;
-  ahead.line[2] = ahead.line[3] = reinterpret_cast<const char*>(linear.bias.data());
+  ahead.line[1] = ahead.line[2] = reinterpret_cast<const char*>(linear.bias.data());
   ahead.step[0] = 64;
   for (std::size_t first = 0; first < blocks.size(); first += group) {
     const std::size_t last = std::min(blocks.size(), first + group);
     // The next group's weights; after the last, what follows in memory: the next layer's (see pack_model).
     ahead.line[0] = reinterpret_cast<const char*>(linear.weights.data() +
                                                   (last < blocks.size() ? blocks[last].offset : linear.weights.size()));
-    // And the next panel's activations, spread evenly over the blocks that this panel meets.
-    ahead.step[1] = panel_bytes / std::max<std::ptrdiff_t>(1, slots * static_cast<std::ptrdiff_t>(last - first));
-    for (std::size_t panel = panels.begin; panel < panels.end; ++panel) {
-      const std::size_t next = panel + 1 < panels.end ? panel + 1 : panels.begin;
-      ahead.line[1] = reinterpret_cast<const char*>(x + next * x_panel_words);
+    for (std::size_t panel = panels.begin; panel < panels.end; ++panel)
       for (std::size_t b = first; b < last; ++b) {
         const auto& block = blocks[b];
         output.Before(block.row, block.rows, panel, ahead);
         runner.Run(linear, block, x + panel * x_panel_words, panel, output, ahead);
         ahead.line[0] += slots * ahead.step[0];
-        ahead.line[1] += slots * ahead.step[1];
       }
-    }
   }
   runner.Finish();
 }
@@ -205,29 +240,23 @@ HWY_INLINE void Gemm(const PackedLinear& linear, const std::uint32_t* x, std::si
 template <Sum kMode>
 struct ToRows {
   using Side = ReadAhead;
-  static constexpr Sum kSum = kMode;
+  static constexpr bool kBuffered = false, kInPlace = kMode == Sum::store;
   float* rows;
   std::size_t panel_floats;
   HWY_INLINE void Before(std::size_t row, std::size_t, std::size_t panel, ReadAhead& ahead) const {
-    if constexpr (kMode == Sum::add) {
-      ahead.line[2] = reinterpret_cast<const char*>(Target(row, panel));
-      ahead.line[3] = ahead.line[2] + 64;
-      ahead.step[2] = ahead.step[3] = 128;
-    }
+    if constexpr (kMode == Sum::add) ReadRows(Target(row, panel), ahead);
   }
   HWY_INLINE float* Target(std::size_t row, std::size_t panel) const {
     return rows + panel * panel_floats + row * kPanel;
   }
-  HWY_INLINE void After(std::size_t, std::size_t, std::size_t) const {}
-
-  static constexpr bool kInPlace = kMode == Sum::store;
-  HWY_INLINE void Take(const float* sums, std::size_t row, std::size_t, std::size_t panel, std::size_t begin,
+  template <class Sums>
+  HWY_INLINE void Take(const Sums& sums, std::size_t row, std::size_t, std::size_t panel, std::size_t begin,
                        std::size_t end) const {
     const D d;
     float* to = Target(row, panel);
-    for (std::size_t i = 2 * begin; i < 2 * end; ++i) {
-      const Vec sum = hn::Load(d, sums + i * kLanes);
-      hn::Store(kMode == Sum::add ? hn::Add(sum, hn::Load(d, to + i * kLanes)) : sum, d, to + i * kLanes);
+    KINEOGRAPH_UNROLL for (std::size_t i = begin; i < end; ++i) KINEOGRAPH_UNROLL for (std::size_t v = 0; v < 2; ++v) {
+      float* at = to + i * kPanel + v * kLanes;
+      hn::Store(kMode == Sum::add ? hn::Add(sums(i, v), hn::Load(d, at)) : sums(i, v), d, at);
     }
   }
 };

@@ -56,7 +56,6 @@ HWY_INLINE void StreamPixels(Vec v, T* p) {
 }
 
 /// N pixels as they are, to where nobody reads them soon.
-HWY_INLINE void CopyPixels(const float* from, float* to) { StreamPixels(hn::LoadU(D(), from), to); }
 HWY_INLINE void CopyPixels(const bf16* from, bf16* to) {
   const hn::Rebind<std::uint16_t, D> d16;
   hn::StoreU(hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(from)), d16, reinterpret_cast<std::uint16_t*>(to));

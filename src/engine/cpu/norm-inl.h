@@ -15,34 +15,48 @@ struct Moments {
   Vec mean, inverse_deviation;
 };
 
-/// Mean and 1/sqrt(variance + epsilon) over the channels, for the lanes of one vector of a panel. Two passes, the
-/// second about the first's mean, and both moments corrected by what that mean missed: exact when the mean is large.
-HWY_INLINE Moments LaneMoments(const float* x, std::size_t channels, float epsilon) {
+/// Mean and 1/sqrt(variance + epsilon) over the channels of one panel of x [channels][2N], for both its vectors: sums
+/// of deviations and of their squares, about the mean of the first channels. About the mean of m of n channels squares
+/// are at most 1 + n / m times those about the mean of all, by Cauchy and Schwarz, and cost as many digits: one of
+/// seven.
+HWY_INLINE void PanelMoments(const float* x, std::size_t channels, float epsilon, Moments (&moments)[2]) {
   const D d;
-  const Vec inverse_count = hn::Set(d, 1.0f / static_cast<float>(channels));
-  constexpr std::size_t kSums = 4;
-  const auto each = [&](auto&& visit) KINEOGRAPH_ATTR {
+  constexpr std::size_t kFirst = 64, kSums = kMaxRows >= 14 ? 4 : 2;
+  /// visit(which sum, which vector, value)
+  const auto each = [&](std::size_t count, auto&& visit) KINEOGRAPH_ATTR {
+    const auto row = [&](std::size_t c, std::size_t i) KINEOGRAPH_ATTR {
+      KINEOGRAPH_UNROLL for (std::size_t v = 0; v < 2; ++v) visit(i, v, hn::Load(d, x + c * kPanel + v * kLanes));
+    };
     std::size_t c = 0;
-    for (; c + kSums <= channels; c += kSums)
-      for (std::size_t i = 0; i < kSums; ++i) visit(i, hn::Load(d, x + (c + i) * kPanel));
-    for (; c < channels; ++c) visit(0, hn::Load(d, x + c * kPanel));
+    for (; c + kSums <= count; c += kSums) KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kSums; ++i) row(c + i, i);
+    for (; c < count; ++c) row(c, 0);
   };
-  const auto mean_of = [&](const Vec(&sum)[kSums]) KINEOGRAPH_ATTR {
-    return hn::Mul(hn::Add(hn::Add(sum[0], sum[1]), hn::Add(sum[2], sum[3])), inverse_count);
+  using Sums = Vec[kSums][2];
+  const auto clear = [&](Sums& sums) KINEOGRAPH_ATTR {
+    KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kSums; ++i) sums[i][0] = sums[i][1] = hn::Zero(d);
   };
-  Vec sum[kSums], square[kSums];
-  for (auto& s : sum) s = hn::Zero(d);
-  each([&](std::size_t i, Vec v) KINEOGRAPH_ATTR { sum[i] = hn::Add(sum[i], v); });
-  const Vec rough = mean_of(sum);
-  for (std::size_t i = 0; i < kSums; ++i) sum[i] = square[i] = hn::Zero(d);
-  each([&](std::size_t i, Vec v) KINEOGRAPH_ATTR {
-    const Vec centred = hn::Sub(v, rough);
-    sum[i] = hn::Add(sum[i], centred);
-    square[i] = hn::MulAdd(centred, centred, square[i]);
+  const auto mean_of = [&](const Sums& sums, std::size_t v, std::size_t count) KINEOGRAPH_ATTR {
+    Vec all = sums[0][v];
+    KINEOGRAPH_UNROLL for (std::size_t i = 1; i < kSums; ++i) all = hn::Add(all, sums[i][v]);
+    return hn::Mul(all, hn::Set(d, 1.0f / static_cast<float>(count)));
+  };
+  Sums sum, square;
+  const std::size_t first = std::min(kFirst, channels);
+  clear(sum);
+  each(first, [&](std::size_t i, std::size_t v, Vec value) KINEOGRAPH_ATTR { sum[i][v] = hn::Add(sum[i][v], value); });
+  const Vec base[2] = {mean_of(sum, 0, first), mean_of(sum, 1, first)};
+  clear(sum);
+  clear(square);
+  each(channels, [&](std::size_t i, std::size_t v, Vec value) KINEOGRAPH_ATTR {
+    const Vec from = hn::Sub(value, base[v]);
+    sum[i][v] = hn::Add(sum[i][v], from);
+    square[i][v] = hn::MulAdd(from, from, square[i][v]);
   });
-  const Vec missed = mean_of(sum);
-  const Vec variance = hn::Max(hn::Zero(d), hn::NegMulAdd(missed, missed, mean_of(square)));
-  return {hn::Add(rough, missed), hn::Div(hn::Set(d, 1.0f), hn::Sqrt(hn::Add(variance, hn::Set(d, epsilon))))};
+  KINEOGRAPH_UNROLL for (std::size_t v = 0; v < 2; ++v) {
+    const Vec mean = mean_of(sum, v, channels);
+    const Vec variance = hn::Max(hn::Zero(d), hn::NegMulAdd(mean, mean, mean_of(square, v, channels)));
+    moments[v] = {hn::Add(base[v], mean), hn::Div(hn::Set(d, 1.0f), hn::Sqrt(hn::Add(variance, hn::Set(d, epsilon))))};
+  }
 }
 
 /// LayerNorm of one panel of x [channels][2N], scaled and shifted, as GEMM operands. `shift0` and `shift1` are those of
@@ -52,20 +66,19 @@ inline void LayerNormPanel(const float* HWY_RESTRICT x, std::size_t channels, fl
                            const float* HWY_RESTRICT scale, const float* HWY_RESTRICT shift0,
                            const float* HWY_RESTRICT shift1, std::uint32_t* HWY_RESTRICT out) {
   const D d;
-  for (std::size_t v = 0; v < 2; ++v) {
-    const float* lanes = x + v * kLanes;
-    const float* shift = v == 0 ? shift0 : shift1;
-    const Moments m = LaneMoments(lanes, channels, epsilon);
-    const auto at = [&](std::size_t c) KINEOGRAPH_ATTR {
-      const Vec centred = hn::Mul(hn::Sub(hn::Load(d, lanes + c * kPanel), m.mean), m.inverse_deviation);
-      return hn::MulAdd(centred, hn::Set(d, scale[c]), hn::Set(d, shift[c]));
-    };
-    std::uint32_t* row = out + v * kLanes;
-    std::size_t c = 0;
-    for (; c + 2 <= channels; c += 2, row += kPairWords<kArithmetic>)
-      StoreOperandPair<kArithmetic>(at(c), at(c + 1), row);
-    if (c < channels) StoreOperandPair<kArithmetic>(at(c), hn::Zero(d), row);
-  }
+  Moments moments[2];
+  PanelMoments(x, channels, epsilon, moments);
+  const float* const shift[2] = {shift0, shift1};
+  const auto at = [&](std::size_t c, std::size_t v) KINEOGRAPH_ATTR {
+    const Vec centred = hn::Sub(hn::Load(d, x + c * kPanel + v * kLanes), moments[v].mean);
+    return hn::MulAdd(hn::Mul(centred, moments[v].inverse_deviation), hn::Set(d, scale[c]), hn::Set(d, shift[v][c]));
+  };
+  std::size_t c = 0;
+  for (; c + 2 <= channels; c += 2, out += kPairWords<kArithmetic>)
+    KINEOGRAPH_UNROLL for (std::size_t v = 0; v < 2; ++v)
+        StoreOperandPair<kArithmetic>(at(c, v), at(c + 1, v), out + v * kLanes);
+  if (c < channels)
+    for (std::size_t v = 0; v < 2; ++v) StoreOperandPair<kArithmetic>(at(c, v), hn::Zero(d), out + v * kLanes);
 }
 
 }  // namespace kineograph::engine::cpu::HWY_NAMESPACE

@@ -19,8 +19,10 @@ HWY_INLINE void LayerNormBackwardPanel(const float* HWY_RESTRICT x, const float*
                                        float* HWY_RESTRICT moments) {
   const D d;
   const Vec inverse_count = hn::Set(d, 1.0f / static_cast<float>(channels));
+  Moments both[2];
+  PanelMoments(x, channels, epsilon, both);
   for (std::size_t v = 0; v < kPanel; v += kLanes) {
-    const Moments m = LaneMoments(x + v, channels, epsilon);
+    const Moments& m = both[v / kLanes];
     hn::Store(m.mean, d, moments + v);
     hn::Store(m.inverse_deviation, d, moments + kPanel + v);
     const auto h = [&](std::size_t c) KINEOGRAPH_ATTR {

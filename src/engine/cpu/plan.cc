@@ -1,6 +1,4 @@
 // The fused engine: GroupNorm statistics, then tiles that walk through all layers in cache.
-#include <tbb/parallel_for.h>
-
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -84,9 +82,9 @@ class CpuPlan : public Plan {
                           "The engine reference takes them.");
     const auto body = [&] {
       Call& call = state->call;
-      prepare(inputs, !dropout, *state);
+      prepare(inputs, !dropout, threads, *state);
       if (dropout) return trained().run_forward(call, threads);
-      if (inputs.encoder_hidden_states && model_.config.has_attn2()) project_context(inputs, *state);
+      if (inputs.encoder_hidden_states && model_.config.has_attn2()) project_context(inputs, threads, *state);
       const TileShape shape = tile_shape(call);
       walk_tiles(call, target_, arithmetic_, shape, threads,
                  workspace_sizes(model_, shape, call.context_tokens, call.context_dim), workspaces_);
@@ -100,7 +98,7 @@ class CpuPlan : public Plan {
     std::unique_ptr<CallState> state = acquire();
     describe(inputs, gradients.hidden_states, state->call);
     const auto body = [&] {
-      prepare(inputs, false, *state);
+      prepare(inputs, false, threads, *state);
       trained().run(state->call, state->conditioning, gradients,
                     model_.config.is_discrete() ? classes_image(d_output, inputs.width) : image_of(d_output), threads);
     };
@@ -144,10 +142,10 @@ class CpuPlan : public Plan {
   }
 
   /// Statistics and conditioning. `affine`: GroupNorm's tables contain its weight and bias.
-  void prepare(const Inputs& inputs, bool affine, CallState& state) const {
+  void prepare(const Inputs& inputs, bool affine, int threads, CallState& state) const {
     Call& call = state.call;
     if (!model_.config.is_discrete()) {
-      compute_group_norm(call, target_, affine, state.group_norm);
+      compute_group_norm(call, target_, affine, threads, state.group_norm);
       call.group_mean = state.group_norm.mean.data();
       call.group_scale = state.group_norm.scale.data();
       call.group_shift = state.group_norm.shift.data();
@@ -216,7 +214,7 @@ class CpuPlan : public Plan {
       }
   }
 
-  void project_context(const Inputs& inputs, CallState& state) const {
+  void project_context(const Inputs& inputs, int threads, CallState& state) const {
     Call& call = state.call;
     const TensorView& encoder = inputs.encoder_hidden_states;
     if (!inputs.encoder_per_video) {
@@ -228,7 +226,7 @@ class CpuPlan : public Plan {
     const Buffer<float> values = to_floats(encoder);
     call.shared_context.resize(model_.blocks.size() * call.videos);
     const std::size_t panel = 2 * target_.lanes, panels = (tokens + panel - 1) / panel;
-    tbb::parallel_for(std::size_t{0}, call.shared_context.size(), [&](std::size_t i) {
+    for_each_index(threads, call.shared_context.size(), [&](std::size_t i) {
       const PackedAttention& attention = model_.blocks[i / call.videos].attn[1];
       SharedContext& context = call.shared_context[i];
       context.keys.resize(model_.heads);

@@ -1,12 +1,12 @@
 #include "engine/cpu/schedule.h"
 
 #include <tbb/info.h>
-#include <tbb/parallel_for.h>
 #include <tbb/task_arena.h>
 
 #include <atomic>
 #include <cstdlib>
 #include <map>
+#include <optional>
 #include <thread>
 
 namespace kineograph::engine::cpu {
@@ -25,44 +25,77 @@ class Borrowed {
   std::unique_ptr<Workspace> workspace_;
 };
 
-/// One thread does it all.
-class Solo : public Team {
+/// The threads of a call that have nothing of their own left to do, and may help with what others do.
+class Helpers {
  public:
-  explicit Solo(Workspace& own) : own_(own) {}
-
- protected:
-  void run(std::size_t count, const RangeWork& work) override { work(0, count, own_); }
+  /// `idle` of the call's `threads` never have anything.
+  Helpers(std::size_t threads, std::size_t idle) : threads_(threads), idle_(idle), free_(idle) {}
+  /// One more.
+  void join() {
+    idle_.fetch_add(1);
+    free_.fetch_add(1);
+  }
+  bool any() const { return free_.load(std::memory_order_relaxed) != 0; }
+  /// At most `most` of those that are free now, and no more than are there for each thread at work.
+  std::size_t take(std::size_t most) {
+    if (!any()) return 0;
+    const std::size_t idle = idle_.load(), busy = std::max<std::size_t>(1, threads_ - std::min(threads_, idle));
+    most = std::min(most, (idle + busy - 1) / busy);
+    std::size_t free = free_.load();
+    while (!free_.compare_exchange_weak(free, free - std::min(free, most))) {
+    }
+    return std::min(free, most);
+  }
+  void give_back(std::size_t count) { free_.fetch_add(count); }
 
  private:
-  Workspace& own_;
+  std::size_t threads_;
+  std::atomic<std::size_t> idle_, free_;
 };
 
-/// Cuts each phase among the arena's threads. A thread that waits takes up pieces of this phase only: never another
-/// tile, whose owner it would then keep waiting.
-class Together : public Team {
+/// One thread that does it all, until others have nothing to do. A thread that waits for its helpers takes up pieces of
+/// this phase only: never another tile, whose owner it would then keep waiting.
+class Helped : public Team {
  public:
-  Together(int threads, const WorkspaceSizes& sizes, WorkspacePool& pool)
-      : threads_(static_cast<std::size_t>(threads)), sizes_(sizes), pool_(pool) {}
+  Helped(Helpers& helpers, Workspace& own, const WorkspaceSizes& sizes, WorkspacePool& pool)
+      : helpers_(helpers), own_(own), sizes_(sizes), pool_(pool) {}
 
  protected:
-  void run(std::size_t count, const RangeWork& work) override {
-    const std::size_t pieces = std::min(count, threads_);
+  void run(std::size_t count, std::size_t step, const RangeWork& work) override {
+    if (count == 0) return;
+    std::size_t begin = 0;
+    for (; begin + step < count && !helpers_.any(); begin += step) work(begin, begin + step, own_);
+    const std::size_t left = count - begin;
+    const std::size_t helpers = helpers_.take(left - 1);
+    if (helpers == 0) return work(begin, count, own_);
+    const std::size_t pieces = helpers + 1;
     tbb::this_task_arena::isolate([&] {
       tbb::parallel_for(
           std::size_t{0}, pieces,
           [&](std::size_t i) {
+            const auto piece = [&](Workspace& mine) {
+              work(begin + left * i / pieces, begin + left * (i + 1) / pieces, mine);
+            };
+            if (i == 0) return piece(own_);
             const Borrowed mine(pool_, sizes_);
-            work(count * i / pieces, count * (i + 1) / pieces, *mine);
+            piece(*mine);
           },
           tbb::simple_partitioner());
     });
+    helpers_.give_back(helpers);
   }
 
  private:
-  std::size_t threads_;
+  Helpers& helpers_;
+  Workspace& own_;
   const WorkspaceSizes& sizes_;
   WorkspacePool& pool_;
 };
+
+/// Threads that there really are: one that calls from outside an arena asks for no other.
+std::size_t threads_here(int threads) {
+  return static_cast<std::size_t>(std::min(threads, tbb::this_task_arena::max_concurrency()));
+}
 
 /// The tiles of a call in order. Without tiles_may_span_videos each video is cut by itself.
 class Tiling {
@@ -91,31 +124,27 @@ class Tiling {
 /// The tiles of one thread, out of a counter that all threads share.
 class OwnTiles : public TileSource {
  public:
-  OwnTiles(const Tiling& tiles, std::size_t alone, std::atomic<std::size_t>& counter)
-      : tiles_(tiles), alone_(alone), counter_(counter) {}
+  OwnTiles(const Tiling& tiles, std::atomic<std::size_t>& counter) : tiles_(tiles), counter_(counter) {}
   const Tile* next() override {
-    claim();
-    if (index_ >= alone_) return nullptr;
-    tile_ = tiles_[index_];
-    return &tile_;
+    if (!claimed_) {
+      const std::size_t index = counter_++;
+      there_is_ = index < tiles_.size();
+      if (there_is_) tile_ = tiles_[index];
+    }
+    claimed_ = true;
+    return there_is_ ? &tile_ : nullptr;
   }
-  /// The next one's index; none if it is not below tiles.size().
-  std::size_t take() {
-    claim();
+  /// The next one, for good.
+  std::optional<Tile> take() {
+    const Tile* const tile = next();
     claimed_ = false;
-    return index_;
+    return tile == nullptr ? std::nullopt : std::optional(*tile);
   }
 
  private:
-  void claim() {
-    if (!claimed_) index_ = counter_++;
-    claimed_ = true;
-  }
   const Tiling& tiles_;
-  std::size_t alone_;
   std::atomic<std::size_t>& counter_;
-  bool claimed_ = false;
-  std::size_t index_ = 0;
+  bool claimed_ = false, there_is_ = false;
   Tile tile_;
 };
 
@@ -132,7 +161,6 @@ std::unique_ptr<Workspace> WorkspacePool::acquire(const WorkspaceSizes& sizes) {
   }
   if (!workspace) workspace = std::make_unique<Workspace>();
   grow(workspace->x, sizes.x);
-  grow(workspace->image, sizes.image);
   grow(workspace->normed, sizes.normed);
   grow(workspace->attended, sizes.attended);
   grow(workspace->context, sizes.context);
@@ -159,9 +187,8 @@ WorkspaceSizes workspace_sizes(const PackedModel& model, const TileShape& shape,
   const std::size_t context_panels = (context_tokens * shape.groups + 1) / 2;
   WorkspaceSizes sizes;
   sizes.x = panels * pad_channels(model.inner) * panel;
-  sizes.image = operand(model.channels, panels);
   sizes.normed = operand(model.inner, panels);
-  sizes.attended = operand(model.inner, panels);
+  sizes.attended = std::max(operand(model.inner, panels), operand(model.channels, panels));
   sizes.context = operand(context_dim, context_panels);
   const std::size_t q_rows = pad_channels(model.head_dim), kv_rows = 2 * model.head_dim;
   sizes.qkv = (panels * q_rows + std::max(panels, context_panels) * kv_rows) * panel;
@@ -206,23 +233,16 @@ void walk_tiles(const Call& call, const Target& target, Arithmetic arithmetic, c
                 const WorkspaceSizes& sizes, WorkspacePool& pool) {
   const auto walk = target.walk[static_cast<int>(arithmetic)];
   const Tiling tiles(call, shape);
-  const auto workers = static_cast<std::size_t>(threads);
-  const std::size_t alone = workers == 1 ? tiles.size() : tiles.size() / workers * workers;
+  const std::size_t all = threads_here(threads), workers = std::min(all, tiles.size());
+  Helpers helpers(all, all - workers);
   std::atomic<std::size_t> counter{0};
   const auto work = [&](std::size_t) {
     const Borrowed own(pool, sizes);
-    OwnTiles mine(tiles, alone, counter);
+    Helped team(helpers, *own, sizes, pool);
+    OwnTiles mine(tiles, counter);
     bool gathered = false;
-    for (std::size_t i = mine.take(); i < tiles.size(); i = mine.take()) {
-      const Tile tile = tiles[i];
-      if (i < alone) {
-        Solo team(*own);
-        gathered = walk(call, tile, gathered, &mine, team, *own);
-      } else {
-        Together team(threads, sizes, pool);
-        walk(call, tile, false, nullptr, team, *own);
-      }
-    }
+    while (const std::optional<Tile> tile = mine.take()) gathered = walk(call, *tile, gathered, &mine, team, *own);
+    helpers.join();
   };
   if (workers == 1) return work(0);
   tbb::parallel_for(std::size_t{0}, workers, work, tbb::simple_partitioner());
@@ -235,26 +255,20 @@ void walk_tiles_in_order(const Call& call, const TileShape& shape, int threads, 
   const Tiling tiles(call, shape);
   std::vector<std::atomic<std::uint32_t>> done(tiles.size());
   std::atomic<std::size_t> counter{0};
-  const std::size_t at_once = tiles.size() / walkers * walkers;
+  const std::size_t all = std::max(threads_here(threads), walkers);
+  Helpers helpers(all, all - walkers);
   // A tile is waited for by the next one only, and whoever has taken it is at work on it: the first never waits.
-  const auto take = [&](std::size_t end, std::size_t walker, int together) {
+  const auto work = [&](std::size_t walker) {
     const Borrowed own(pool, sizes);
-    Solo alone(*own);
-    Together shared(together, sizes, pool);
-    Team& team = together == 1 ? static_cast<Team&>(alone) : shared;
-    for (std::size_t i = counter++; i < end; i = counter++) {
+    Helped team(helpers, *own, sizes, pool);
+    for (std::size_t i = counter++; i < tiles.size(); i = counter++) {
       Turns turns(i == 0 ? nullptr : &done[i - 1], done[i]);
       walk(tiles[i], team, turns, walker);
     }
+    helpers.join();
   };
-  if (walkers > 1) {
-    const int together = threads / static_cast<int>(walkers);
-    tbb::parallel_for(
-        std::size_t{0}, walkers, [&](std::size_t walker) { take(at_once, walker, together); },
-        tbb::simple_partitioner());
-    counter = at_once;
-  }
-  take(tiles.size(), 0, threads);
+  if (walkers == 1) return work(0);
+  tbb::parallel_for(std::size_t{0}, walkers, work, tbb::simple_partitioner());
 }
 
 }  // namespace kineograph::engine::cpu

@@ -1,10 +1,9 @@
 #include "engine/cpu/statistics.h"
 
-#include <tbb/parallel_for.h>
-
 #include <cmath>
 
 #include "base/half.h"
+#include "engine/cpu/schedule.h"
 
 namespace kineograph::engine::cpu {
 namespace {
@@ -33,13 +32,13 @@ RunMoments plane_moments(const Call& call, const Target& target, std::int64_t of
 
 }  // namespace
 
-void compute_group_norm(const Call& call, const Target& target, bool affine, GroupNormTables& tables) {
+void compute_group_norm(const Call& call, const Target& target, bool affine, int threads, GroupNormTables& tables) {
   const PackedModel& model = *call.model;
   const auto groups = static_cast<std::size_t>(model.config.norm_num_groups);
   const std::size_t channels = model.channels, per_group = channels / groups;
   const std::size_t rows = call.videos * call.frames;
   tables.moments.resize(rows * groups);
-  tbb::parallel_for(std::size_t{0}, rows * groups, [&](std::size_t i) {
+  for_each_index(threads, rows * groups, [&](std::size_t i) {
     RunMoments all;
     for (std::size_t c = i % groups * per_group; c < (i % groups + 1) * per_group; ++c)
       append(all, plane_moments(call, target,

@@ -16,6 +16,6 @@ struct GroupNormTables {
 
 /// Reads the whole input once. The order of every sum is fixed, whatever the number of threads. Without `affine` the
 /// norm's weight and bias are left out.
-void compute_group_norm(const Call& call, const Target& target, bool affine, GroupNormTables& tables);
+void compute_group_norm(const Call& call, const Target& target, bool affine, int threads, GroupNormTables& tables);
 
 }  // namespace kineograph::engine::cpu

@@ -87,7 +87,7 @@ struct PendingBlock {
   HWY_INLINE void Take(const float* sums, std::size_t count) {
     if (taken == rows) return;
     const std::size_t end = std::min(rows, taken + count);
-    output->Take(sums, row, rows, panel, taken, end);
+    output->Take(MemorySums{sums}, row, rows, panel, taken, end);
     taken = end;
   }
 };
@@ -137,11 +137,13 @@ template <class Output>
 struct BlockRunner<Arithmetic::bf16_tiles, Output> {
   void Run(const PackedLinear& linear, const PackedLinear::Block& block, const std::uint32_t* x, std::size_t panel,
            Output& output, const ReadAhead& aside) {
-    const bool direct = Output::kInPlace && block.rows % kTileRows == 0;
+    float* to = sums_;
+    if constexpr (Output::kInPlace) {
+      if (block.rows % kTileRows == 0) to = output.Target(block.row, panel);
+    }
     const auto kernel = block.rows > kTileRows ? &TileKernel<2, Output> : &TileKernel<1, Output>;
-    kernel(linear.weights.data() + block.offset, linear.biased, x, linear.words,
-           direct ? output.Target(block.row, panel) : sums_, sums_, pending_, aside);
-    pending_ = direct ? PendingBlock<Output>() : PendingBlock<Output>{&output, block.row, block.rows, panel};
+    kernel(linear.weights.data() + block.offset, linear.biased, x, linear.words, to, sums_, pending_, aside);
+    pending_ = to == sums_ ? PendingBlock<Output>{&output, block.row, block.rows, panel} : PendingBlock<Output>();
   }
   void Finish() { pending_.Take(sums_, pending_.rows); }
 

@@ -1,4 +1,4 @@
-// proj_out's sums on their way to the image: the residual is added, and the next tile's pixels are fetched meanwhile.
+// proj_out's sums on their way to the image, where the residual is added.
 #if defined(KINEOGRAPH_CPU_TO_IMAGE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KINEOGRAPH_CPU_TO_IMAGE_INL_H_
 #undef KINEOGRAPH_CPU_TO_IMAGE_INL_H_
@@ -8,26 +8,37 @@
 
 #include <type_traits>
 
+#include "engine/cpu/from_image-inl.h"
 #include "engine/cpu/gemm-inl.h"
-#include "engine/cpu/image-inl.h"
 
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
-/// A block's pixels on their way to the image.
+/// A block's pixels on their way to the image: f32 sums, which meet the input's pixels as they go, or pixels of another
+/// type that are ready.
 template <class T>
 struct Leaving {
-  const T* from = nullptr;  ///< [rows][2N]
-  T* to[2] = {};            ///< where its two vectors go, to_step between rows
-  std::ptrdiff_t to_step = 0;
+  static constexpr bool kAdds = std::is_same_v<T, float>;
+  const T* from = nullptr;    ///< [rows][2N]
+  const T* residual[2] = {};  ///< the two vectors' input, residual_step between rows
+  T* to[2] = {};              ///< where they go, to_step between rows
+  std::ptrdiff_t residual_step = 0, to_step = 0;
   std::size_t rows = 0;
   HWY_INLINE void DeliverRow() {
-    for (std::size_t slot = 0; slot < 2; ++slot) CopyPixels(from + slot * kLanes, to[slot]);
+    for (std::size_t slot = 0; slot < 2; ++slot) {
+      if constexpr (kAdds)
+        StreamPixels(hn::Add(hn::Load(D(), from + slot * kLanes), LoadPixels(residual[slot])), to[slot]);
+      else
+        CopyPixels(from + slot * kLanes, to[slot]);
+    }
     Skip(1);
   }
   HWY_INLINE void Skip(std::size_t count) {
     from += count * kPanel;
-    for (T*& t : to) t += static_cast<std::ptrdiff_t>(count) * to_step;
+    for (std::size_t slot = 0; slot < 2; ++slot) {
+      residual[slot] += static_cast<std::ptrdiff_t>(count) * residual_step;
+      to[slot] += static_cast<std::ptrdiff_t>(count) * to_step;
+    }
     rows -= count;
   }
 };
@@ -36,64 +47,29 @@ struct Leaving {
 /// would fill the buffers of stores and stall.
 template <class T>
 struct Delivery : ReadAhead {
-  const char* arriving[2] = {};  ///< lines of the next tile, for the L2 cache
-  std::ptrdiff_t arriving_step = 0;
   Leaving<T> leaving;
 
   HWY_INLINE void Step() {
     ReadAhead::Step();
-    for (std::size_t slot = 0; slot < 2; ++slot) {
-      __builtin_prefetch(arriving[slot], 0, 2);
-      arriving[slot] += arriving_step;
-    }
     if (leaving.rows != 0) leaving.DeliverRow();
   }
 };
 
-/// Rows [row, row + count) of one panel of a tile's input, normalised, into operands [channels][2N]; row is even.
-template <Arithmetic kArithmetic, class T>
-HWY_INLINE void GatherRows(const Call& call, const PixelGroup* groups, const TileShape& shape, std::size_t panel,
-                           std::size_t row, std::size_t count, std::uint32_t* operands) {
-  const std::size_t channels = call.model->channels, end = std::min(row + count, channels);
-  for (std::size_t slot = 0; slot < 2; ++slot) {
-    // Past the last vector the last one is repeated: finite numbers that nobody reads.
-    const std::size_t v = std::min(2 * panel + slot, shape.vectors() - 1);
-    const PixelGroup& g = groups[v % shape.groups];
-    const std::size_t frame = v / shape.groups;
-    std::uint32_t* to = operands + row / 2 * kPairWords<kArithmetic> + slot * kLanes;
-    for (std::size_t c = row; c < end; c += 2, to += kPairWords<kArithmetic>) {
-      const Vec even = GatherNormalised<T>(call, g, frame, c);
-      const Vec odd = c + 1 < channels ? GatherNormalised<T>(call, g, frame, c + 1) : hn::Zero(D());
-      StoreOperandPair<kArithmetic>(even, odd, to);
-    }
-  }
-}
-
-/// The tile that comes after the present one, and where its normalised input goes.
-struct NextTile {
-  const PixelGroup* groups = nullptr;
-  std::uint32_t* image = nullptr;
-  std::size_t panel_words = 0;
-};
-
-/// Adds the input's pixels to the sums and writes the output's; gathers the same rows of the next tile, if any.
+/// Adds the input's pixels to the sums and writes the output's.
 template <Arithmetic kArithmetic, class In, class Out>
 class ToImage {
  public:
-  /// Pixels that are not converted on their way: the next tile's come while these leave.
-  static constexpr bool kGathers = std::is_same_v<In, Out> && !std::is_same_v<Out, f16>;
-  /// Kernels deliver them. Beside the matrix unit there is time to do it all in Take.
-  static constexpr bool kDelivers = kGathers && kArithmetic != Arithmetic::bf16_tiles;
+  /// Kernels deliver pixels that are not converted. Beside the matrix unit there is time to do it all in Take.
+  static constexpr bool kDelivers =
+      std::is_same_v<In, Out> && !std::is_same_v<Out, f16> && kArithmetic != Arithmetic::bf16_tiles;
   using Side = std::conditional_t<kDelivers, Delivery<Out>, ReadAhead>;
-  static constexpr Sum kSum = Sum::store;
+  static constexpr bool kBuffered = true, kInPlace = false;
 
   /// `steps`: how often a kernel calls Side::Step. `memory`: room for the sums and the pixels of a block.
-  ToImage(const Call& call, const PixelGroup* groups, const TileShape& shape, const NextTile& next, std::size_t steps,
-          float* memory)
+  ToImage(const Call& call, const PixelGroup* groups, const TileShape& shape, std::size_t steps, float* memory)
       : call_(call),
         groups_(groups),
         shape_(shape),
-        next_(next),
         steps_(steps),
         block_(memory),
         pixels_(reinterpret_cast<Out*>(memory + kBlockRows<kArithmetic> * kPanel)) {
@@ -102,44 +78,26 @@ class ToImage {
   }
 
   HWY_INLINE void Before(std::size_t row, std::size_t, std::size_t panel, Side& side) {
+    if (panel != panel_) places_ = PanelPlaces(groups_, shape_, panel);
+    panel_ = panel;
     for (std::size_t slot = 0; slot < 2; ++slot) {
-      side.line[2 + slot] = reinterpret_cast<const char*>(InputAt(groups_, panel, slot, row));
-      side.step[2 + slot] = call_.input.stride_c * static_cast<std::ptrdiff_t>(sizeof(In));
+      side.line[1 + slot] = reinterpret_cast<const char*>(InputAt<In>(call_, places_.slot[slot], row));
+      side.step[1 + slot] = call_.input.stride_c * static_cast<std::ptrdiff_t>(sizeof(In));
     }
-    if constexpr (kDelivers) {
-      for (std::size_t slot = 0; slot < 2; ++slot)
-        side.arriving[slot] = next_.groups == nullptr
-                                  ? side.line[2 + slot]
-                                  : reinterpret_cast<const char*>(InputAt(next_.groups, panel, slot, row));
-      side.arriving_step = side.step[2];
-      side.leaving = left_;
-    }
+    if constexpr (kDelivers) side.leaving = left_;
   }
 
   HWY_INLINE float* Target(std::size_t, std::size_t) const { return block_; }
 
-  HWY_INLINE void After(std::size_t row, std::size_t count, std::size_t panel) {
-    const std::size_t channels = std::min(count, call_.model->channels - row);  // the last may be padding
+  HWY_INLINE void Take(const MemorySums& sums, std::size_t row, std::size_t, std::size_t panel, std::size_t begin,
+                       std::size_t end) {
+    end = std::min(end, call_.model->channels - row);  // the last row may be padding
     if constexpr (kDelivers) {
       // The kernel had a copy of what was left.
       DeliverRest(std::min(left_.rows, steps_));
-      GatherNext(row, count, panel);
-      if (regular_) return Leave(row, channels, panel);
+      if (regular_) return Leave(row, end);
     }
-    Scatter(block_, row, panel, 0, channels);
-  }
-
-  static constexpr bool kInPlace = false;
-  HWY_INLINE void Take(const float* sums, std::size_t row, std::size_t, std::size_t panel, std::size_t begin,
-                       std::size_t end) {
-    if constexpr (kGathers) {
-      GatherNext(row + begin, end - begin, panel);
-      if (next_.groups != nullptr)
-        for (std::size_t slot = 0; slot < 2; ++slot)
-          for (std::size_t i = row + begin + kTileBlockRows; i < row + end + kTileBlockRows; ++i)
-            __builtin_prefetch(InputAt(next_.groups, panel, slot, i), 0, 2);
-    }
-    Scatter(sums, row, panel, begin, std::min(end, call_.model->channels - row));
+    Scatter(sums, row, panel, begin, end);
   }
 
   /// After the last block.
@@ -148,46 +106,40 @@ class ToImage {
   }
 
  private:
-  const In* InputAt(const PixelGroup* groups, std::size_t panel, std::size_t slot, std::size_t row) const {
-    const std::size_t v = std::min(2 * panel + slot, shape_.vectors() - 1);
-    return reinterpret_cast<const In*>(call_.input.data) + groups[v % shape_.groups].input[0] +
-           static_cast<std::int64_t>(v / shape_.groups) * call_.input.stride_n +
-           static_cast<std::int64_t>(row) * call_.input.stride_c;
-  }
-
-  HWY_INLINE void GatherNext(std::size_t row, std::size_t count, std::size_t panel) {
-    if (next_.groups != nullptr)
-      GatherRows<kArithmetic, In>(call_, next_.groups, shape_, panel, row, count,
-                                  next_.image + panel * next_.panel_words);
-  }
-
   /// Rows [begin, end) of the sums of a block that starts at `row`, straight to the image.
-  HWY_INLINE void Scatter(const float* sums, std::size_t row, std::size_t panel, std::size_t begin, std::size_t end) {
+  HWY_INLINE void Scatter(const MemorySums& sums, std::size_t row, std::size_t panel, std::size_t begin,
+                          std::size_t end) {
     for (std::size_t slot = 0; slot < 2; ++slot) {
       const std::size_t v = 2 * panel + slot;
       if (v >= shape_.vectors()) break;
       for (std::size_t i = begin; i < end; ++i)
-        ScatterResidual<In, Out>(call_, groups_[v % shape_.groups], v / shape_.groups, row + i,
-                                 hn::Load(D(), sums + i * kPanel + slot * kLanes));
+        ScatterResidual<In, Out>(call_, groups_[v % shape_.groups], v / shape_.groups, row + i, sums(i, slot));
     }
   }
 
   /// A block's pixels, for the next kernel to deliver.
-  HWY_INLINE void Leave(std::size_t row, std::size_t channels, std::size_t panel) {
-    left_.from = pixels_;
+  HWY_INLINE void Leave(std::size_t row, std::size_t channels) {
     left_.rows = channels;
+    left_.residual_step = call_.input.stride_c;
     left_.to_step = call_.output.stride_c;
     for (std::size_t slot = 0; slot < 2; ++slot) {
-      const std::size_t v = 2 * panel + slot;
-      const In* in = InputAt(groups_, panel, slot, row);
-      left_.to[slot] = reinterpret_cast<Out*>(call_.output.data) + groups_[v % shape_.groups].output[0] +
-                       static_cast<std::int64_t>(v / shape_.groups) * call_.output.stride_n +
+      const Place& place = places_.slot[slot];
+      left_.residual[slot] = InputAt<In>(call_, place, row);
+      left_.to[slot] = reinterpret_cast<Out*>(call_.output.data) + place.group->output[0] +
+                       static_cast<std::int64_t>(place.frame) * call_.output.stride_n +
                        static_cast<std::int64_t>(row) * call_.output.stride_c;
-      for (std::size_t i = 0; i < channels; ++i, in += call_.input.stride_c) {
-        const std::size_t at = i * kPanel + slot * kLanes;
-        StorePixels(hn::Add(hn::Load(D(), block_ + at), LoadPixels(in)), pixels_ + at);
-      }
     }
+    if constexpr (Leaving<Out>::kAdds) {
+      std::swap(block_, pixels_);
+    } else {
+      for (std::size_t i = 0; i < channels; ++i)
+        for (std::size_t slot = 0; slot < 2; ++slot) {
+          const std::size_t at = i * kPanel + slot * kLanes;
+          const In* residual = left_.residual[slot] + static_cast<std::ptrdiff_t>(i) * left_.residual_step;
+          StorePixels(hn::Add(hn::Load(D(), block_ + at), LoadPixels(residual)), pixels_ + at);
+        }
+    }
+    left_.from = pixels_;
   }
 
   void DeliverRest(std::size_t done) {
@@ -198,12 +150,13 @@ class ToImage {
   const Call& call_;
   const PixelGroup* groups_;
   TileShape shape_;
-  NextTile next_;
   std::size_t steps_;
-  float* block_;
-  Out* pixels_;   ///< that leave
+  float* block_;  ///< sums
+  Out* pixels_;   ///< that leave, or what becomes of them
   bool regular_;  ///< whole vectors only
   Leaving<Out> left_;
+  PanelPlaces places_;
+  std::size_t panel_ = ~std::size_t{0};  ///< whose they are
 };
 
 }  // namespace kineograph::engine::cpu::HWY_NAMESPACE

@@ -13,6 +13,7 @@
 #include "engine/cpu/attention-inl.h"
 #include "engine/cpu/call.h"
 #include "engine/cpu/feed_forward-inl.h"
+#include "engine/cpu/from_image-inl.h"
 #include "engine/cpu/gemm-inl.h"
 #include "engine/cpu/image-inl.h"
 #include "engine/cpu/norm-inl.h"
@@ -24,50 +25,83 @@ namespace kineograph::engine::cpu::HWY_NAMESPACE {
 /// Adds gate[row] * (product) to the residual stream.
 struct ToGatedRows {
   using Side = ReadAhead;
-  static constexpr Sum kSum = Sum::store;
-  float* block;
+  static constexpr bool kBuffered = false, kInPlace = false;
   float* rows;
   std::size_t panel_floats;
   const float* gate;
-  HWY_INLINE void Before(std::size_t, std::size_t, std::size_t, ReadAhead&) const {}
-  HWY_INLINE float* Target(std::size_t, std::size_t) const { return block; }
-  HWY_INLINE void After(std::size_t row, std::size_t count, std::size_t panel) const {
-    Take(block, row, count, panel, 0, count);
+  HWY_INLINE float* At(std::size_t row, std::size_t panel) const { return rows + panel * panel_floats + row * kPanel; }
+  HWY_INLINE void Before(std::size_t row, std::size_t, std::size_t panel, ReadAhead& ahead) const {
+    ReadRows(At(row, panel), ahead);
   }
-
-  static constexpr bool kInPlace = false;
-  HWY_INLINE void Take(const float* sums, std::size_t row, std::size_t, std::size_t panel, std::size_t begin,
+  template <class Sums>
+  HWY_INLINE void Take(const Sums& sums, std::size_t row, std::size_t, std::size_t panel, std::size_t begin,
                        std::size_t end) const {
     const D d;
-    float* to = rows + panel * panel_floats + row * kPanel;
-    for (std::size_t i = 2 * begin; i < 2 * end; ++i) {
-      const Vec x = hn::Load(d, to + i * kLanes);
-      hn::Store(hn::MulAdd(hn::Set(d, gate[row + i / 2]), hn::Load(d, sums + i * kLanes), x), d, to + i * kLanes);
+    float* to = At(row, panel);
+    KINEOGRAPH_UNROLL for (std::size_t i = begin; i < end; ++i) KINEOGRAPH_UNROLL for (std::size_t v = 0; v < 2; ++v) {
+      float* at = to + i * kPanel + v * kLanes;
+      hn::Store(hn::MulAdd(hn::Set(d, gate[row + i]), sums(i, v), hn::Load(d, at)), d, at);
     }
   }
 };
 
-/// Rows below `paired`, which is even, as bf16 pairs [panel][row / 2][2N], the others as f32 [panel][row - paired][2N].
+/// What the residual stream is with the product added, as pairs that proj_out takes: nobody else reads the stream then.
+struct ToLastPairs {
+  using Side = ReadAhead;
+  static constexpr bool kBuffered = false, kInPlace = false;
+  const float* rows;
+  std::size_t panel_floats;
+  const float* gate;  ///< or null for 1
+  std::uint32_t* pairs;
+  HWY_INLINE void Before(std::size_t row, std::size_t, std::size_t panel, ReadAhead& ahead) const {
+    ReadRows(rows + panel * panel_floats + row * kPanel, ahead);
+  }
+  template <class Sums>
+  HWY_INLINE void Take(const Sums& sums, std::size_t row, std::size_t, std::size_t panel, std::size_t begin,
+                       std::size_t end) const {
+    const D d;
+    const float* from = rows + panel * panel_floats + row * kPanel;
+    std::uint32_t* to = pairs + (panel * panel_floats + row * kPanel) / 2;
+    const auto at = [&](std::size_t i, std::size_t v) KINEOGRAPH_ATTR {
+      const Vec x = hn::Load(d, from + i * kPanel + v * kLanes);
+      return gate == nullptr ? hn::Add(sums(i, v), x) : hn::MulAdd(hn::Set(d, gate[row + i]), sums(i, v), x);
+    };
+    KINEOGRAPH_UNROLL for (std::size_t i = begin; i < end; i += 2) KINEOGRAPH_UNROLL for (std::size_t v = 0; v < 2; ++v)
+        hn::Store(Bf16Pair(at(i, v), at(i + 1, v)), DU(), to + i / 2 * kPanel + v * kLanes);
+  }
+};
+
+/// What attention in pairs takes: rows below `paired` as pairs of channels [panel][row / 2][2N], the others, which are
+/// values, as f32 [panel][row - paired][2N], or, where the two vectors of a panel are neighbouring tokens, as
+/// PairValues would leave them. `paired` is even.
 struct ToPairs {
   using Side = ReadAhead;
-  static constexpr Sum kSum = Sum::store;
-  float* block;
+  static constexpr bool kBuffered = false, kInPlace = false;
   float* pairs;
-  std::size_t pair_floats;  ///< of a panel
   std::size_t paired;
-  float* rows;
-  std::size_t row_floats;
+  float* values;
+  std::size_t value_rows;
+  bool neighbours;
   HWY_INLINE void Before(std::size_t, std::size_t, std::size_t, ReadAhead&) const {}
-  HWY_INLINE float* Target(std::size_t row, std::size_t panel) const {
-    return row < paired ? block : rows + panel * row_floats + (row - paired) * kPanel;
-  }
-  HWY_INLINE void After(std::size_t row, std::size_t count, std::size_t panel) const {
-    if (row >= paired) return;
-    const std::size_t here = std::min(count, paired - row);
-    PairRows(block, here, reinterpret_cast<std::uint32_t*>(pairs + panel * pair_floats + row / 2 * kPanel));
-    // A block may hold the last keys and the first values.
-    if (rows != nullptr && here < count)
-      std::copy(block + here * kPanel, block + count * kPanel, rows + panel * row_floats);
+  template <class Sums>
+  HWY_INLINE void Take(const Sums& sums, std::size_t row, std::size_t, std::size_t panel, std::size_t begin,
+                       std::size_t end) const {
+    const D d;
+    KINEOGRAPH_UNROLL for (std::size_t i = begin; i < end; i += 2) {
+      if (row + i < paired) {
+        float* to = pairs + (panel * paired + row + i) / 2 * kPanel;
+        KINEOGRAPH_UNROLL for (std::size_t v = 0; v < 2; ++v)
+            hn::Store(PairOf(sums(i, v), sums(i + 1, v)), d, to + v * kLanes);
+      } else if (neighbours) {
+        float* to = values + (panel / 2 * value_rows + row + i - paired) * kPanel + panel % 2 * kLanes;
+        KINEOGRAPH_UNROLL for (std::size_t j = 0; j < 2; ++j)
+            hn::Store(PairOf(sums(i + j, 0), sums(i + j, 1)), d, to + j * kPanel);
+      } else {
+        float* to = values + (panel * value_rows + row + i - paired) * kPanel;
+        KINEOGRAPH_UNROLL for (std::size_t j = 0; j < 2; ++j) KINEOGRAPH_UNROLL for (std::size_t v = 0; v < 2; ++v)
+            hn::Store(sums(i + j, v), d, to + j * kPanel + v * kLanes);
+      }
+    }
   }
 };
 
@@ -102,7 +136,7 @@ class Walk {
     video_ = tile.first / call.pixels;
   }
 
-  /// `gathered`: the walk of another tile has left this one's normalised input in the workspace. Returns whether this
+  /// `gathered`: the walk of another tile has left this one's normalised input in own.attended. Returns whether this
   /// one leaves that of the next.
   bool Run(bool gathered, TileSource* source) {
     if (model_.config.is_discrete())
@@ -112,18 +146,17 @@ class Walk {
     for (std::size_t layer = 0; layer < model_.blocks.size(); ++layer) {
       for (std::size_t a = 0; a < 2; ++a)
         if (!model_.blocks[layer].attn[a].out.empty()) AttentionPhase(layer, a);
+      if (layer + 1 == model_.blocks.size()) Invite(source);
       FeedForwardPhase(layer);
     }
     if (model_.config.is_discrete())
       Classify();
     else
-      return ProjectOut(source);
-    return false;
+      ProjectOut();
+    return arrival_.Finish();
   }
 
  private:
-  static constexpr std::size_t kMaxGroups = 24;
-
   std::size_t InnerRows() const { return pad_channels(model_.inner); }
   std::size_t XPanel() const { return InnerRows() * kPanel; }
   static std::size_t OperandPanel(std::size_t channels) { return pad_channels(channels) / 2 * kPairWords<kArithmetic>; }
@@ -141,7 +174,7 @@ class Walk {
   void ProjectIn(bool gathered) {
     Panels([&](PanelRange panels, Workspace&) {
       if (!gathered) DispatchPixels(call_.input.dtype, [&]<class T>(T) { Gather<T>(panels); });
-      Gemm<kArithmetic>(model_.proj_in, own_.image.data(), OperandPanel(model_.channels), panels,
+      Gemm<kArithmetic>(model_.proj_in, own_.attended.data(), OperandPanel(model_.channels), panels,
                         ToRows<Sum::store>{own_.x.data(), XPanel()});
     });
   }
@@ -149,8 +182,17 @@ class Walk {
   template <class T>
   void Gather(PanelRange panels) {
     for (std::size_t panel = panels.begin; panel < panels.end; ++panel)
-      GatherRows<kArithmetic, T>(call_, groups_, shape_, panel, 0, model_.channels,
-                                 own_.image.data() + panel * OperandPanel(model_.channels));
+      GatherRows<kArithmetic, T>(call_, PanelPlaces(groups_, shape_, panel), 0, model_.channels,
+                                 own_.attended.data() + panel * OperandPanel(model_.channels));
+  }
+
+  /// The input of the tile that this thread takes next begins to come in.
+  void Invite(TileSource* source) {
+    if (source == nullptr || model_.config.is_discrete()) return;
+    std::size_t blocks = 0;
+    for (const PackedLinear& chunk : model_.blocks.back().ff_in) blocks += chunk.blocks.size();
+    if (const Tile* const next = source->next())
+      arrival_.Start(call_, *next, own_.attended.data(), shape_.panels() * blocks);
   }
 
   void Normalise(std::size_t layer, std::size_t which, PanelRange panels) {
@@ -174,7 +216,7 @@ class Walk {
     } else {
       // Heads of odd width share words of bf16 pairs: one thread writes them all.
       const bool shared_words = is_paired(kArithmetic) && model_.head_dim % 2 == 1;
-      team_.for_ranges(shared_words ? 1 : model_.heads, [&](std::size_t begin, std::size_t end, Workspace& mine) {
+      team_.for_each(shared_words ? 1 : model_.heads, [&](std::size_t begin, std::size_t end, Workspace& mine) {
         if (shared_words) end = model_.heads;
         for (std::size_t head = begin; head < end; ++head) {
           if (conditioned && call_.pixel_context.data == nullptr)
@@ -185,18 +227,17 @@ class Walk {
       });
     }
     const float* gate = which == 0 ? Modulate(layer).gate_attn1 : nullptr;
-    Panels([&](PanelRange panels, Workspace& mine) {
-      AddToResidual(attention.out, own_.attended.data(), OperandPanel(model_.inner), panels, gate, mine);
+    Panels([&](PanelRange panels, Workspace&) {
+      AddToResidual(attention.out, own_.attended.data(), OperandPanel(model_.inner), panels, gate);
     });
   }
 
   void AddToResidual(const PackedLinear& linear, const std::uint32_t* x, std::size_t x_panel_words, PanelRange panels,
-                     const float* gate, Workspace& mine) {
+                     const float* gate) {
     if (gate == nullptr)
       Gemm<kArithmetic>(linear, x, x_panel_words, panels, ToRows<Sum::add>{own_.x.data(), XPanel()});
     else
-      Gemm<kArithmetic>(linear, x, x_panel_words, panels,
-                        ToGatedRows{mine.block.data(), own_.x.data(), XPanel(), gate});
+      Gemm<kArithmetic>(linear, x, x_panel_words, panels, ToGatedRows{own_.x.data(), XPanel(), gate});
   }
 
   float Scale() const { return 1.0f / std::sqrt(static_cast<float>(model_.head_dim)); }
@@ -246,19 +287,22 @@ class Walk {
     const std::size_t d = model_.head_dim, keys = conditioned ? call_.context_tokens : call_.frames;
     const std::size_t key_panels = (keys * shape_.groups + 1) / 2;
     const std::size_t pair_panel = d / 2 * kPanel, value_panel = d * kPanel;
+    const bool neighbours = shape_.groups == 1;
     float* const query = mine.qkv.data();
     float* const key = query + shape_.panels() * pair_panel;
-    float* const value = key + key_panels * pair_panel;
-    float* const value_pairs = value + key_panels * value_panel;
+    float* const value_pairs = key + key_panels * pair_panel;
+    float* const value = value_pairs + round_up(keys, 4) / 4 * value_panel;
     Gemm<kArithmetic>(attention.query[head], own_.normed.data(), OperandPanel(model_.inner), {0, shape_.panels()},
-                      ToPairs{mine.block.data(), query, pair_panel, d, nullptr, 0});
+                      ToPairs{query, d, nullptr, 0, false});
     Gemm<kArithmetic>(attention.kv[head], conditioned ? own_.context.data() : own_.normed.data(),
                       OperandPanel(conditioned ? call_.context_dim : model_.inner), {0, key_panels},
-                      ToPairs{mine.block.data(), key, pair_panel, d, value, value_panel});
-    for (std::size_t g = 0; g < shape_.groups; ++g)
+                      ToPairs{key, d, neighbours ? value_pairs : value, d, neighbours});
+    for (std::size_t g = 0; g < shape_.groups; ++g) {
+      if (!neighbours) PairValues(HeadRows{value, value_panel, shape_.groups, g}, keys, d, value_pairs);
       AttendHeadInPairs(HeadRows{query, pair_panel, shape_.groups, g}, call_.frames,
-                        HeadRows{key, pair_panel, shape_.groups, g}, HeadRows{value, value_panel, shape_.groups, g},
-                        keys, d, Scale(), value_pairs, mine.scores.data(), output(g));
+                        HeadRows{key, pair_panel, shape_.groups, g}, value_pairs, keys, d, Scale(), mine.scores.data(),
+                        output(g));
+    }
   }
 
   /// One head whose keys and values are the video's: both products are GEMMs with packed keys and values, in f32.
@@ -425,48 +469,45 @@ class Walk {
   void FeedForward(std::size_t layer) {
     const PackedBlock& block = model_.blocks[layer];
     const std::size_t hidden_panel = OperandPanel(model_.hidden_chunk);
-    Panels([&](PanelRange panels, Workspace& mine) {
-      Normalise(layer, 2, panels);
-      for (std::size_t chunk = 0; chunk < block.ff_in.size(); ++chunk) {
+    const bool leaves = layer + 1 == model_.blocks.size() && !model_.config.is_discrete();
+    // A phase a chunk, so that help is never far off.
+    for (std::size_t chunk = 0; chunk < block.ff_in.size(); ++chunk)
+      Panels([&](PanelRange panels, Workspace& mine) {
+        if (chunk == 0) Normalise(layer, 2, panels);
         Gemm<kArithmetic>(block.ff_in[chunk], own_.normed.data(), OperandPanel(model_.inner), panels,
-                          ToHidden<kArithmetic, kActivation>{mine.block.data(), mine.hidden.data(), hidden_panel});
-        AddToResidual(block.ff_out[chunk], mine.hidden.data(), hidden_panel, panels, Modulate(layer).gate_ff, mine);
-      }
-    });
+                          ToHidden<kArithmetic, kActivation>{mine.block.data(), mine.hidden.data(), hidden_panel,
+                                                             &mine == &own_ ? &arrival_ : nullptr});
+        const float* gate = Modulate(layer).gate_ff;
+        if (is_paired(kArithmetic) && leaves && chunk + 1 == block.ff_in.size())
+          Gemm<kArithmetic>(block.ff_out[chunk], mine.hidden.data(), hidden_panel, panels,
+                            ToLastPairs{own_.x.data(), XPanel(), gate, own_.normed.data()});
+        else
+          AddToResidual(block.ff_out[chunk], mine.hidden.data(), hidden_panel, panels, gate);
+      });
   }
 
-  bool ProjectOut(TileSource* source) {
-    const Tile* const next = source == nullptr ? nullptr : source->next();
-    bool gathers = false;
+  void ProjectOut() {
     DispatchPixels(call_.input.dtype, [&]<class In>(In) {
       DispatchPixels(call_.output.dtype, [&]<class Out>(Out) {
-        using Policy = ToImage<kArithmetic, In, Out>;
-        gathers = Policy::kGathers && next != nullptr && next->shape.groups == shape_.groups;
-        PixelGroup next_groups[kMaxGroups];
-        NextTile following;
-        if (gathers) {
-          for (std::size_t g = 0; g < shape_.groups; ++g) next_groups[g] = LocateGroup(call_, *next, g);
-          following = {next_groups, own_.image.data(), OperandPanel(model_.channels)};
-        }
         Panels([&](PanelRange panels, Workspace& mine) {
           const std::uint32_t* operand = reinterpret_cast<const std::uint32_t*>(own_.x.data());
           if constexpr (is_paired(kArithmetic)) {
-            RoundResidual(panels);
-            operand = own_.attended.data();
+            if (model_.blocks.empty()) RoundResidual(panels);
+            operand = own_.normed.data();
           }
-          Policy output(call_, groups_, shape_, following, model_.proj_out.words / kUnroll, mine.block.data());
+          ToImage<kArithmetic, In, Out> output(call_, groups_, shape_, model_.proj_out.words / kUnroll,
+                                               mine.block.data());
           Gemm<kArithmetic>(model_.proj_out, operand, OperandPanel(model_.inner), panels, output);
           output.Finish();
         });
       });
     });
-    return gathers;
   }
 
-  /// The residual stream as bf16 operands, in the memory that attention no longer needs.
+  /// The residual stream as bf16 operands, where otherwise the last block leaves them.
   void RoundResidual(PanelRange panels) {
     for (std::size_t panel = panels.begin; panel < panels.end; ++panel)
-      PairRows(X(panel), InnerRows(), own_.attended.data() + panel * OperandPanel(model_.inner));
+      PairRows(X(panel), InnerRows(), own_.normed.data() + panel * OperandPanel(model_.inner));
   }
 
   /// Discrete input: class embedding + row embedding + column embedding -> x.
@@ -536,7 +577,8 @@ class Walk {
   Team& team_;
   Workspace& own_;
   PixelGroup groups_[kMaxGroups];
-  std::size_t video_ = 0;  ///< of the whole tile, unless tiles span videos, when nothing depends on it
+  Arrival<kArithmetic> arrival_;  ///< the owner's alone
+  std::size_t video_ = 0;         ///< of the whole tile, unless tiles span videos, when nothing depends on it
 };
 
 }  // namespace kineograph::engine::cpu::HWY_NAMESPACE
