@@ -29,7 +29,7 @@ HWY_INLINE Vec Activate(Vec x) {
 template <Arithmetic kArithmetic, Activation kActivation>
 struct ToHidden {
   using Side = ReadAhead;
-  static constexpr bool kBuffered = kActivation != Activation::geglu, kInPlace = false;  // what everybody has
+  static constexpr bool kBuffered = kActivation != Activation::geglu, kInPlace = false;  // published models have geglu
   static constexpr bool kGated = kActivation == Activation::geglu || kActivation == Activation::swiglu;
   float* block;
   std::uint32_t* hidden;

@@ -7,6 +7,7 @@
 #endif
 
 #include <type_traits>
+#include <utility>
 
 #include "engine/cpu/from_image-inl.h"
 #include "engine/cpu/gemm-inl.h"
