@@ -87,11 +87,10 @@ class TileSource {
 /// Memory of one thread, reused from tile to tile. Sizes are for the largest tile of a call.
 struct Workspace {
   // Of the tile, shared by the threads that work on it.
-  Buffer<float> x;               ///< residual stream [panel][inner][2N]
-  Buffer<std::uint32_t> normed;  ///< LayerNorm's output [panel][inner]; after the last feed-forward what proj_out takes
-  Buffer<std::uint32_t>
-      attended;  ///< attention's output [panel][inner]; at other times the input, normalised [panel][C]
-  Buffer<std::uint32_t> context;  ///< per-pixel conditioning [panel][D]
+  Buffer<float> x;                 ///< residual stream [panel][inner][2N]
+  Buffer<std::uint32_t> normed;    ///< LayerNorm's output [panel][inner]; at last what proj_out takes
+  Buffer<std::uint32_t> attended;  ///< the input, normalised [panel][C]; then attention's output [panel][inner]
+  Buffer<std::uint32_t> context;   ///< per-pixel conditioning [panel][D]
   // Of the thread.
   Buffer<float> qkv;             ///< one head [panel][3 head_dim]
   Buffer<float> scores;          ///< a few queries x all keys
