@@ -1,6 +1,7 @@
 // The configuration and the model's manners: what each key does, and what bad input gets.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <functional>

@@ -30,9 +30,11 @@ UNetConfig::UNetConfig(std::string_view text, const std::filesystem::path& path)
     : path_(path), json_(checkpoint::parse_json<Json, ConfigError>(text, path.string())) {
   const Json name = json_.value("_class_name", Json());
   // One without a class may be written by hand, but not by transformers.
-  const bool known = name.is_null() ? !json_.contains("model_type") && !json_.contains("architectures")
-                                    : std::find(std::begin(kConfigClasses), std::end(kConfigClasses), name) !=
-                                          std::end(kConfigClasses);
+  // Json on both sides: string_view == json is ambiguous under C++20's rule for rewritten comparisons (GCC 13).
+  const bool known = name.is_null()
+                         ? !json_.contains("model_type") && !json_.contains("architectures")
+                         : std::any_of(std::begin(kConfigClasses), std::end(kConfigClasses),
+                                       [&](std::string_view known_class) { return name == Json(known_class); });
   if (!known) json_ = Json();
 }
 

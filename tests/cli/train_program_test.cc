@@ -1,4 +1,6 @@
 // kineograph train as a user runs it: interrupted, killed, on a full disk, with broken clips.
+#include <algorithm>
+
 #include "program.h"
 
 namespace kineograph {

@@ -11,7 +11,12 @@
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
+/// Of the tokens of one vector. The constructors are written out because GCC's implicit ones lack the region's
+/// attributes, so that vectors do not pass through them on Arm.
 struct Moments {
+  KINEOGRAPH_ATTR Moments() {}
+  KINEOGRAPH_ATTR Moments(Vec the_mean, Vec the_inverse_deviation)
+      : mean(the_mean), inverse_deviation(the_inverse_deviation) {}
   Vec mean, inverse_deviation;
 };
 
@@ -55,7 +60,8 @@ HWY_INLINE void PanelMoments(const float* x, std::size_t channels, float epsilon
   KINEOGRAPH_UNROLL for (std::size_t v = 0; v < 2; ++v) {
     const Vec mean = mean_of(sum, v, channels);
     const Vec variance = hn::Max(hn::Zero(d), hn::NegMulAdd(mean, mean, mean_of(square, v, channels)));
-    moments[v] = {hn::Add(base[v], mean), hn::Div(hn::Set(d, 1.0f), hn::Sqrt(hn::Add(variance, hn::Set(d, epsilon))))};
+    moments[v] =
+        Moments(hn::Add(base[v], mean), hn::Div(hn::Set(d, 1.0f), hn::Sqrt(hn::Add(variance, hn::Set(d, epsilon)))));
   }
 }
 
