@@ -33,9 +33,13 @@ def batch(step):
 def module(seed):
     torch.manual_seed(seed)
     return diffusers.TransformerTemporalModel(
-        num_attention_heads=4, attention_head_dim=16, in_channels=CHANNELS, norm_num_groups=8,
-        positional_embeddings="sinusoidal", num_positional_embeddings=16,
-    ).train()  # fmt: skip
+        num_attention_heads=4,
+        attention_head_dim=16,
+        in_channels=CHANNELS,
+        norm_num_groups=8,
+        positional_embeddings="sinusoidal",
+        num_positional_embeddings=16,
+    ).train()
 
 
 def run(model, steps):
@@ -89,10 +93,18 @@ def main():
     above.set_ylabel("loss")
     above.set_yscale("log")
     above.legend(frameon=False)
-    for losses, colour, label in ((found, "#d1495b", "kineograph − PyTorch"),
-                                  (others, "#9aa5b1", "PyTorch from weights one rounding off − PyTorch")):  # fmt: skip
+    for losses, colour, label in (
+        (found, "#d1495b", "kineograph − PyTorch"),
+        (others, "#9aa5b1", "PyTorch from weights one rounding off − PyTorch"),
+    ):
         # A loss that is the same to the last bit has no place on this axis.
-        below.plot([abs(a - b) / b or float("nan") for a, b in zip(losses, theirs)], ".", color=colour, markersize=3, label=label)
+        below.plot(
+            [abs(a - b) / b or float("nan") for a, b in zip(losses, theirs)],
+            ".",
+            color=colour,
+            markersize=3,
+            label=label,
+        )
     below.set_yscale("log")
     below.set_ylabel("difference, of the loss")
     below.set_xlabel("step")
@@ -101,7 +113,9 @@ def main():
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(arguments.output + ".png", dpi=110)
-    print(f"{arguments.steps} steps, loss {theirs[0]:.4f} to {theirs[-1]:.4f}, {ours.num_parameters():,} parameters, f32")
+    print(
+        f"{arguments.steps} steps, loss {theirs[0]:.4f} to {theirs[-1]:.4f}, {ours.num_parameters():,} parameters, f32"
+    )
     print(f"largest difference, kineograph and PyTorch: {largest(found, theirs):.1e} of the loss")
     print(f"largest difference, PyTorch from weights one rounding off: {largest(others, theirs):.1e} of the loss")
 

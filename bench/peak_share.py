@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Tables what `kineograph bench` measures: every published shape beside the machine's peak of multiply-adds.
 
-    python3 bench/peak_share.py build/release/bin/kineograph --output docs/peak      # docs/peak.json, docs/peak.md
-    python3 bench/peak_share.py build/release/bin/kineograph --shapes AD-0s --isa avx2 --output peak
+python3 bench/peak_share.py build/release/bin/kineograph --output docs/peak      # docs/peak.json, docs/peak.md
+python3 bench/peak_share.py build/release/bin/kineograph --shapes AD-0s --isa avx2 --output peak
 """
 
 import argparse
@@ -16,11 +16,16 @@ SHAPES = "AD-0,AD-1,AD-2,AD-3,MS-in,MS-0,ZS-in,ZS-0,ZS-1,ZS-2,ZS-mid"
 
 def measure(arguments, dtype):
     forced = ["--isa", arguments.isa] if arguments.isa else []
-    return bench(arguments.program, "--shape", arguments.shapes, "--dtype", dtype, "--threads", str(arguments.threads), *forced)
+    return bench(
+        arguments.program, "--shape", arguments.shapes, "--dtype", dtype, "--threads", str(arguments.threads), *forced
+    )
 
 
 def table(rows):
-    lines = ["| shape | precision | seconds | GFLOP/s | of peak | error | workspace |", "|---|---|---:|---:|---:|---:|---:|"]
+    lines = [
+        "| shape | precision | seconds | GFLOP/s | of peak | error | workspace |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
     lines += [
         f"| {r['shape']} | {r['dtype']} | {r['seconds_median']:.3f} | {r['gflops']:.0f} | {100 * r['peak_share']:.1f} % "
         f"| {r['max_error']:.1e} | {r['workspace_bytes'] / 1e6:.1f} MB |"

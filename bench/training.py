@@ -111,9 +111,16 @@ def worker(arguments):
             if counted.fallbacks or counted.backward != 2:
                 raise RuntimeError(f"not all of it ran natively: {counted}")
         gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-        save_file({"sample": y, "hidden_states": x.grad, **gradients}, Path(arguments.folder) / f"{arguments.worker}.safetensors")
-        first = {"grown_bytes": grown, "known_bytes": known, "memory_bytes": max(0, grown - known),
-                 "weight_bytes": sum(parameter.nbytes for parameter in model.parameters())}  # fmt: skip
+        save_file(
+            {"sample": y, "hidden_states": x.grad, **gradients},
+            Path(arguments.folder) / f"{arguments.worker}.safetensors",
+        )
+        first = {
+            "grown_bytes": grown,
+            "known_bytes": known,
+            "memory_bytes": max(0, grown - known),
+            "weight_bytes": sum(parameter.nbytes for parameter in model.parameters()),
+        }
         del y, wanted, gradients
         print(json.dumps(first), file=answers, flush=True)
         for _ in sys.stdin:
@@ -130,8 +137,22 @@ def worker(arguments):
 
 
 def command(name, folder, shape_id, dtype, threads, program):
-    return [sys.executable, __file__, "--worker", name, "--folder", str(folder), "--shapes", shape_id, "--dtypes", dtype,
-            "--threads", str(threads), "--kineograph", program]  # fmt: skip
+    return [
+        sys.executable,
+        __file__,
+        "--worker",
+        name,
+        "--folder",
+        str(folder),
+        "--shapes",
+        shape_id,
+        "--dtypes",
+        dtype,
+        "--threads",
+        str(threads),
+        "--kineograph",
+        program,
+    ]
 
 
 def errors(folder, name, truth):
@@ -141,7 +162,9 @@ def errors(folder, name, truth):
     found = load_file(Path(folder) / f"{name}.safetensors")
     rms = {}
     for kind in ("sample", "hidden_states", "parameters"):
-        keys = [key for key in truth if key == kind or (kind == "parameters" and key not in ("sample", "hidden_states"))]
+        keys = [
+            key for key in truth if key == kind or (kind == "parameters" and key not in ("sample", "hidden_states"))
+        ]
         off = sum((found[key].double() - truth[key].double()).square().sum().item() for key in keys)
         rms[kind] = (off / sum(truth[key].double().square().sum().item() for key in keys)) ** 0.5
     return rms
@@ -186,7 +209,9 @@ def measure(shape_id, dtype, names, rounds, threads, program, say):
                 seconds.append(process.seconds())
             peak, isa = peak_gflops(program, dtype, threads)
             peaks.append(peak)
-            say(f"{shape_id} {dtype} round {turn}: " + "  ".join(f"{r['program']} {s[-1]:.3f} s" for r, _, s in running))
+            say(
+                f"{shape_id} {dtype} round {turn}: " + "  ".join(f"{r['program']} {s[-1]:.3f} s" for r, _, s in running)
+            )
         for row, process, seconds in running:
             row["seconds"] = statistics.median(seconds[1:])
             row["all_seconds"] = seconds[1:]
@@ -264,9 +289,14 @@ def main():
     parser.add_argument("--programs", default=",".join(PROGRAMS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--kineograph", default=str(Path(sys.executable).with_name("kineograph")),
-                        help="the program, which measures the machine's peak (default: the one of this Python)")  # fmt: skip
-    parser.add_argument("--output", default="training", help="OUTPUT.json, .md and .png are written (default: training)")
+    parser.add_argument(
+        "--kineograph",
+        default=str(Path(sys.executable).with_name("kineograph")),
+        help="the program, which measures the machine's peak (default: the one of this Python)",
+    )
+    parser.add_argument(
+        "--output", default="training", help="OUTPUT.json, .md and .png are written (default: training)"
+    )
     for hidden in ("--worker", "--folder"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -279,8 +309,15 @@ def main():
     rows = []
     for shape_id in arguments.shapes.split(","):
         for dtype in arguments.dtypes.split(","):
-            rows += measure(shape_id, dtype, arguments.programs.split(","), arguments.rounds, arguments.threads,
-                            arguments.kineograph, say)  # fmt: skip
+            rows += measure(
+                shape_id,
+                dtype,
+                arguments.programs.split(","),
+                arguments.rounds,
+                arguments.threads,
+                arguments.kineograph,
+                say,
+            )
             # After each, so that an interrupted run keeps what it has.
             made_on = f"Made on: {cpu_name()}, {arguments.threads} threads, {rows[0]['isa']}.\n\n"
             Path(arguments.output + ".json").write_text(json.dumps(rows, indent=1) + "\n")

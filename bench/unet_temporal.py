@@ -76,13 +76,18 @@ def measure(module, side, dtype, programs, repeats):
 
 
 def table(rows):
-    lines = ["| precision | modules | " + " | ".join(f"{TITLES[p]}, s" for p in PROGRAMS) + " | over eager | over compile |",
-             "|---|---:|" + "---:|" * (len(PROGRAMS) + 2)]  # fmt: skip
+    lines = [
+        "| precision | modules | " + " | ".join(f"{TITLES[p]}, s" for p in PROGRAMS) + " | over eager | over compile |",
+        "|---|---:|" + "---:|" * (len(PROGRAMS) + 2),
+    ]
     for dtype in DTYPES:
         mine = [row for row in rows if row["dtype"] == dtype]
         if not mine:
             continue
-        for title, chosen in (("without the middle", [r for r in mine if "mid_block" not in r["module"]]), ("all", mine)):
+        for title, chosen in (
+            ("without the middle", [r for r in mine if "mid_block" not in r["module"]]),
+            ("all", mine),
+        ):
             totals = {p: sum(r["seconds"][p] for r in chosen) for p in PROGRAMS if p in chosen[0]["seconds"]}
             cells = [f"{totals[p]:.2f}" if p in totals else "" for p in PROGRAMS]
             cells += [f"{totals[p] / totals['kineograph']:.2f} ×" if p in totals else "" for p in PROGRAMS[1:]]
@@ -107,12 +112,21 @@ def main():
                 # Modules alike but for their random weights take the same time: each kind is measured once.
                 key = (dtype, module.in_channels, side)
                 if key not in measured:
-                    measured[key] = measure(module, side, DTYPES[dtype], arguments.programs.split(","), arguments.repeats)
+                    measured[key] = measure(
+                        module, side, DTYPES[dtype], arguments.programs.split(","), arguments.repeats
+                    )
                     print(*key, measured[key], file=sys.stderr, flush=True)
                     torch._dynamo.reset()
                     gc.collect()
-                rows.append({"dtype": dtype, "module": path, "channels": module.in_channels, "side": side,
-                             "seconds": measured[key]})  # fmt: skip
+                rows.append(
+                    {
+                        "dtype": dtype,
+                        "module": path,
+                        "channels": module.in_channels,
+                        "side": side,
+                        "seconds": measured[key],
+                    }
+                )
             Path(arguments.output + ".json").write_text(json.dumps(rows, indent=1) + "\n")
             Path(arguments.output + ".md").write_text(table(rows))
     print(table(rows), end="")

@@ -168,7 +168,12 @@ class Stopped:
     def __init__(self, command, threads):
         environment = dict(os.environ, OMP_NUM_THREADS=str(threads))
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
         )
         self.first = self._read()
         self.error = self.first.get("error")
@@ -241,8 +246,13 @@ class Kineograph:
 def model_arguments(shape):
     """What diffusers' class is made with."""
     positions = {"positional_embeddings": "sinusoidal", "num_positional_embeddings": shape.positions}
-    return {"num_attention_heads": shape.heads, "attention_head_dim": shape.head_dim, "in_channels": shape.channels,
-            "norm_num_groups": 1 if shape.channels % 32 else 32, **(positions if shape.positions else {})}  # fmt: skip
+    return {
+        "num_attention_heads": shape.heads,
+        "attention_head_dim": shape.head_dim,
+        "in_channels": shape.channels,
+        "norm_num_groups": 1 if shape.channels % 32 else 32,
+        **(positions if shape.positions else {}),
+    }
 
 
 def make_problem(folder, shape, dtype):

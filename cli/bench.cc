@@ -9,9 +9,9 @@
 #include <sstream>
 #include <vector>
 
+#include "base/threads.h"
 #include "commands.h"
 #include "kineograph/kineograph.h"
-#include "parallel.h"
 
 namespace kineograph::cli {
 namespace {

@@ -9,15 +9,18 @@
 #include <string>
 #include <vector>
 
-#include "clip_io.h"
 #include "commands.h"
 #include "kineograph/kineograph.h"
 #include "models.h"
-#include "output_file.h"
 #include "progress.h"
-#include "restorer.h"
+#include "video/clip_io.h"
+#include "video/output_file.h"
+#include "video/restore/restorer.h"
 
 namespace kineograph::cli {
+
+using namespace video;
+
 namespace {
 
 struct RestoreArguments {

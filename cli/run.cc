@@ -9,13 +9,16 @@
 #include <memory>
 #include <vector>
 
-#include "clip_io.h"
 #include "commands.h"
 #include "kineograph/kineograph.h"
 #include "progress.h"
 #include "verify.h"
+#include "video/clip_io.h"
 
 namespace kineograph::cli {
+
+using namespace video;
+
 namespace {
 
 // The frames of a video that are one clip, where nobody says: what the published motion modules were trained on.

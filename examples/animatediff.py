@@ -20,19 +20,32 @@ def random_pipeline(dtype=torch.float32):
     """An AnimateDiffPipeline at small widths with random weights; takes prompt_embeds (1, S, 16) in place of text."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
-        block_out_channels=(32, 64), layers_per_block=2, sample_size=16, in_channels=4, out_channels=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=16, norm_num_groups=8,
-    )  # fmt: skip
-    vae = AutoencoderKL(block_out_channels=(32, 64), down_block_types=["DownEncoderBlock2D"] * 2,
-                        up_block_types=["UpDecoderBlock2D"] * 2, latent_channels=4, norm_num_groups=8)  # fmt: skip
-    adapter = MotionAdapter(block_out_channels=(32, 64), motion_layers_per_block=2, motion_norm_num_groups=8,
-                            motion_num_attention_heads=4)  # fmt: skip
+        block_out_channels=(32, 64),
+        layers_per_block=2,
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16,
+        norm_num_groups=8,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(32, 64),
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        latent_channels=4,
+        norm_num_groups=8,
+    )
+    adapter = MotionAdapter(
+        block_out_channels=(32, 64), motion_layers_per_block=2, motion_norm_num_groups=8, motion_num_attention_heads=4
+    )
     for parameter in adapter.parameters():  # as made, motion modules end in zeros and would change nothing
         torch.nn.init.normal_(parameter, std=0.1)
     scheduler = DDIMScheduler(beta_schedule="linear", clip_sample=False)
-    pipe = AnimateDiffPipeline(vae=vae, text_encoder=None, tokenizer=None, unet=unet, motion_adapter=adapter,
-                               scheduler=scheduler)  # fmt: skip
+    pipe = AnimateDiffPipeline(
+        vae=vae, text_encoder=None, tokenizer=None, unet=unet, motion_adapter=adapter, scheduler=scheduler
+    )
     return pipe.to(dtype)
 
 
@@ -40,9 +53,14 @@ def frames_of(pipe, arguments, prompt):
     """(B, F, 3, H, W) and the seconds that they took."""
     start = time.perf_counter()
     frames = pipe(
-        **prompt, num_frames=arguments.frames, num_inference_steps=arguments.steps, output_type="pt",
-        height=arguments.size, width=arguments.size, generator=torch.Generator().manual_seed(arguments.seed),
-    ).frames  # fmt: skip
+        **prompt,
+        num_frames=arguments.frames,
+        num_inference_steps=arguments.steps,
+        output_type="pt",
+        height=arguments.size,
+        width=arguments.size,
+        generator=torch.Generator().manual_seed(arguments.seed),
+    ).frames
     return frames, time.perf_counter() - start
 
 

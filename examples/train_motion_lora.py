@@ -40,8 +40,22 @@ def drawn_clip(frames, size):
 def read_clip(path, frames, size):
     """The same of the first frames of a video, cropped to a square in the middle."""
     square = f"crop='min(iw,ih)':'min(iw,ih)',scale={size}:{size}"
-    command = ["ffmpeg", "-v", "error", "-i", path, "-vf", square, "-frames:v", str(frames), "-f", "rawvideo",
-               "-pix_fmt", "rgb24", "-"]  # fmt: skip
+    command = [
+        "ffmpeg",
+        "-v",
+        "error",
+        "-i",
+        path,
+        "-vf",
+        square,
+        "-frames:v",
+        str(frames),
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-",
+    ]
     raw = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
     pictures = numpy.frombuffer(raw, numpy.uint8).reshape(-1, size, size, 3)
     if len(pictures) < frames:
@@ -80,8 +94,11 @@ def train(pipe, latents, embeds, arguments):
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-        print(f"step {step + 1}/{arguments.steps}  loss {losses[-1]:.4f}  "
-              f"{(time.perf_counter() - start) / (step + 1):.2f} s a step", flush=True)  # fmt: skip
+        print(
+            f"step {step + 1}/{arguments.steps}  loss {losses[-1]:.4f}  "
+            f"{(time.perf_counter() - start) / (step + 1):.2f} s a step",
+            flush=True,
+        )
     unet.eval()
     return losses
 
@@ -113,8 +130,11 @@ def main():
     if not arguments.random and not (arguments.base and arguments.motion_adapter):
         parser.error("expected --base and --motion-adapter, or --random")
     pipe = pipeline()
-    clip = (read_clip(arguments.clip, arguments.frames, arguments.size) if arguments.clip
-            else drawn_clip(arguments.frames, arguments.size))  # fmt: skip
+    clip = (
+        read_clip(arguments.clip, arguments.frames, arguments.size)
+        if arguments.clip
+        else drawn_clip(arguments.frames, arguments.size)
+    )
     latents, embeds = encoded(pipe, clip, arguments.prompt)
 
     print(kineograph.accelerate(pipe))
@@ -122,7 +142,9 @@ def main():
     print(kineograph.stats())
     factors = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet))
     AnimateDiffPipeline.save_lora_weights(arguments.output, unet_lora_layers=factors)
-    print(f"wrote {arguments.output}: {sum(factor.numel() for factor in factors.values()):,} numbers of {len(factors)} matrices")
+    print(
+        f"wrote {arguments.output}: {sum(factor.numel() for factor in factors.values()):,} numbers of {len(factors)} matrices"
+    )
     if arguments.compare:
         theirs = train(pipeline(), latents, embeds, arguments)
         print(f"without kineograph: losses differ by {max(abs(a - b) for a, b in zip(losses, theirs)):.1e} at most")

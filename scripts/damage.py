@@ -2,6 +2,7 @@
 
 usage: damage.py SIGMA SEED
 """
+
 import itertools
 import random
 import statistics

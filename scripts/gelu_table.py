@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prints the table of GeluTail in src/engine/cpu/vector_math-inl.h, and the error that it makes in f32.
+"""Prints the table of GeluTail in src/engine/cpu/kernels/vector_math-inl.h, and the error that it makes in f32.
 
 a Phi(-a) for 0 <= a <= 5.5, in 16 pieces around a = n / 2.8125: on each the polynomial of degree 4 in r = 2.8125 a - n
 that meets it at the Chebyshev points. The first piece begins and the last one ends in 0.

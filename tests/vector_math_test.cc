@@ -6,7 +6,7 @@
 #include <limits>
 #include <vector>
 
-#include "engine/cpu/targets.h"
+#include "engine/cpu/schedule/targets.h"
 
 namespace kineograph::engine::cpu {
 namespace {

@@ -3,8 +3,9 @@
 import json
 import operator
 import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import numpy
 
@@ -56,8 +57,12 @@ def _seed(value: Any) -> Optional[int]:
     except TypeError:
         seed = -1
     if not 0 <= seed < 2**64:
-        raise errors.ArgumentError(f"training_seed: expected an integer from 0 to 2^64 - 1, found {value!r}",
-                                   "training_seed", "an integer from 0 to 2^64 - 1", repr(value))  # fmt: skip
+        raise errors.ArgumentError(
+            f"training_seed: expected an integer from 0 to 2^64 - 1, found {value!r}",
+            "training_seed",
+            "an integer from 0 to 2^64 - 1",
+            repr(value),
+        )
     return seed
 
 
@@ -69,8 +74,16 @@ class TransformerTemporalModel:
     ``from_pretrained`` loads them. A model is immutable, and any number of threads may call it at once.
     """
 
-    def __init__(self, *, seed: int = 0, dtype: str = "f32", engine: str = "auto", compute_dtype: str = "auto",
-                 isa: str = "", **config: Any):
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        dtype: str = "f32",
+        engine: str = "auto",
+        compute_dtype: str = "auto",
+        isa: str = "",
+        **config: Any,
+    ):
         """Weights drawn from `seed`, the same on every machine.
 
         Args:
@@ -83,7 +96,7 @@ class TransformerTemporalModel:
 
         Raises:
             ConfigError, ArgumentError
-        """  # fmt: skip
+        """
         self._model = _native.Model.from_config(json.dumps(config), seed, dtype, engine, compute_dtype, isa)
 
     @classmethod
@@ -93,9 +106,17 @@ class TransformerTemporalModel:
         return self
 
     @classmethod
-    def from_pretrained(cls, path: Union[str, "os.PathLike[str]"], *, module: str = "", variant: str = "",
-                        engine: str = "auto", compute_dtype: str = "auto", isa: str = "",
-                        group_norm_scope: str = "") -> "TransformerTemporalModel":
+    def from_pretrained(
+        cls,
+        path: Union[str, "os.PathLike[str]"],
+        *,
+        module: str = "",
+        variant: str = "",
+        engine: str = "auto",
+        compute_dtype: str = "auto",
+        isa: str = "",
+        group_norm_scope: str = "",
+    ) -> "TransformerTemporalModel":
         """Opens a folder that diffusers' ``save_pretrained`` wrote, or one temporal module of a whole UNet, an adapter or
         an original checkpoint: safetensors, or a torch archive, in which nothing is run. Weights are memory-mapped.
 
@@ -107,25 +128,47 @@ class TransformerTemporalModel:
 
         Raises:
             IoError, FormatError, ConfigError, CheckpointError, ArgumentError
-        """  # fmt: skip
-        return cls._over(_native.Model.from_pretrained(os.fspath(path), module, engine, compute_dtype, isa, variant,
-                                                       group_norm_scope))  # fmt: skip
+        """
+        return cls._over(
+            _native.Model.from_pretrained(
+                os.fspath(path), module, engine, compute_dtype, isa, variant, group_norm_scope
+            )
+        )
 
     @classmethod
-    def from_state_dict(cls, config: Mapping[str, Any], state_dict: Mapping[str, Any], *, engine: str = "auto",
-                        compute_dtype: str = "auto", isa: str = "") -> "TransformerTemporalModel":
+    def from_state_dict(
+        cls,
+        config: Mapping[str, Any],
+        state_dict: Mapping[str, Any],
+        *,
+        engine: str = "auto",
+        compute_dtype: str = "auto",
+        isa: str = "",
+    ) -> "TransformerTemporalModel":
         """A model over arrays named as in diffusers' state dict. They must not change while the model lives.
 
         Raises:
             ConfigError, CheckpointError, ArgumentError
-        """  # fmt: skip
-        return cls._over(_native.Model.from_state_dict(json.dumps(dict(config)), list(state_dict.items()), engine,
-                                                       compute_dtype, isa))  # fmt: skip
+        """
+        return cls._over(
+            _native.Model.from_state_dict(
+                json.dumps(dict(config)), list(state_dict.items()), engine, compute_dtype, isa
+            )
+        )
 
-    def __call__(self, hidden_states: Any, encoder_hidden_states: Any = None, timestep: Any = None,
-                 class_labels: Any = None, num_frames: int = 1,
-                 cross_attention_kwargs: Optional[Mapping[str, Any]] = None, return_dict: bool = True, *,
-                 out: Any = None, training_seed: Optional[int] = None) -> Union[TransformerTemporalModelOutput, Tuple[Any]]:
+    def __call__(
+        self,
+        hidden_states: Any,
+        encoder_hidden_states: Any = None,
+        timestep: Any = None,
+        class_labels: Any = None,
+        num_frames: int = 1,
+        cross_attention_kwargs: Optional[Mapping[str, Any]] = None,
+        return_dict: bool = True,
+        *,
+        out: Any = None,
+        training_seed: Optional[int] = None,
+    ) -> Union[TransformerTemporalModelOutput, Tuple[Any]]:
         """diffusers' forward.
 
         Args:
@@ -144,18 +187,37 @@ class TransformerTemporalModel:
 
         Raises:
             ArgumentError: before any work starts.
-        """  # fmt: skip
-        sample = self._model.forward(hidden_states, num_frames, encoder_hidden_states, _numbers(timestep, None),
-                                     _numbers(class_labels, numpy.int64), dict(cross_attention_kwargs or {}), out,
-                                     recording.recorder_of(self), _seed(training_seed), threads.num_threads())  # fmt: skip
+        """
+        sample = self._model.forward(
+            hidden_states,
+            num_frames,
+            encoder_hidden_states,
+            _numbers(timestep, None),
+            _numbers(class_labels, numpy.int64),
+            dict(cross_attention_kwargs or {}),
+            out,
+            recording.recorder_of(self),
+            _seed(training_seed),
+            threads.num_threads(),
+        )
         statistics.count_native()
         return TransformerTemporalModelOutput(sample) if return_dict else (sample,)
 
     forward = __call__
 
-    def backward(self, hidden_states: Any, sample_gradient: Any, encoder_hidden_states: Any = None, timestep: Any = None,
-                 class_labels: Any = None, num_frames: int = 1, *, wanted: Optional[Iterable[str]] = None,
-                 out: Optional[Mapping[str, Any]] = None, training_seed: Optional[int] = None) -> Dict[str, Any]:
+    def backward(
+        self,
+        hidden_states: Any,
+        sample_gradient: Any,
+        encoder_hidden_states: Any = None,
+        timestep: Any = None,
+        class_labels: Any = None,
+        num_frames: int = 1,
+        *,
+        wanted: Optional[Iterable[str]] = None,
+        out: Optional[Mapping[str, Any]] = None,
+        training_seed: Optional[int] = None,
+    ) -> Dict[str, Any]:
         """The gradients of a loss, from its gradient by the sample. The forward is computed anew from the same
         arguments: nothing has to be kept from it.
 
@@ -173,17 +235,25 @@ class TransformerTemporalModel:
 
         Raises:
             ArgumentError: before any work starts.
-        """  # fmt: skip
+        """
         names = self._differentiable(encoder_hidden_states) if wanted is None else list(wanted)
         out = dict(out or {})
         for name in out:
             if name not in names:
-                raise errors.ArgumentError(f"out: expected names that are wanted, found {name!r}", "out",
-                                           "names that are wanted", name)  # fmt: skip
-        gradients = self._model.backward(hidden_states, sample_gradient, [(name, out.get(name)) for name in names], num_frames,
-                                         encoder_hidden_states, _numbers(timestep, None),
-                                         _numbers(class_labels, numpy.int64), _seed(training_seed),
-                                         threads.num_threads())  # fmt: skip
+                raise errors.ArgumentError(
+                    f"out: expected names that are wanted, found {name!r}", "out", "names that are wanted", name
+                )
+        gradients = self._model.backward(
+            hidden_states,
+            sample_gradient,
+            [(name, out.get(name)) for name in names],
+            num_frames,
+            encoder_hidden_states,
+            _numbers(timestep, None),
+            _numbers(class_labels, numpy.int64),
+            _seed(training_seed),
+            threads.num_threads(),
+        )
         statistics.count_backward()
         return dict(gradients)
 
@@ -228,5 +298,7 @@ class TransformerTemporalModel:
         return self._model.isa
 
     def __repr__(self) -> str:
-        return (f"TransformerTemporalModel({self.num_parameters():,} parameters, {self.dtype}, "
-                f"engine {self.engine}, {self.isa})")  # fmt: skip
+        return (
+            f"TransformerTemporalModel({self.num_parameters():,} parameters, {self.dtype}, "
+            f"engine {self.engine}, {self.isa})"
+        )

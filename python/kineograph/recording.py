@@ -3,7 +3,8 @@
 import contextlib
 import threading
 import weakref
-from typing import Any, Dict, Iterator, List, Mapping, Tuple
+from collections.abc import Iterator, Mapping
+from typing import Any, Dict, List, Tuple
 
 from . import _native
 
@@ -68,8 +69,10 @@ def record_attention(model: Any) -> "Iterator[AttentionMaps]":
     """
     models = _recordable(model)
     if not models:
-        raise ValueError("record_attention: expected a native model, or one in which modules run natively, found none "
-                         f"in {type(model).__name__}. kineograph.accelerate makes modules of diffusers native.")  # fmt: skip
+        raise ValueError(
+            "record_attention: expected a native model, or one in which modules run natively, found none "
+            f"in {type(model).__name__}. kineograph.accelerate makes modules of diffusers native."
+        )
     recorders = [(prefix, _native.AttentionRecorder()) for prefix, _ in models]
     with _lock:
         if any(id(one) in _recorders for _, one in models):

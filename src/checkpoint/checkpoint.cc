@@ -7,8 +7,8 @@
 #include <set>
 #include <unordered_map>
 
-#include "checkpoint/json.h"
-#include "checkpoint/mapped_file.h"
+#include "base/json.h"
+#include "base/mapped_file.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/torch_archive.h"
 

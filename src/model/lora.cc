@@ -6,8 +6,8 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "checkpoint/json.h"
-#include "checkpoint/mapped_file.h"
+#include "base/json.h"
+#include "base/mapped_file.h"
 #include "model/layouts.h"
 
 namespace kineograph {

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <charconv>
 
-#include "checkpoint/json.h"
-#include "checkpoint/mapped_file.h"
+#include "base/json.h"
+#include "base/mapped_file.h"
 #include "kineograph/error.h"
 
 namespace kineograph::model {

@@ -31,8 +31,13 @@ def original_names(state):
     """The names that AnimateDiff's own code gives a MotionAdapter's parameters."""
     renamed = {}
     for name, value in state.items():
-        for ours, theirs in ((".norm1.", ".norms.0."), (".norm2.", ".norms.1."), (".norm3.", ".ff_norm."),
-                             (".attn1.", ".attention_blocks.0."), (".attn2.", ".attention_blocks.1.")):  # fmt: skip
+        for ours, theirs in (
+            (".norm1.", ".norms.0."),
+            (".norm2.", ".norms.1."),
+            (".norm3.", ".ff_norm."),
+            (".attn1.", ".attention_blocks.0."),
+            (".attn2.", ".attention_blocks.1."),
+        ):
             name = name.replace(ours, theirs)
         path, number, rest = name.partition(".motion_modules.")[0], *name.partition(".motion_modules.")[2].split(".", 1)
         path = f"{path}.motion_modules.{number}.temporal_transformer."
@@ -57,7 +62,10 @@ def modelscope_names(state):
             place, rest = "middle_block.2", parts[3:]
         else:
             number = 3 * int(parts[1]) + int(parts[3])
-            place, rest = (f"input_blocks.{number + 1}.2" if parts[0] == "down_blocks" else f"output_blocks.{number}.2"), parts[4:]
+            place, rest = (
+                (f"input_blocks.{number + 1}.2" if parts[0] == "down_blocks" else f"output_blocks.{number}.2"),
+                parts[4:],
+            )
         if rest[0] in ("proj_in", "proj_out") and rest[1] == "weight":
             value = value[:, :, None]
         renamed[".".join([place, *rest])] = value.clone()

@@ -1,5 +1,5 @@
 // A processor whose matrix unit is instructions.h.
-#include "engine/cpu/processor.h"
+#include "engine/cpu/schedule/processor.h"
 
 namespace kineograph::engine::cpu {
 

@@ -54,9 +54,7 @@ def ada_zero(count=7, **changes):
 
 
 def discrete(classes, size, **changes):
-    return dict(
-        num_vector_embeds=classes, sample_size=size, num_attention_heads=2, attention_head_dim=12, **changes
-    )
+    return dict(num_vector_embeds=classes, sample_size=size, num_attention_heads=2, attention_head_dim=12, **changes)
 
 
 def heads(count, dim, channels, groups, **changes):
@@ -104,7 +102,11 @@ CASES = [
     Case("layers_3_swiglu", narrow(num_layers=3, activation_fn="swiglu"), (2, 4, 3, 3)),
     Case("attention_bias", narrow(attention_bias=True), (1, 6, 3, 5)),
     Case("no_affine", narrow(norm_elementwise_affine=False), (1, 6, 3, 5)),
-    Case("no_affine_bias_layers_2", single(norm_elementwise_affine=False, attention_bias=True, num_layers=2), (1, 6, 3, 3)),
+    Case(
+        "no_affine_bias_layers_2",
+        single(norm_elementwise_affine=False, attention_bias=True, num_layers=2),
+        (1, 6, 3, 3),
+    ),
     # The second attention and what it reads.
     Case("single_attention", single(), (1, 6, 3, 5)),
     Case("single_attention_encoder_ignored", single(), (1, 6, 3, 3), encoder=("video", 4, 20)),
@@ -124,12 +126,19 @@ CASES = [
     Case("positions_longer", positional(32), (1, 16, 2, 3)),
     Case("positions_seeded", positional(16), (1, 9, 3, 3), pe="seeded"),
     Case("positions_seeded_layers_2", positional(12, num_layers=2), (2, 5, 3, 3), pe="seeded"),
-    Case("positions_cross", positional(33, double_self_attention=False, cross_attention_dim=13), (1, 33, 1, 3),
-         encoder=("video", 5, 13)),
+    Case(
+        "positions_cross",
+        positional(33, double_self_attention=False, cross_attention_dim=13),
+        (1, 33, 1, 3),
+        encoder=("video", 5, 13),
+    ),
     Case("positions_single", positional(16, double_self_attention=False), (2, 6, 3, 3)),
     Case("positions_f16", positional(24), (1, 24, 1, 5), weights_dtype="f16"),
-    Case("animatediff", heads(8, 40, 320, 32, positional_embeddings="sinusoidal", num_positional_embeddings=24),
-         (1, 16, 1, 1)),
+    Case(
+        "animatediff",
+        heads(8, 40, 320, 32, positional_embeddings="sinusoidal", num_positional_embeddings=24),
+        (1, 16, 1, 1),
+    ),
     # GroupNorm per frame, and inputs that make a careless variance or epsilon show.
     Case("frame_scope", narrow(group_norm_scope="frame"), (2, 5, 3, 3)),
     Case("frame_scope_positions", positional(16, group_norm_scope="frame"), (1, 16, 3, 3)),
@@ -143,46 +152,117 @@ CASES = [
     Case("ada_norm_one_for_all", ada(), (2, 5, 3, 3), timestep=[31]),
     Case("ada_norm_scalar", ada(1000), (2, 5, 3, 3), timestep=999),
     Case("ada_norm_single", ada(double_self_attention=False), (2, 5, 3, 3), timestep=[3, 42]),
-    Case("ada_norm_cross", ada(double_self_attention=False, cross_attention_dim=13), (2, 4, 3, 3),
-         encoder=("pixel", 5, 13), timestep=[8, 21]),
-    Case("ada_norm_positions_layers_2", ada(positional_embeddings="sinusoidal", num_positional_embeddings=9, num_layers=2),
-         (2, 6, 3, 3), timestep=[8, 21]),
-    Case("ada_norm_no_affine_bias", ada(norm_elementwise_affine=False, attention_bias=True), (2, 4, 3, 3), timestep=[5, 6]),
+    Case(
+        "ada_norm_cross",
+        ada(double_self_attention=False, cross_attention_dim=13),
+        (2, 4, 3, 3),
+        encoder=("pixel", 5, 13),
+        timestep=[8, 21],
+    ),
+    Case(
+        "ada_norm_positions_layers_2",
+        ada(positional_embeddings="sinusoidal", num_positional_embeddings=9, num_layers=2),
+        (2, 6, 3, 3),
+        timestep=[8, 21],
+    ),
+    Case(
+        "ada_norm_no_affine_bias",
+        ada(norm_elementwise_affine=False, attention_bias=True),
+        (2, 4, 3, 3),
+        timestep=[5, 6],
+    ),
     Case("ada_norm_tiny_input", ada() | dict(in_channels=64), (1, 5, 3, 3), std=1e-4, timestep=[12]),
-    Case("ada_norm_frame_scope_bf16", ada(group_norm_scope="frame"), (2, 4, 3, 3), timestep=[12, 1], weights_dtype="bf16"),
+    Case(
+        "ada_norm_frame_scope_bf16", ada(group_norm_scope="frame"), (2, 4, 3, 3), timestep=[12, 1], weights_dtype="bf16"
+    ),
     Case("ada_norm_zero", ada_zero(), (3, 4, 3, 3), timestep=[0, 999, 250], class_labels=[0, 6, 3]),
     Case("ada_norm_zero_unconditional", ada_zero(), (2, 5, 3, 3), timestep=[981, 981], class_labels=[2, 7]),
     Case("ada_norm_zero_one_for_all", ada_zero(1000), (2, 5, 3, 3), timestep=[500], class_labels=[281]),
     Case("ada_norm_zero_scalars", ada_zero(), (2, 4, 3, 3), timestep=7, class_labels=7),
     Case("ada_norm_zero_one_timestep", ada_zero(), (3, 3, 3, 3), timestep=[61], class_labels=[1, 7, 4]),
     Case("ada_norm_zero_fractional", ada_zero(), (2, 4, 3, 3), timestep=[37.25, 0.5], class_labels=[5, 1]),
-    Case("ada_norm_zero_single", ada_zero(double_self_attention=False), (2, 5, 3, 3), timestep=[3, 42], class_labels=[4, 2]),
-    Case("ada_norm_zero_cross_layers_2", ada_zero(double_self_attention=False, cross_attention_dim=13, num_layers=2),
-         (2, 4, 3, 3), encoder=("video", 5, 13), timestep=[8, 21], class_labels=[7, 0]),
-    Case("ada_norm_zero_positions", ada_zero(positional_embeddings="sinusoidal", num_positional_embeddings=9),
-         (2, 6, 3, 3), timestep=[8, 21], class_labels=[1, 2], pe="seeded"),
-    Case("ada_norm_zero_no_affine_bias", ada_zero(norm_elementwise_affine=False, attention_bias=True),
-         (2, 4, 3, 3), timestep=[700, 1], class_labels=[1, 2]),
-    Case("ada_norm_zero_tiny_input", ada_zero() | dict(in_channels=64), (1, 5, 3, 3), std=1e-4, timestep=[12], class_labels=[6]),
-    Case("ada_norm_zero_gelu_f16", ada_zero(activation_fn="gelu"), (2, 4, 3, 3), timestep=[3, 77], class_labels=[1, 2],
-         weights_dtype="f16"),
+    Case(
+        "ada_norm_zero_single",
+        ada_zero(double_self_attention=False),
+        (2, 5, 3, 3),
+        timestep=[3, 42],
+        class_labels=[4, 2],
+    ),
+    Case(
+        "ada_norm_zero_cross_layers_2",
+        ada_zero(double_self_attention=False, cross_attention_dim=13, num_layers=2),
+        (2, 4, 3, 3),
+        encoder=("video", 5, 13),
+        timestep=[8, 21],
+        class_labels=[7, 0],
+    ),
+    Case(
+        "ada_norm_zero_positions",
+        ada_zero(positional_embeddings="sinusoidal", num_positional_embeddings=9),
+        (2, 6, 3, 3),
+        timestep=[8, 21],
+        class_labels=[1, 2],
+        pe="seeded",
+    ),
+    Case(
+        "ada_norm_zero_no_affine_bias",
+        ada_zero(norm_elementwise_affine=False, attention_bias=True),
+        (2, 4, 3, 3),
+        timestep=[700, 1],
+        class_labels=[1, 2],
+    ),
+    Case(
+        "ada_norm_zero_tiny_input",
+        ada_zero() | dict(in_channels=64),
+        (1, 5, 3, 3),
+        std=1e-4,
+        timestep=[12],
+        class_labels=[6],
+    ),
+    Case(
+        "ada_norm_zero_gelu_f16",
+        ada_zero(activation_fn="gelu"),
+        (2, 4, 3, 3),
+        timestep=[3, 77],
+        class_labels=[1, 2],
+        weights_dtype="f16",
+    ),
     # Discrete latents.
     Case("discrete", discrete(17, 3), (2, 4)),
-    Case("discrete_layers_2_positions", discrete(33, 3, num_layers=2, positional_embeddings="sinusoidal",
-                                                 num_positional_embeddings=16), (1, 6)),
-    Case("discrete_cross", discrete(20, 4, double_self_attention=False, cross_attention_dim=13), (2, 3),
-         encoder=("video", 5, 13)),
-    Case("discrete_cross_pixel", discrete(9, 3, double_self_attention=False, cross_attention_dim=6), (2, 3),
-         encoder=("pixel", 4, 6)),
+    Case(
+        "discrete_layers_2_positions",
+        discrete(33, 3, num_layers=2, positional_embeddings="sinusoidal", num_positional_embeddings=16),
+        (1, 6),
+    ),
+    Case(
+        "discrete_cross",
+        discrete(20, 4, double_self_attention=False, cross_attention_dim=13),
+        (2, 3),
+        encoder=("video", 5, 13),
+    ),
+    Case(
+        "discrete_cross_pixel",
+        discrete(9, 3, double_self_attention=False, cross_attention_dim=6),
+        (2, 3),
+        encoder=("pixel", 4, 6),
+    ),
     Case("discrete_ada_norm", discrete(65, 3, norm_type="ada_norm", num_embeds_ada_norm=100), (2, 3), timestep=[99, 4]),
-    Case("discrete_ada_norm_zero", discrete(12, 5, norm_type="ada_norm_zero", num_embeds_ada_norm=10), (2, 3),
-         timestep=[640, 20], class_labels=[10, 9]),
+    Case(
+        "discrete_ada_norm_zero",
+        discrete(12, 5, norm_type="ada_norm_zero", num_embeds_ada_norm=10),
+        (2, 3),
+        timestep=[640, 20],
+        class_labels=[10, 9],
+    ),
     Case("discrete_two_classes_bias", discrete(3, 5, attention_bias=True, activation_fn="linear-silu"), (1, 5)),
     Case("discrete_no_affine_bf16", discrete(17, 3, norm_elementwise_affine=False), (1, 7), weights_dtype="bf16"),
     # Given and without effect, as in diffusers.
     Case("ignored_conditioning", narrow(), (2, 5, 3, 3), timestep=[5, 900], class_labels=[1, 3]),
-    Case("ignored_keys", narrow(dropout=0.5, sample_size=64, out_channels=7, num_positional_embeddings=2,
-                                num_embeds_ada_norm=10), (1, 6, 3, 3)),
+    Case(
+        "ignored_keys",
+        narrow(dropout=0.5, sample_size=64, out_channels=7, num_positional_embeddings=2, num_embeds_ada_norm=10),
+        (1, 6, 3, 3),
+    ),
     # Sixteen-bit weights and inputs.
     Case("weights_f16", narrow(), (1, 8, 3, 3), weights_dtype="f16"),
     Case("weights_bf16", narrow(num_layers=2), (1, 8, 3, 3), weights_dtype="bf16"),
@@ -208,11 +288,22 @@ def tiny(**changes):
 
 SAVED = [
     SavedCase(Case("f32", tiny(positional_embeddings="sinusoidal", num_positional_embeddings=12), (1, 6, 3, 3))),
-    SavedCase(Case("f16", tiny(double_self_attention=False, cross_attention_dim=24), (2, 3, 3, 3),
-                   encoder=("pixel", 4, 24), weights_dtype="f16")),
-    SavedCase(Case("bf16", tiny(attention_bias=True, norm_elementwise_affine=False), (1, 6, 3, 3), weights_dtype="bf16")),
+    SavedCase(
+        Case(
+            "f16",
+            tiny(double_self_attention=False, cross_attention_dim=24),
+            (2, 3, 3, 3),
+            encoder=("pixel", 4, 24),
+            weights_dtype="f16",
+        )
+    ),
+    SavedCase(
+        Case("bf16", tiny(attention_bias=True, norm_elementwise_affine=False), (1, 6, 3, 3), weights_dtype="bf16")
+    ),
     SavedCase(Case("sharded", tiny(num_layers=2), (1, 6, 3, 3)), dict(max_shard_size="24KB")),
     SavedCase(Case("variant", tiny(activation_fn="gelu"), (1, 6, 3, 3), weights_dtype="f16"), dict(variant="fp16")),
-    SavedCase(Case("sharded_variant", tiny(double_self_attention=False), (1, 6, 3, 3), weights_dtype="f16"),
-              dict(variant="fp16", max_shard_size="8KB")),
+    SavedCase(
+        Case("sharded_variant", tiny(double_self_attention=False), (1, 6, 3, 3), weights_dtype="f16"),
+        dict(variant="fp16", max_shard_size="8KB"),
+    ),
 ]

@@ -7,13 +7,12 @@ BasicTransformerBlock, ImagePositionalEmbeddings, LayerNorm and Linear, and adds
 
 import inspect
 
+import seeded_weights
 import torch
 from diffusers import TransformerTemporalModel
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.embeddings import ImagePositionalEmbeddings
 from torch import nn
-
-import seeded_weights
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 DEFAULTS = {
@@ -59,9 +58,7 @@ class AdaNormBlock(BasicTransformerBlock):
         for video, value in enumerate(timestep):
             mine = slice(video * rows, (video + 1) * rows)
             encoder = None if encoder_hidden_states is None else encoder_hidden_states[mine]
-            videos.append(
-                super().forward(hidden_states[mine], encoder_hidden_states=encoder, timestep=value, **kwargs)
-            )
+            videos.append(super().forward(hidden_states[mine], encoder_hidden_states=encoder, timestep=value, **kwargs))
         return torch.cat(videos)
 
 

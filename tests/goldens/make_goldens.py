@@ -16,15 +16,14 @@ import sys
 from pathlib import Path
 
 import diffusers
+import diffusers_models as models
 import numpy as np
+import seeded_weights
 import torch
+from cases import CASES, SAVED
 from diffusers import TransformerTemporalModel
 from safetensors import safe_open
 from safetensors.torch import save
-
-import diffusers_models as models
-import seeded_weights
-from cases import CASES, SAVED
 
 HERE = Path(__file__).resolve().parent
 BYTES_AT_MOST = 2_700_000
@@ -109,7 +108,10 @@ def gradients_of(case):
     shape = models.run(model.double(), case.config, inputs, frames).shape
     by_sample = torch.from_numpy(seeded_weights.uniform(seed, "sample_gradient", tuple(shape))).double()
     rows = [
-        [(value * torch.from_numpy(seeded_weights.uniform(seed, f"{name}/{i}", tuple(value.shape)))).sum() for i in range(4)]
+        [
+            (value * torch.from_numpy(seeded_weights.uniform(seed, f"{name}/{i}", tuple(value.shape)))).sum()
+            for i in range(4)
+        ]
         for name, value in models.gradients(model, case.config, inputs, frames, by_sample).items()
     ]
     return torch.tensor(rows, dtype=torch.float64)
@@ -189,7 +191,11 @@ def check_saved_model(model, saved, folder):
 
 def strays(names):
     """Paths beside this script that no case accounts for."""
-    expected = {HERE / f"{case.name}.safetensors" for case in CASES} | {HERE / GRADIENTS} | {HERE / "saved" / s.case.name for s in SAVED}
+    expected = (
+        {HERE / f"{case.name}.safetensors" for case in CASES}
+        | {HERE / GRADIENTS}
+        | {HERE / "saved" / s.case.name for s in SAVED}
+    )
     found = set(HERE.glob("*.safetensors")) | set((HERE / "saved").glob("*"))
     return [] if names else sorted(found - expected)
 

@@ -10,6 +10,7 @@ In every tracked .md file:
 
 usage: documents_test.py SOURCE PROGRAM COMPILER
 """
+
 import json
 import os
 import pathlib
@@ -27,10 +28,16 @@ MADE = {"build", "demo"}
 
 
 def documents():
-    listing = subprocess.run(["git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
-                             capture_output=True, text=True)
-    names = listing.stdout.split("\n") if listing.returncode == 0 else \
-        [p.relative_to(ROOT).as_posix() for p in ROOT.rglob("*.md") if p.relative_to(ROOT).parts[0] not in MADE]
+    listing = subprocess.run(
+        ["git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
+        capture_output=True,
+        text=True,
+    )
+    names = (
+        listing.stdout.split("\n")
+        if listing.returncode == 0
+        else [p.relative_to(ROOT).as_posix() for p in ROOT.rglob("*.md") if p.relative_to(ROOT).parts[0] not in MADE]
+    )
     return [ROOT / name for name in names if name and (ROOT / name).is_file()]
 
 

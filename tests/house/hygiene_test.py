@@ -1,4 +1,5 @@
 """What must not be in the tree: paths of a machine, stray addresses, files too large or without a last newline."""
+
 import pathlib
 import re
 import subprocess
@@ -11,14 +12,26 @@ MAX_LINES = 800
 TEXT = {".cc", ".h", ".py", ".md", ".txt", ".cmake", ".sh", ".json", ".toml", ".in", ".yml", ".yaml", ""}
 PLAIN_PATHS = re.compile(r"(?<![\w.])/(?:work|home|root|Users)/")
 ADDRESS = re.compile(r"https?://([^/\s\"')>\]]+)")
-HOSTS = {"github.com", "git-lfs.github.com", "huggingface.co", "arxiv.org", "www.apache.org", "json-schema.org", "keepachangelog.com",
-         "semver.org", "www.w3.org"}
+HOSTS = {
+    "github.com",
+    "git-lfs.github.com",
+    "huggingface.co",
+    "arxiv.org",
+    "www.apache.org",
+    "json-schema.org",
+    "keepachangelog.com",
+    "semver.org",
+    "www.w3.org",
+}
 
 
 def tracked():
     try:
-        listing = subprocess.run(["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-                                 check=True, capture_output=True).stdout
+        listing = subprocess.run(
+            ["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            check=True,
+            capture_output=True,
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return []  # an unpacked archive: nothing says which files are the project's
     return [ROOT / name.decode() for name in listing.split(b"\0") if name and (ROOT / name.decode()).is_file()]
@@ -47,8 +60,12 @@ def problems(file):
 
 
 def main():
-    errors = [f"{file.relative_to(ROOT)}: {problem}" for file in tracked() if file.name != "LICENSE"
-              for problem in problems(file)]
+    errors = [
+        f"{file.relative_to(ROOT)}: {problem}"
+        for file in tracked()
+        if file.name != "LICENSE"
+        for problem in problems(file)
+    ]
     for error in errors:
         print(error)
     return bool(errors)

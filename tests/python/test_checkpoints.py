@@ -22,9 +22,16 @@ from layouts import WIDTHS, adapter, drawn, modelscope_names, original_names, te
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 PROGRAM = pathlib.Path(sysconfig.get_path("scripts")) / "kineograph"
-UNET_3D = dict(block_out_channels=WIDTHS, layers_per_block=1, sample_size=8, cross_attention_dim=16, attention_head_dim=8,
-               down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
-               up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"), norm_num_groups=8)  # fmt: skip
+UNET_3D = dict(
+    block_out_channels=WIDTHS,
+    layers_per_block=1,
+    sample_size=8,
+    cross_attention_dim=16,
+    attention_head_dim=8,
+    down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
+    up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+    norm_num_groups=8,
+)
 
 
 def check_modules(path, model, frames=4):
@@ -82,10 +89,17 @@ def test_folders_say_what_shapes_do_not(safe, tmp_path):
 
 
 def test_unet_motion_model(tmp_path):
-    model = drawn(UNetMotionModel(
-        block_out_channels=WIDTHS, layers_per_block=1, cross_attention_dim=16, norm_num_groups=8,
-        down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"), motion_num_attention_heads=4,
-        up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion")))  # fmt: skip
+    model = drawn(
+        UNetMotionModel(
+            block_out_channels=WIDTHS,
+            layers_per_block=1,
+            cross_attention_dim=16,
+            norm_num_groups=8,
+            down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
+            motion_num_attention_heads=4,
+            up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"),
+        )
+    )
     model.save_pretrained(tmp_path / "unet")
     assert check_modules(tmp_path / "unet", model)["modules"][0]["layout"] == "UNetMotionModel"
     run("convert", tmp_path / "unet", tmp_path / "adapter")
@@ -119,7 +133,11 @@ def test_animatelcm_has_no_positions(tmp_path):
 
 
 def test_modelscope(tmp_path):
-    model = drawn(UNet3DConditionModel(**(UNET_3D | dict(attention_head_dim=64, block_out_channels=(64, 128), norm_num_groups=32))))
+    model = drawn(
+        UNet3DConditionModel(
+            **(UNET_3D | dict(attention_head_dim=64, block_out_channels=(64, 128), norm_num_groups=32))
+        )
+    )
     torch.save(modelscope_names(model.state_dict()), tmp_path / "text2video.pth")
     report = check_modules(tmp_path / "text2video.pth", model)
     assert report["modules"][0]["layout"] == "ModelScope"
@@ -148,12 +166,18 @@ def damaged(tmp_path, change):
     return tmp_path / "mm.ckpt"
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda s: s.pop("mid_block.motion_modules.0.proj_out.weight"), "missing proj_out.weight"),
-    (lambda s: s.pop("mid_block.motion_modules.0.norm.weight"), "missing or misshapen norm.weight"),
-    (lambda s: s.update({"mid_block.motion_modules.0.transformer_blocks.0.junk.weight": torch.ones(3)}), "unexpected transformer_blocks.0.junk"),
-    (lambda s: s.update({"mid_block.motion_modules.0.proj_in.bias": torch.ones(3)}), "misshapen proj_in.bias"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda s: s.pop("mid_block.motion_modules.0.proj_out.weight"), "missing proj_out.weight"),
+        (lambda s: s.pop("mid_block.motion_modules.0.norm.weight"), "missing or misshapen norm.weight"),
+        (
+            lambda s: s.update({"mid_block.motion_modules.0.transformer_blocks.0.junk.weight": torch.ones(3)}),
+            "unexpected transformer_blocks.0.junk",
+        ),
+        (lambda s: s.update({"mid_block.motion_modules.0.proj_in.bias": torch.ones(3)}), "misshapen proj_in.bias"),
+    ],
+)
 def test_what_is_not_whole_is_not_converted(change, words, tmp_path):
     path = damaged(tmp_path, change)
     report = run("inspect", path)
@@ -185,13 +209,16 @@ def test_adapters_without_positions(tmp_path):
     loaded.load_state_dict(load_file(tmp_path / "adapter/diffusion_pytorch_model.safetensors"), strict=True)
 
 
-@pytest.mark.parametrize("config, words", [
-    ('{"_class_name": "MotionAdapter", "motion_num_attention_heads": 7}', "a divisor of its inner width"),
-    ('{"motion_num_attention_heads": ' + "[" * 1_000_000 + "]" * 1_000_000 + "}", "nesting"),
-    ('{"motion_norm_num_groups": "many"}', "a positive integer"),
-    ("[]", "a JSON object"),
-    ('{"a": 1, "a": 2}', "once"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "config, words",
+    [
+        ('{"_class_name": "MotionAdapter", "motion_num_attention_heads": 7}', "a divisor of its inner width"),
+        ('{"motion_num_attention_heads": ' + "[" * 1_000_000 + "]" * 1_000_000 + "}", "nesting"),
+        ('{"motion_norm_num_groups": "many"}', "a positive integer"),
+        ("[]", "a JSON object"),
+        ('{"a": 1, "a": 2}', "once"),
+    ],
+)
 def test_hostile_configs(config, words, tmp_path):
     torch.save(adapter().state_dict(), tmp_path / "mm.ckpt")
     (tmp_path / "config.json").write_text(config)
@@ -213,15 +240,22 @@ def test_shards(safe, tmp_path):
 
 
 def test_which_animatediff(tmp_path):
-    for version, changes in {"v1": dict(motion_max_seq_length=24, use_motion_mid_block=False), "v2": {}, "v3": dict(use_motion_mid_block=False),
-                             "SDXL": dict(block_out_channels=(32, 32, 64), use_motion_mid_block=False)}.items():  # fmt: skip
+    for version, changes in {
+        "v1": dict(motion_max_seq_length=24, use_motion_mid_block=False),
+        "v2": {},
+        "v3": dict(use_motion_mid_block=False),
+        "SDXL": dict(block_out_channels=(32, 32, 64), use_motion_mid_block=False),
+    }.items():
         torch.save(original_names(adapter(**changes).state_dict()), tmp_path / "mm.ckpt")
         assert inspect(tmp_path / "mm.ckpt")["layout"] == "AnimateDiff " + version
 
 
 def test_what_is_ignored_is_named(tmp_path):
-    state = adapter().state_dict() | {"conv_in.weight": torch.ones(2), "up_blocks.1.resnets.0.norm1.weight": torch.ones(2),
-                                      "\x1b[31mred\nline": torch.ones(1)}  # fmt: skip
+    state = adapter().state_dict() | {
+        "conv_in.weight": torch.ones(2),
+        "up_blocks.1.resnets.0.norm1.weight": torch.ones(2),
+        "\x1b[31mred\nline": torch.ones(1),
+    }
     torch.save(state, tmp_path / "mm.ckpt")
     assert inspect(tmp_path / "mm.ckpt")["others"] == {"conv_in": 1, "up_blocks.1.resnets": 1, "\x1b[31mred\nline": 1}
     words = run("inspect", tmp_path / "mm.ckpt", "--tensors")
@@ -230,17 +264,39 @@ def test_what_is_ignored_is_named(tmp_path):
 
 def test_the_targets_options_fit(tmp_path):
     adapter().save_pretrained(tmp_path / "adapter")
-    words = run("convert", tmp_path / "adapter", tmp_path / "out", "--to", "motion-adapter", "--module", "mid_block.motion_modules.0", fails=True)
+    words = run(
+        "convert",
+        tmp_path / "adapter",
+        tmp_path / "out",
+        "--to",
+        "motion-adapter",
+        "--module",
+        "mid_block.motion_modules.0",
+        fails=True,
+    )
     assert "module" in words
-    assert ".safetensors" in run("convert", tmp_path / "adapter", tmp_path / "mm.ckpt", "--to", "animatediff", fails=True)
+    assert ".safetensors" in run(
+        "convert", tmp_path / "adapter", tmp_path / "mm.ckpt", "--to", "animatediff", fails=True
+    )
     assert not (tmp_path / "out").exists() and not (tmp_path / "mm.ckpt").exists()
 
 
 def test_convert_one_module_with_options(tmp_path):
     model = adapter()
     model.save_pretrained(tmp_path / "adapter")
-    run("convert", tmp_path / "adapter", tmp_path / "one", "--to", "module", "--module", "mid_block.motion_modules.0",
-        "--dtype", "bf16", "--extend-positions", "48")  # fmt: skip
+    run(
+        "convert",
+        tmp_path / "adapter",
+        tmp_path / "one",
+        "--to",
+        "module",
+        "--module",
+        "mid_block.motion_modules.0",
+        "--dtype",
+        "bf16",
+        "--extend-positions",
+        "48",
+    )
     loaded = diffusers.TransformerTemporalModel.from_pretrained(tmp_path / "one", torch_dtype=torch.bfloat16)
     assert loaded.config.num_positional_embeddings == 48
     wanted = adapter(motion_max_seq_length=48).mid_block.motion_modules[0]
@@ -253,10 +309,13 @@ def lora_pairs(model, rank=2):
     """Path of a Linear -> (down, up)."""
     generator = torch.Generator().manual_seed(5)
     return {
-        path: (torch.randn(rank, module.in_features, generator=generator), torch.randn(module.out_features, rank, generator=generator))
+        path: (
+            torch.randn(rank, module.in_features, generator=generator),
+            torch.randn(module.out_features, rank, generator=generator),
+        )
         for path, module in model.named_modules()
         if path.endswith(("to_q", "to_k", "to_v", "to_out.0"))
-    }  # fmt: skip
+    }
 
 
 def lora_state(form, pairs):
@@ -300,10 +359,17 @@ def test_lora(form, scale, tmp_path):
 def test_lora_as_diffusers_merges_it(form, tmp_path):
     """Its own load_lora_adapter and fuse_lora; it rounds the product, the scaled product and the sum."""
     pytest.importorskip("peft")
-    model = drawn(UNetMotionModel(
-        block_out_channels=WIDTHS, layers_per_block=1, cross_attention_dim=16, norm_num_groups=8,
-        down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"), motion_num_attention_heads=4,
-        up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion")))  # fmt: skip
+    model = drawn(
+        UNetMotionModel(
+            block_out_channels=WIDTHS,
+            layers_per_block=1,
+            cross_attention_dim=16,
+            norm_num_groups=8,
+            down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
+            motion_num_attention_heads=4,
+            up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"),
+        )
+    )
     model.save_pretrained(tmp_path / "unet")
     pairs = {path: pair for path, pair in lora_pairs(model).items() if "motion_modules" in path}
     state = lora_state(form, pairs)
@@ -312,7 +378,9 @@ def test_lora_as_diffusers_merges_it(form, tmp_path):
     merged = load_file(tmp_path / "merged/diffusion_pytorch_model.safetensors")
     model.load_lora_adapter(state, prefix="unet", adapter_name="pan")
     model.fuse_lora(lora_scale=-0.75, adapter_names=["pan"])
-    fused = {name.replace(".base_layer", ""): value for name, value in model.state_dict().items() if ".lora_" not in name}
+    fused = {
+        name.replace(".base_layer", ""): value for name, value in model.state_dict().items() if ".lora_" not in name
+    }
     for path, (down, up) in pairs.items():
         ours, theirs = merged[path + ".weight"], fused[path + ".weight"]
         # Half an ulp each of the sum, the product's of two terms and the scaling.
@@ -329,7 +397,10 @@ def test_lora_scaling_that_peft_saves(rslora, tmp_path):
     settings = {"lora_alpha": 2, "use_rslora": rslora, "alpha_pattern": {special: 8}}
     folder = tmp_path / "peft"
     folder.mkdir()
-    save_file({name.removeprefix("unet."): value for name, value in lora_state("peft", pairs).items()}, folder / "adapter_model.safetensors")
+    save_file(
+        {name.removeprefix("unet."): value for name, value in lora_state("peft", pairs).items()},
+        folder / "adapter_model.safetensors",
+    )
     (folder / "adapter_config.json").write_text(json.dumps(settings))
     metadata = {"lora_adapter_metadata": json.dumps({"unet." + key: value for key, value in settings.items()})}
     save_file(lora_state("peft", pairs), tmp_path / "lora.safetensors", metadata)
@@ -364,16 +435,34 @@ def test_lora_that_matches_nothing(tmp_path):
 
 def test_dtypes_views_and_strides(tmp_path):
     base = torch.arange(24, dtype=torch.float32)
-    tensors = {"view": base[4:16].view(3, 4), "turned": base.view(4, 6).t(), "expanded": base[:1].expand(3),
-               "parameter": torch.nn.Parameter(base.clone()), "empty": torch.empty(0, 3), "scalar": torch.tensor(2.5)}  # fmt: skip
+    tensors = {
+        "view": base[4:16].view(3, 4),
+        "turned": base.view(4, 6).t(),
+        "expanded": base[:1].expand(3),
+        "parameter": torch.nn.Parameter(base.clone()),
+        "empty": torch.empty(0, 3),
+        "scalar": torch.tensor(2.5),
+    }
     tensors["attributes"] = base.clone()
     tensors["attributes"].note = "kept by torch.save"
-    for dtype in (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool):
+    for dtype in (
+        torch.float64,
+        torch.float16,
+        torch.bfloat16,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+        torch.bool,
+    ):
         tensors[str(dtype)] = base.to(dtype)
     for zipped in (True, False):
         torch.save(tensors, tmp_path / "all.pt", _use_new_zipfile_serialization=zipped)
         found = {entry["name"]: entry for entry in inspect(tmp_path / "all.pt")["tensors"]}
-        assert {name: entry["shape"] for name, entry in found.items()} == {name: list(t.shape) for name, t in tensors.items()}
+        assert {name: entry["shape"] for name, entry in found.items()} == {
+            name: list(t.shape) for name, t in tensors.items()
+        }
         assert not inspect(tmp_path / "all.pt")["ignored"]
         assert found["torch.bfloat16"]["dtype"] == "bf16" and found["torch.bool"]["dtype"] == "bool"
 
@@ -457,8 +546,20 @@ def test_run_takes_a_module(tmp_path):
     torch.save(model.state_dict(), tmp_path / "mm.ckpt")
     x = torch.randn(4, 64, 3, 2)
     numpy.save(tmp_path / "x.npy", x.numpy())
-    run("run", "--model", tmp_path / "mm.ckpt", "--module", "mid_block.motion_modules.0", "--input", tmp_path / "x.npy",
-        "--output", tmp_path / "y.npy", "--num-frames", "4", "--verify")  # fmt: skip
+    run(
+        "run",
+        "--model",
+        tmp_path / "mm.ckpt",
+        "--module",
+        "mid_block.motion_modules.0",
+        "--input",
+        tmp_path / "x.npy",
+        "--output",
+        tmp_path / "y.npy",
+        "--num-frames",
+        "4",
+        "--verify",
+    )
     with torch.no_grad():
         wanted = model.mid_block.motion_modules[0](x, num_frames=4)
     assert numpy.abs(numpy.load(tmp_path / "y.npy") - wanted.numpy()).max() < 1e-5
@@ -474,26 +575,51 @@ def test_pickles_of_every_protocol_are_only_read(tmp_path):
 
 def published(folder):
     """Small files of the published names and layouts, as docs/checkpoints.md calls them."""
-    heads_of_64 = dict(block_out_channels=(64, 64, 64, 64), attention_head_dim=64, norm_num_groups=32, layers_per_block=2,
-                       down_block_types=("CrossAttnDownBlock3D",) * 3 + ("DownBlock3D",),
-                       up_block_types=("UpBlock3D",) + ("CrossAttnUpBlock3D",) * 3)  # fmt: skip
-    original = {"mm_sd_v14": dict(motion_max_seq_length=24, use_motion_mid_block=False), "mm_sd_v15": dict(motion_max_seq_length=24, use_motion_mid_block=False),
-                "mm_sd_v15_v2": {}, "v3_sd15_mm": dict(use_motion_mid_block=False),
-                "mm_sdxl_v10_beta": dict(block_out_channels=(32, 32, 64), use_motion_mid_block=False)}  # fmt: skip
+    heads_of_64 = dict(
+        block_out_channels=(64, 64, 64, 64),
+        attention_head_dim=64,
+        norm_num_groups=32,
+        layers_per_block=2,
+        down_block_types=("CrossAttnDownBlock3D",) * 3 + ("DownBlock3D",),
+        up_block_types=("UpBlock3D",) + ("CrossAttnUpBlock3D",) * 3,
+    )
+    original = {
+        "mm_sd_v14": dict(motion_max_seq_length=24, use_motion_mid_block=False),
+        "mm_sd_v15": dict(motion_max_seq_length=24, use_motion_mid_block=False),
+        "mm_sd_v15_v2": {},
+        "v3_sd15_mm": dict(use_motion_mid_block=False),
+        "mm_sdxl_v10_beta": dict(block_out_channels=(32, 32, 64), use_motion_mid_block=False),
+    }
     for name, changes in original.items():
         torch.save({"state_dict": original_names(adapter(**changes).state_dict())}, folder / f"{name}.ckpt")
     state = original_names(adapter().state_dict())
-    torch.save({name: value for name, value in state.items() if "pos_encoder" not in name}, folder / "AnimateLCM_sd15_t2v.ckpt")
-    torch.save({"controlnet": {"module." + name: value for name, value in state.items()
-                               if "attention_blocks.1" not in name and "norms.1" not in name and "up_blocks" not in name},
-                "animatediff_config": Settings()}, folder / "v3_sd15_sparsectrl_rgb.ckpt")  # fmt: skip
+    torch.save(
+        {name: value for name, value in state.items() if "pos_encoder" not in name}, folder / "AnimateLCM_sd15_t2v.ckpt"
+    )
+    torch.save(
+        {
+            "controlnet": {
+                "module." + name: value
+                for name, value in state.items()
+                if "attention_blocks.1" not in name and "norms.1" not in name and "up_blocks" not in name
+            },
+            "animatediff_config": Settings(),
+        },
+        folder / "v3_sd15_sparsectrl_rgb.ckpt",
+    )
     for name in ("PanLeft", "ZoomIn"):
         torch.save({"state_dict": lora_state("original", lora_pairs(adapter()))}, folder / f"v2_lora_{name}.ckpt")
     adapter().save_pretrained(folder / "animatediff-motion-adapter-v1-5-2")
     adapter(conv_in_channels=9).save_pretrained(folder / "PIA-condition-adapter")
-    UNetMotionModel(block_out_channels=WIDTHS, layers_per_block=1, cross_attention_dim=16, norm_num_groups=8,
-                    down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"), motion_num_attention_heads=4,
-                    up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion")).save_pretrained(folder / "unet-motion")  # fmt: skip
+    UNetMotionModel(
+        block_out_channels=WIDTHS,
+        layers_per_block=1,
+        cross_attention_dim=16,
+        norm_num_groups=8,
+        down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
+        motion_num_attention_heads=4,
+        up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"),
+    ).save_pretrained(folder / "unet-motion")
     unet = UNet3DConditionModel(**UNET_3D)
     unet.save_pretrained(folder / "text-to-video-ms-1.7b/unet", safe_serialization=False)
     unet.save_pretrained(folder / "zeroscope_v2_576w/unet")
@@ -518,6 +644,10 @@ def test_the_documents_commands(tmp_path, monkeypatch):
             assert numpy.isfinite(numpy.load("out.npy")).all()
         elif not command[2].endswith(".safetensors"):
             kind = json.loads(pathlib.Path(command[2], "config.json").read_text())["_class_name"]
-            loaded = getattr(diffusers, kind).from_config(json.loads(pathlib.Path(command[2], "config.json").read_text()))
-            loaded.load_state_dict(load_file(pathlib.Path(command[2], "diffusion_pytorch_model.safetensors")), strict=True)
+            loaded = getattr(diffusers, kind).from_config(
+                json.loads(pathlib.Path(command[2], "config.json").read_text())
+            )
+            loaded.load_state_dict(
+                load_file(pathlib.Path(command[2], "diffusion_pytorch_model.safetensors")), strict=True
+            )
     assert (tmp_path / "pia.safetensors").exists() and "conv_in.weight" in load_file("pia.safetensors")

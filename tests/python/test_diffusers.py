@@ -33,7 +33,10 @@ CONFIGS = {
     "single": dict(double_self_attention=False),
     "layers": dict(num_layers=2, attention_bias=True),
     "no_affine": dict(norm_elementwise_affine=False),
-    **{name: dict(activation_fn=name) for name in ("gelu", "gelu-approximate", "geglu-approximate", "swiglu", "linear-silu")},
+    **{
+        name: dict(activation_fn=name)
+        for name in ("gelu", "gelu-approximate", "geglu-approximate", "swiglu", "linear-silu")
+    },
 }
 
 
@@ -44,7 +47,11 @@ def pair(kind=diffusers.TransformerTemporalModel, dtype=torch.float32, **changes
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5))
-    ours_kind = native.TransformerTemporalModel if kind is diffusers.TransformerTemporalModel else native.AnimateDiffTransformer3D
+    ours_kind = (
+        native.TransformerTemporalModel
+        if kind is diffusers.TransformerTemporalModel
+        else native.AnimateDiffTransformer3D
+    )
     ours = ours_kind(**(BASE | changes)).eval()
     ours.load_state_dict(theirs.state_dict())
     return theirs.to(dtype), ours.to(dtype)
@@ -150,7 +157,9 @@ CHANGES = {
     "one element of data": lambda model, _: model.transformer_blocks[0].ff.net[2].weight.data[3, 5].add_(3.0),
     "numpy": lambda model, _: model.proj_in.weight.numpy().__setitem__((0, 0), 7.0),
     "load_state_dict": lambda model, other: model.load_state_dict(other.state_dict()),
-    "load_state_dict assign": lambda model, other: model.load_state_dict(copy.deepcopy(other).state_dict(), assign=True),
+    "load_state_dict assign": lambda model, other: model.load_state_dict(
+        copy.deepcopy(other).state_dict(), assign=True
+    ),
     "to": lambda model, _: model.to(torch.bfloat16).to(torch.float32),
     "new parameter": lambda model, other: setattr(model, "proj_in", copy.deepcopy(other.proj_in)),
     "buffer": lambda model, _: model.transformer_blocks[0].pos_embed.pe.mul_(2),
@@ -176,10 +185,14 @@ def test_packing_happens_once():
     _, ours = pair()
     made = []
     original = native.modules.native._native.Model.from_state_dict
-    native.modules.native._native = type("Spy", (), {
-        "Model": type("Model", (), {"from_state_dict": staticmethod(lambda *a: made.append(1) or original(*a))}),
-        "fingerprint": staticmethod(native.modules.native._native.fingerprint),
-    })  # fmt: skip
+    native.modules.native._native = type(
+        "Spy",
+        (),
+        {
+            "Model": type("Model", (), {"from_state_dict": staticmethod(lambda *a: made.append(1) or original(*a))}),
+            "fingerprint": staticmethod(native.modules.native._native.fingerprint),
+        },
+    )
     try:
         compiled = torch.compile(ours, fullgraph=True)
         for _ in range(3):
@@ -406,12 +419,18 @@ EXTRAS = {
     "ada_norm": dict(norm_type="ada_norm", num_embeds_ada_norm=50),
     "ada_norm_zero": dict(norm_type="ada_norm_zero", num_embeds_ada_norm=5, num_layers=2),
     "frame": dict(group_norm_scope="frame"),
-    "frame_cross": dict(group_norm_scope="frame", norm_type="ada_norm", num_embeds_ada_norm=50, double_self_attention=False,
-                        cross_attention_dim=12),
+    "frame_cross": dict(
+        group_norm_scope="frame",
+        norm_type="ada_norm",
+        num_embeds_ada_norm=50,
+        double_self_attention=False,
+        cross_attention_dim=12,
+    ),
     "discrete": dict(num_vector_embeds=7, sample_size=3, in_channels=None),
-    "discrete_ada": dict(num_vector_embeds=7, sample_size=3, in_channels=None, norm_type="ada_norm_zero",
-                         num_embeds_ada_norm=5),
-}  # fmt: skip
+    "discrete_ada": dict(
+        num_vector_embeds=7, sample_size=3, in_channels=None, norm_type="ada_norm_zero", num_embeds_ada_norm=5
+    ),
+}
 
 
 @pytest.mark.parametrize("name", EXTRAS)

@@ -85,7 +85,9 @@ def test_conditioning():
 
 
 def test_discrete_latents():
-    model = kineograph.TransformerTemporalModel(num_attention_heads=2, attention_head_dim=8, num_vector_embeds=7, sample_size=3)
+    model = kineograph.TransformerTemporalModel(
+        num_attention_heads=2, attention_head_dim=8, num_vector_embeds=7, sample_size=3
+    )
     classes = numpy.random.default_rng(0).integers(0, 7, (4, 9))
     sample = model(classes, num_frames=4).sample
     assert sample.shape == (4, 6, 9) and sample.dtype == numpy.float32
@@ -259,9 +261,8 @@ def test_record_attention(tmp_path):
     wanted = model(x, num_frames=6).sample
     with kineograph.record_attention(model) as maps:
         assert close(model(x, num_frames=6).sample, wanted)
-        with pytest.raises(ValueError, match="already"):
-            with kineograph.record_attention(model):
-                pass
+        with pytest.raises(ValueError, match="already"), kineograph.record_attention(model):
+            pass
     assert list(maps) == ["transformer_blocks.0.attn1", "transformer_blocks.0.attn2"] and len(maps) == 2
     probabilities = maps["transformer_blocks.0.attn1"]
     assert probabilities.shape == (1, 15, 4, 6, 6)
@@ -299,11 +300,21 @@ def test_config_reads_as_diffusers():
 
 def test_gradients_equal_finite_differences():
     rng = numpy.random.default_rng(0)
-    config = dict(num_attention_heads=2, attention_head_dim=3, in_channels=4, norm_num_groups=2, dropout=0.25, num_layers=2,
-                  double_self_attention=False, cross_attention_dim=5)  # fmt: skip
+    config = dict(
+        num_attention_heads=2,
+        attention_head_dim=3,
+        in_channels=4,
+        norm_num_groups=2,
+        dropout=0.25,
+        num_layers=2,
+        double_self_attention=False,
+        cross_attention_dim=5,
+    )
     drawn = kineograph.TransformerTemporalModel(**config)
     weights = {name: numpy.array(value) for name, value in drawn.state_dict().items()}
-    x, text, by_sample = (rng.standard_normal(shape, dtype=numpy.float32) for shape in ((6, 4, 2, 2), (2, 3, 5), (6, 4, 2, 2)))
+    x, text, by_sample = (
+        rng.standard_normal(shape, dtype=numpy.float32) for shape in ((6, 4, 2, 2), (2, 3, 5), (6, 4, 2, 2))
+    )
     arguments = dict(num_frames=3, training_seed=11)
 
     def loss(weights, x, text):
@@ -318,8 +329,10 @@ def test_gradients_equal_finite_differences():
         values = []
         for step in (5e-3, -5e-3):
             moved = {key: value + step * direction if key == name else value for key, value in weights.items()}
-            inputs = [value + step * direction if key == name else value
-                      for key, value in (("hidden_states", x), ("encoder_hidden_states", text))]  # fmt: skip
+            inputs = [
+                value + step * direction if key == name else value
+                for key, value in (("hidden_states", x), ("encoder_hidden_states", text))
+            ]
             values.append(loss(moved, *inputs))
         # f32 losses of about 10 are good to 1e-5: 1e-3 of a slope over 1e-2, and the third derivative comes on top.
         assert (gradient * direction).sum() == pytest.approx((values[0] - values[1]) / 1e-2, rel=2e-2, abs=2e-2), name
@@ -341,7 +354,9 @@ def test_wanted_gradients():
     assert half.dtype == numpy.float16 and close(half.astype(numpy.float32), everything["hidden_states"], 1e-2)
     assert model.backward(x, x, num_frames=6, wanted=[]) == {}
     conditioned = small(norm_type="ada_norm_zero", num_embeds_ada_norm=5)
-    assert "transformer_blocks.0.norm1.linear.weight" in conditioned.backward(x, x, timestep=3, class_labels=1, num_frames=6)
+    assert "transformer_blocks.0.norm1.linear.weight" in conditioned.backward(
+        x, x, timestep=3, class_labels=1, num_frames=6
+    )
 
 
 def test_errors_of_backward():

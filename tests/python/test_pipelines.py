@@ -31,24 +31,37 @@ EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "animatediff.py"
 sys.path.append(str(EXAMPLE.parent))
 from animatediff import random_pipeline  # noqa: E402
 
-EMBEDS = {name: torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(i))
-          for i, name in enumerate(("prompt_embeds", "negative_prompt_embeds"))}  # fmt: skip
+EMBEDS = {
+    name: torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(i))
+    for i, name in enumerate(("prompt_embeds", "negative_prompt_embeds"))
+}
 
 
 def small_vae():
-    return AutoencoderKL(block_out_channels=(32, 64), down_block_types=["DownEncoderBlock2D"] * 2,
-                         up_block_types=["UpDecoderBlock2D"] * 2, latent_channels=4, norm_num_groups=8)  # fmt: skip
+    return AutoencoderKL(
+        block_out_channels=(32, 64),
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        latent_channels=4,
+        norm_num_groups=8,
+    )
 
 
 def text_to_video():
     torch.manual_seed(0)
     unet = UNet3DConditionModel(
-        block_out_channels=(32, 64), layers_per_block=1, sample_size=8, cross_attention_dim=16, attention_head_dim=8,
-        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"), up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        sample_size=8,
+        cross_attention_dim=16,
+        attention_head_dim=8,
+        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
+        up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
         norm_num_groups=8,
-    )  # fmt: skip
-    return TextToVideoSDPipeline(vae=small_vae(), text_encoder=None, tokenizer=None, unet=unet,
-                                 scheduler=DDIMScheduler(clip_sample=False)), EMBEDS  # fmt: skip
+    )
+    return TextToVideoSDPipeline(
+        vae=small_vae(), text_encoder=None, tokenizer=None, unet=unet, scheduler=DDIMScheduler(clip_sample=False)
+    ), EMBEDS
 
 
 def image_to_video():
@@ -57,17 +70,35 @@ def image_to_video():
 
     torch.manual_seed(0)
     unet = I2VGenXLUNet(
-        block_out_channels=(32, 64), layers_per_block=1, sample_size=8, cross_attention_dim=16, attention_head_dim=8,
-        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"), up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        sample_size=8,
+        cross_attention_dim=16,
+        attention_head_dim=8,
+        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
+        up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
         norm_num_groups=2,
-    )  # fmt: skip
-    encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(
-        hidden_size=16, projection_dim=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, intermediate_size=16,
-        patch_size=8))  # fmt: skip
+    )
+    encoder = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=16,
+            projection_dim=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=32,
+            intermediate_size=16,
+            patch_size=8,
+        )
+    )
     pipe = I2VGenXLPipeline(
-        vae=small_vae(), text_encoder=None, tokenizer=None, image_encoder=encoder, unet=unet,
-        feature_extractor=CLIPImageProcessor(crop_size=32, size=32), scheduler=DDIMScheduler(clip_sample=False),
-    )  # fmt: skip
+        vae=small_vae(),
+        text_encoder=None,
+        tokenizer=None,
+        image_encoder=encoder,
+        unet=unet,
+        feature_extractor=CLIPImageProcessor(crop_size=32, size=32),
+        scheduler=DDIMScheduler(clip_sample=False),
+    )
     pixels = numpy.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=numpy.uint8)
     return pipe, EMBEDS | {"image": Image.fromarray(pixels), "target_fps": 7}
 
@@ -86,9 +117,19 @@ def with_text(pipe, folder):
     (folder / "merges.txt").write_text("#version: 0.2\n")
     tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=8)
     torch.manual_seed(2)
-    encoder = CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(vocabulary), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=8, bos_token_id=len(letters), eos_token_id=len(letters) + 1, pad_token_id=0))  # fmt: skip
+    encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=8,
+            bos_token_id=len(letters),
+            eos_token_id=len(letters) + 1,
+            pad_token_id=0,
+        )
+    )
     pipe.register_modules(tokenizer=tokenizer, text_encoder=encoder.eval())
     return pipe, {"prompt": "a b", "negative_prompt": "c"}
 
@@ -97,8 +138,17 @@ def frames_of(pipe, arguments, frames=4, **more):
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)  # some pipelines draw from here too
-    return pipe(**arguments, num_frames=frames, num_inference_steps=2, guidance_scale=7.5, height=16, width=16,
-                output_type="pt", generator=generator, **more).frames  # fmt: skip
+    return pipe(
+        **arguments,
+        num_frames=frames,
+        num_inference_steps=2,
+        guidance_scale=7.5,
+        height=16,
+        width=16,
+        output_type="pt",
+        generator=generator,
+        **more,
+    ).frames
 
 
 def same(a, b, tolerance=2e-4):
@@ -224,7 +274,9 @@ def test_what_is_not_accelerated_is_said():
     plain = diffusers.TransformerTemporalModel(**config)
     report = kineograph.accelerate(torch.nn.ModuleList([Mine(**config), replaced, meta, plain]))
     assert report.native == ["3"]
-    assert "Mine" in report.not_native["0"] and "replaced" in report.not_native["1"] and "meta" in report.not_native["2"]
+    assert (
+        "Mine" in report.not_native["0"] and "replaced" in report.not_native["1"] and "meta" in report.not_native["2"]
+    )
     with pytest.raises(TypeError, match="pipeline"):
         kineograph.accelerate("pipeline")
     assert not kineograph.accelerate(torch.nn.Linear(2, 2)).native
@@ -241,7 +293,9 @@ def test_native_modules_build_unets(monkeypatch):
 
 def test_the_example(tmp_path):
     command = [sys.executable, EXAMPLE, "--random", "--compare", "--frames", "4", "--steps", "1", "--size", "16"]
-    text = subprocess.run([*command, "--output", tmp_path / "out.gif"], capture_output=True, text=True, check=True).stdout
+    text = subprocess.run(
+        [*command, "--output", tmp_path / "out.gif"], capture_output=True, text=True, check=True
+    ).stdout
     assert "11 temporal modules run natively" in text and "native=11, fallbacks={}" in text
     assert float(text.split("differ by ")[1].split()[0]) < 2e-4
     assert (tmp_path / "out.gif").read_bytes()[:3] == b"GIF"
@@ -251,8 +305,25 @@ def test_the_training_example(tmp_path):
     """The LoRA it saves is one for diffusers and for the program, and moves the frames."""
     pytest.importorskip("peft")
     example = EXAMPLE.with_name("train_motion_lora.py")
-    command = [sys.executable, example, "--random", "--compare", "--frames", "4", "--size", "16", "--steps", "3", "--rank", "4",
-               "--learning-rate", "0.01", "--gradient-checkpointing", "--output", tmp_path / "lora"]  # fmt: skip
+    command = [
+        sys.executable,
+        example,
+        "--random",
+        "--compare",
+        "--frames",
+        "4",
+        "--size",
+        "16",
+        "--steps",
+        "3",
+        "--rank",
+        "4",
+        "--learning-rate",
+        "0.01",
+        "--gradient-checkpointing",
+        "--output",
+        tmp_path / "lora",
+    ]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "11 temporal modules run natively" in text and "fallbacks={}, backward=33" in text
     losses = [float(line.split("loss ")[1].split()[0]) for line in text.splitlines() if line.startswith("step")]
@@ -271,7 +342,13 @@ def test_the_training_example(tmp_path):
     program = pathlib.Path(sysconfig.get_path("scripts")) / "kineograph"
     file = next((tmp_path / "lora").iterdir())
     subprocess.run([program, "convert", tmp_path / "adapter", tmp_path / "merged", "--lora", file], check=True)
-    merged = AnimateDiffPipeline(unet=copy.deepcopy(random_pipeline().unet), motion_adapter=None, vae=pipe.vae,
-                                 text_encoder=None, tokenizer=None, scheduler=pipe.scheduler)  # fmt: skip
+    merged = AnimateDiffPipeline(
+        unet=copy.deepcopy(random_pipeline().unet),
+        motion_adapter=None,
+        vae=pipe.vae,
+        text_encoder=None,
+        tokenizer=None,
+        scheduler=pipe.scheduler,
+    )
     merged.unet.load_motion_modules(MotionAdapter.from_pretrained(tmp_path / "merged"))
     assert same(frames_of(merged, EMBEDS), wanted)

@@ -18,8 +18,20 @@ from diffusers.training_utils import EMAModel  # noqa: E402
 from kineograph.diffusers import native as packing  # noqa: E402
 
 sys.path.append(str(pathlib.Path(__file__).parent))
-from test_diffusers import EXTRAS, as_diffusers, clip, close, fell_back, lora, pair, ran_natively, text  # noqa: E402
-from test_diffusers import BASE, CONFIGS, native  # noqa: E402
+from test_diffusers import (  # noqa: E402  # noqa: E402
+    BASE,
+    CONFIGS,
+    EXTRAS,
+    as_diffusers,
+    clip,
+    close,
+    fell_back,
+    lora,
+    native,
+    pair,
+    ran_natively,
+    text,
+)
 
 GRADIENTS = {
     **{name: CONFIGS[name] for name in ("plain", "positions", "cross", "single", "no_affine", "swiglu", "gelu")},
@@ -48,11 +60,15 @@ class Spy:
         original_backward = packing.run_backward
 
         def backward(model, names, wanted, *arguments):
-            self.wanted.append([name for name, one in zip(("hidden_states", "encoder_hidden_states", *names), wanted) if one])
+            self.wanted.append(
+                [name for name, one in zip(("hidden_states", "encoder_hidden_states", *names), wanted) if one]
+            )
             return original_backward(model, names, wanted, *arguments)
 
-        namespace = {"Model": type("Model", (), {"from_state_dict": staticmethod(make)}),
-                     "fingerprint": staticmethod(kineograph._native.fingerprint)}  # fmt: skip
+        namespace = {
+            "Model": type("Model", (), {"from_state_dict": staticmethod(make)}),
+            "fingerprint": staticmethod(kineograph._native.fingerprint),
+        }
         monkeypatch.setattr(packing, "_native", type("Native", (), namespace))
         monkeypatch.setattr(packing, "run_backward", backward)
 
@@ -69,15 +85,19 @@ def target(like):
 def gradients(model, x, **arguments):
     """Every gradient of a loss by name, the input's and the encoder's too."""
     x = x.clone().requires_grad_(x.is_floating_point())
-    arguments = {key: value.clone().requires_grad_() if key == "encoder_hidden_states" else value
-                 for key, value in arguments.items()}  # fmt: skip
+    arguments = {
+        key: value.clone().requires_grad_() if key == "encoder_hidden_states" else value
+        for key, value in arguments.items()
+    }
     model.zero_grad()
     out = model(x, **arguments)
     sample = out if isinstance(out, torch.Tensor) else out.sample
     (sample.float() - target(sample).float()).square().mean().backward()
     found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     inputs = {"hidden_states": x, "encoder_hidden_states": arguments.get("encoder_hidden_states")}
-    return found | {name: tensor.grad for name, tensor in inputs.items() if tensor is not None and tensor.grad is not None}
+    return found | {
+        name: tensor.grad for name, tensor in inputs.items() if tensor is not None and tensor.grad is not None
+    }
 
 
 def assert_close(found, wanted, tolerance=2e-5):
@@ -97,7 +117,9 @@ def test_gradients_equal_torchs(name):
     if "cross" in name:
         arguments["encoder_hidden_states"] = text(30, 32 if "double_self" in name else 12)
     wanted = gradients(theirs, clip(), **arguments)
-    assert {"hidden_states", "proj_in.weight"} < wanted.keys() and ("encoder_hidden_states" in wanted) == ("cross" in name)
+    assert {"hidden_states", "proj_in.weight"} < wanted.keys() and ("encoder_hidden_states" in wanted) == (
+        "cross" in name
+    )
     assert_close(gradients(ours, clip(), **arguments), wanted)
     assert kineograph.stats() == kineograph.Stats(native=1, backward=1)
 
@@ -128,7 +150,9 @@ def test_gradients_of_what_diffusers_lacks(name):
 def test_finite_differences():
     torch.manual_seed(0)
     tiny = dict(num_attention_heads=2, attention_head_dim=3, in_channels=4, norm_num_groups=2, num_layers=2)
-    ours = native.TransformerTemporalModel(**tiny, double_self_attention=False, cross_attention_dim=5, dropout=0.25).train()
+    ours = native.TransformerTemporalModel(
+        **tiny, double_self_attention=False, cross_attention_dim=5, dropout=0.25
+    ).train()
     x, encoder = torch.randn(3, 4, 2, 2), torch.randn(4, 2, 5)
     direction = {name: torch.randn_like(value) for name, value in ours.named_parameters()}
     inputs = {"hidden_states": x, "encoder_hidden_states": encoder}
@@ -243,8 +267,9 @@ def test_lora_training(spy):
     assert all("lora_" in name for name in found[1][1])
     assert kineograph.stats() == kineograph.Stats(native=5, backward=5)
     # The merged projections' gradients, which the factors' come from, and no others.
-    attentions = [f"transformer_blocks.0.attn{n}.{part}.weight" for n in (1, 2)
-                  for part in ("to_q", "to_k", "to_v", "to_out.0")]  # fmt: skip
+    attentions = [
+        f"transformer_blocks.0.attn{n}.{part}.weight" for n in (1, 2) for part in ("to_q", "to_k", "to_v", "to_out.0")
+    ]
     assert spy.wanted == [["proj_in.weight", *attentions]] * 5
 
 
@@ -476,12 +501,15 @@ def test_operators_are_well_formed():
     _, ours = pair()
     tensors = [tensor.detach().requires_grad_() for tensor in native.modules.structure.weights(ours)[0]]
     seed = torch.tensor(3)
-    torch.library.opcheck(packing.transformer_temporal,
-                          (clip().requires_grad_(), None, None, None, tensors, seed, ours._spec, "f32", 6))  # fmt: skip
+    torch.library.opcheck(
+        packing.transformer_temporal, (clip().requires_grad_(), None, None, None, tensors, seed, ours._spec, "f32", 6)
+    )
     wanted = [True, False] + [i % 2 == 0 for i in range(len(tensors))]
     plain = [tensor.detach() for tensor in tensors]
-    torch.library.opcheck(packing.transformer_temporal_backward,
-                          (clip(), clip(), None, None, None, plain, seed, wanted, ours._spec, "f32", 6))  # fmt: skip
+    torch.library.opcheck(
+        packing.transformer_temporal_backward,
+        (clip(), clip(), None, None, None, plain, seed, wanted, ours._spec, "f32", 6),
+    )
 
 
 def test_what_autograd_refuses():
@@ -514,6 +542,7 @@ def test_functional_transforms_fall_back():
     theirs, ours = pair()
     found = []
     for model in (theirs, ours):
+
         def loss(parameters, model=model):
             return torch.func.functional_call(model, parameters, (clip(),), {"num_frames": 6}).sample.square().mean()
 
@@ -544,10 +573,17 @@ def test_the_recorder_hears_of_training_forwards():
 def test_an_accelerated_unet_trains():
     torch.manual_seed(0)
     unet = diffusers.UNetMotionModel(
-        block_out_channels=(16, 32), layers_per_block=1, sample_size=8, cross_attention_dim=8, norm_num_groups=8,
-        down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"), num_attention_heads=2,
-        up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"), motion_num_attention_heads=2, use_motion_mid_block=True,
-    )  # fmt: skip
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        sample_size=8,
+        cross_attention_dim=8,
+        norm_num_groups=8,
+        down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
+        num_attention_heads=2,
+        up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"),
+        motion_num_attention_heads=2,
+        use_motion_mid_block=True,
+    )
     for parameter in unet.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     unet.enable_gradient_checkpointing()
@@ -563,5 +599,8 @@ def test_an_accelerated_unet_trains():
     # diffusers checkpoints the module in the middle alone, whose forward is then computed once more.
     assert stats.backward == modules and stats.native in (modules, modules + 1) and not stats.fallbacks
     kineograph.restore(unet)
-    assert not any("gradient_checkpointing" in module.__dict__ for module in unet.modules()
-                   if isinstance(module, AnimateDiffTransformer3D))  # fmt: skip
+    assert not any(
+        "gradient_checkpointing" in module.__dict__
+        for module in unet.modules()
+        if isinstance(module, AnimateDiffTransformer3D)
+    )

@@ -4,7 +4,9 @@ try:
     import diffusers as _diffusers  # noqa: F401
     import torch as _torch  # noqa: F401
 except ImportError as error:
-    raise ImportError(f"{error}. kineograph.diffusers needs torch and diffusers: pip install kineograph[diffusers]") from error
+    raise ImportError(
+        f"{error}. kineograph.diffusers needs torch and diffusers: pip install kineograph[diffusers]"
+    ) from error
 
 from .acceleration import Acceleration, accelerate, restore
 from .modules import AnimateDiffTransformer3D, TransformerTemporalModel

@@ -44,8 +44,11 @@ def named_modules(x):
     if not isinstance(components, dict):
         raise TypeError(f"expected a diffusers pipeline or a torch module, found {type(x).__name__}")
     # A pipeline keeps the adapter that its UNet's motion modules were copied from, and never runs it.
-    roots = [(name, component) for name, component in components.items()
-             if isinstance(component, nn.Module) and not isinstance(component, diffusers.MotionAdapter)]  # fmt: skip
+    roots = [
+        (name, component)
+        for name, component in components.items()
+        if isinstance(component, nn.Module) and not isinstance(component, diffusers.MotionAdapter)
+    ]
     return [(f"{name}.{path}".rstrip("."), module) for name, root in roots for path, module in root.named_modules()]
 
 

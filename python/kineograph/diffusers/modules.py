@@ -60,12 +60,31 @@ class NativeForward:
         compute = "bf16" if torch.bfloat16 in (tensors[0].dtype, _autocast_dtype()) else "f32"
         seed = native.new_seed() if drops else None
         if torch.compiler.is_compiling():
-            return native.transformer_temporal(hidden_states, encoder_hidden_states, timestep, class_labels, tensors, seed,
-                                               self._spec, compute, num_frames)  # fmt: skip
-        given = (hidden_states, encoder_hidden_states, timestep, class_labels, seed, num_frames, recording.recorder_of(self))
+            return native.transformer_temporal(
+                hidden_states,
+                encoder_hidden_states,
+                timestep,
+                class_labels,
+                tensors,
+                seed,
+                self._spec,
+                compute,
+                num_frames,
+            )
+        given = (
+            hidden_states,
+            encoder_hidden_states,
+            timestep,
+            class_labels,
+            seed,
+            num_frames,
+            recording.recorder_of(self),
+        )
         if torch.is_grad_enabled():
             factors = [factor for _, layer in loras for factor in layer.parameters()]
-            if any(x is not None and x.requires_grad for x in (*tensors, *factors, hidden_states, encoder_hidden_states)):
+            if any(
+                x is not None and x.requires_grad for x in (*tensors, *factors, hidden_states, encoder_hidden_states)
+            ):
                 return native.run_differentiably(tensors, loras, self._spec, compute, *given)
         return native.run(native.packed_model(tensors, loras, self._spec, compute), *given)
 
@@ -111,11 +130,13 @@ class NativeForward:
         videos = hidden_states.shape[0] // num_frames
         pixels = hidden_states.shape[1] if discrete else hidden_states.shape[2] * hidden_states.shape[3]
         if encoder_hidden_states is not None and block.attn2 is not None:
-            if encoder_hidden_states.ndim != 3 or encoder_hidden_states.shape[0] not in (videos, videos * pixels) or \
-                    encoder_hidden_states.shape[2] != block.attn2.cross_attention_dim:  # fmt: skip
+            if (
+                encoder_hidden_states.ndim != 3
+                or encoder_hidden_states.shape[0] not in (videos, videos * pixels)
+                or encoder_hidden_states.shape[2] != block.attn2.cross_attention_dim
+            ):
                 return "the shape of encoder_hidden_states"
-        if encoder_hidden_states is None and block.attn2 is not None and \
-                block.attn2.cross_attention_dim != block.dim:  # fmt: skip
+        if encoder_hidden_states is None and block.attn2 is not None and block.attn2.cross_attention_dim != block.dim:
             return "no encoder_hidden_states"
         for each in self.transformer_blocks:
             if each._chunk_size is not None:
@@ -137,8 +158,11 @@ class NativeForward:
             return encoder_hidden_states, timestep, class_labels
         videos = hidden_states.shape[0] // num_frames
         pixels = hidden_states.shape[1] if discrete else hidden_states.shape[2] * hidden_states.shape[3]
-        if encoder_hidden_states is not None and encoder_hidden_states.ndim == 3 and \
-                encoder_hidden_states.shape[0] == videos != videos * pixels:  # fmt: skip
+        if (
+            encoder_hidden_states is not None
+            and encoder_hidden_states.ndim == 3
+            and encoder_hidden_states.shape[0] == videos != videos * pixels
+        ):
             encoder_hidden_states = encoder_hidden_states.repeat_interleave(pixels, dim=0)
         norm_type = self._norm_type
         if norm_type != "layer_norm" and timestep is not None:
@@ -157,8 +181,7 @@ def _of_another_kind(tensor):
     """Whether a tensor is more than memory: a subclass, or one that torch.func looks through."""
     if torch.compiler.is_compiling():
         return False
-    return (type(tensor) not in (torch.Tensor, nn.Parameter)
-            or torch._C._functorch.is_functorch_wrapped_tensor(tensor))  # fmt: skip
+    return type(tensor) not in (torch.Tensor, nn.Parameter) or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def _autocast_dtype():
@@ -226,8 +249,10 @@ class TransformerTemporalModel(NativeForward, diffusers.TransformerTemporalModel
         if group_norm_scope not in ("clip", "frame"):
             raise ValueError(f"group_norm_scope: expected clip or frame, found {group_norm_scope!r}")
         if num_vector_embeds is not None and (sample_size is None or in_channels is not None):
-            raise ValueError("num_vector_embeds: expected sample_size and no in_channels with it, found "
-                             f"sample_size {sample_size} and in_channels {in_channels}")  # fmt: skip
+            raise ValueError(
+                "num_vector_embeds: expected sample_size and no in_channels with it, found "
+                f"sample_size {sample_size} and in_channels {in_channels}"
+            )
         block = {
             "dropout": dropout,
             "cross_attention_dim": cross_attention_dim,
@@ -240,9 +265,16 @@ class TransformerTemporalModel(NativeForward, diffusers.TransformerTemporalModel
         }
         if num_vector_embeds is None:
             plain = norm_type == "layer_norm"
-            super().__init__(num_attention_heads, attention_head_dim, in_channels, out_channels,
-                             num_layers if plain else 0, norm_num_groups=norm_num_groups, sample_size=sample_size,
-                             **block)  # fmt: skip
+            super().__init__(
+                num_attention_heads,
+                attention_head_dim,
+                in_channels,
+                out_channels,
+                num_layers if plain else 0,
+                norm_num_groups=norm_num_groups,
+                sample_size=sample_size,
+                **block,
+            )
             self.register_to_config(num_layers=num_layers)
             if group_norm_scope == "frame":
                 self.norm = FrameGroupNorm(norm_num_groups, in_channels, eps=self.norm.eps)
@@ -256,8 +288,14 @@ class TransformerTemporalModel(NativeForward, diffusers.TransformerTemporalModel
             self.norm_out = nn.LayerNorm(inner)
             self.out = nn.Linear(inner, num_vector_embeds - 1)
         if not plain:
-            self.transformer_blocks = conditioned_blocks(norm_type, num_layers, num_attention_heads, attention_head_dim,
-                                                         num_embeds_ada_norm=num_embeds_ada_norm, **block)  # fmt: skip
+            self.transformer_blocks = conditioned_blocks(
+                norm_type,
+                num_layers,
+                num_attention_heads,
+                attention_head_dim,
+                num_embeds_ada_norm=num_embeds_ada_norm,
+                **block,
+            )
 
     def to_json_string(self):
         """config.json as diffusers writes it; what is beyond diffusers' own is left out where it is the default."""
@@ -283,8 +321,9 @@ class TransformerTemporalModel(NativeForward, diffusers.TransformerTemporalModel
     ):
         """As diffusers documents it. encoder_hidden_states may also be (B, S, D), a row a video; `timestep` and
         `class_labels` are one a video or one for all."""
-        sample = self._try_native(hidden_states, encoder_hidden_states, timestep, class_labels, num_frames,
-                                  cross_attention_kwargs)  # fmt: skip
+        sample = self._try_native(
+            hidden_states, encoder_hidden_states, timestep, class_labels, num_frames, cross_attention_kwargs
+        )
         if sample is None:
             conditioning = self._for_diffusers(hidden_states, encoder_hidden_states, timestep, class_labels, num_frames)
             theirs = self._discrete_forward if hasattr(self, "latent_image_embedding") else self._continuous_forward
@@ -300,8 +339,13 @@ class TransformerTemporalModel(NativeForward, diffusers.TransformerTemporalModel
         rows, pixels, inner = x.shape
         x = x.reshape(-1, num_frames, pixels, inner).transpose(1, 2).reshape(-1, num_frames, inner)
         for block in self.transformer_blocks:
-            x = block(x, encoder_hidden_states=encoder_hidden_states, timestep=timestep,
-                      cross_attention_kwargs=kwargs, class_labels=class_labels)  # fmt: skip
+            x = block(
+                x,
+                encoder_hidden_states=encoder_hidden_states,
+                timestep=timestep,
+                cross_attention_kwargs=kwargs,
+                class_labels=class_labels,
+            )
         x = x.reshape(-1, pixels, num_frames, inner).transpose(1, 2).reshape(rows, pixels, inner)
         logits = self.out(self.norm_out(x)).permute(0, 2, 1)
         return nn.functional.log_softmax(logits.double(), dim=1).float()
@@ -319,8 +363,9 @@ class AnimateDiffTransformer3D(NativeForward, unet_motion_model.AnimateDiffTrans
         num_frames=1,
         cross_attention_kwargs=None,
     ):
-        sample = self._try_native(hidden_states, encoder_hidden_states, timestep, class_labels, num_frames,
-                                  cross_attention_kwargs)  # fmt: skip
+        sample = self._try_native(
+            hidden_states, encoder_hidden_states, timestep, class_labels, num_frames, cross_attention_kwargs
+        )
         if sample is not None:
             return sample
         conditioning = self._for_diffusers(hidden_states, encoder_hidden_states, timestep, class_labels, num_frames)

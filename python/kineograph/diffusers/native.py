@@ -106,13 +106,25 @@ def run(model, hidden_states, encoder_hidden_states, timestep, class_labels, see
     return out
 
 
-def run_backward(model, names, wanted, sample_gradient, hidden_states, encoder_hidden_states, timestep, class_labels, weights,
-                 seed, num_frames):  # fmt: skip
+def run_backward(
+    model,
+    names,
+    wanted,
+    sample_gradient,
+    hidden_states,
+    encoder_hidden_states,
+    timestep,
+    class_labels,
+    weights,
+    seed,
+    num_frames,
+):
     """The gradients where `wanted` (of hidden_states, encoder_hidden_states and each of `weights`, whose names are `names`)
     is true, in that order: inputs' in their own dtype, weights' in f32."""
     gradients, named = [], []
-    for name, tensor, is_wanted in zip(("hidden_states", "encoder_hidden_states", *names),
-                                       (hidden_states, encoder_hidden_states, *weights), wanted):  # fmt: skip
+    for name, tensor, is_wanted in zip(
+        ("hidden_states", "encoder_hidden_states", *names), (hidden_states, encoder_hidden_states, *weights), wanted
+    ):
         if is_wanted:
             of_input = tensor is hidden_states or tensor is encoder_hidden_states
             gradients.append(torch.empty(tensor.shape, dtype=tensor.dtype if of_input else torch.float32))
@@ -121,8 +133,17 @@ def run_backward(model, names, wanted, sample_gradient, hidden_states, encoder_h
         hidden_states, sample_gradient, encoder_hidden_states, timestep, class_labels
     )
     drawn = None if seed is None else seed.item()
-    model.backward(hidden_states, sample_gradient, named, num_frames, encoder_hidden_states, timestep, class_labels, drawn,
-                   _threads())  # fmt: skip
+    model.backward(
+        hidden_states,
+        sample_gradient,
+        named,
+        num_frames,
+        encoder_hidden_states,
+        timestep,
+        class_labels,
+        drawn,
+        _threads(),
+    )
     statistics.count_backward()
     return gradients
 
@@ -140,8 +161,19 @@ class Differentiable(torch.autograd.Function):
     after one of them was changed in place, as it does everywhere."""
 
     @staticmethod
-    def forward(ctx, model, names, num_frames, recorder, seed, timestep, class_labels, hidden_states, encoder_hidden_states,
-                *weights):  # fmt: skip
+    def forward(
+        ctx,
+        model,
+        names,
+        num_frames,
+        recorder,
+        seed,
+        timestep,
+        class_labels,
+        hidden_states,
+        encoder_hidden_states,
+        *weights,
+    ):
         ctx.model, ctx.names, ctx.num_frames = model, names, num_frames
         ctx.save_for_backward(seed, timestep, class_labels, hidden_states, encoder_hidden_states, *weights)
         return run(model, hidden_states, encoder_hidden_states, timestep, class_labels, seed, num_frames, recorder)
@@ -152,25 +184,64 @@ class Differentiable(torch.autograd.Function):
         seed, timestep, class_labels, hidden_states, encoder_hidden_states, *weights = ctx.saved_tensors
         not_tensors = len(ctx.needs_input_grad) - 2 - len(weights)
         wanted = ctx.needs_input_grad[not_tensors:]
-        gradients = run_backward(ctx.model, ctx.names, wanted, sample_gradient, hidden_states, encoder_hidden_states,
-                                 timestep, class_labels, weights, seed, ctx.num_frames)  # fmt: skip
+        gradients = run_backward(
+            ctx.model,
+            ctx.names,
+            wanted,
+            sample_gradient,
+            hidden_states,
+            encoder_hidden_states,
+            timestep,
+            class_labels,
+            weights,
+            seed,
+            ctx.num_frames,
+        )
         return (*[None] * not_tensors, *_placed(gradients, wanted))
 
 
-def run_differentiably(tensors, loras, spec, compute_dtype, hidden_states, encoder_hidden_states, timestep, class_labels,
-                       seed, num_frames, recorder=None):  # fmt: skip
+def run_differentiably(
+    tensors,
+    loras,
+    spec,
+    compute_dtype,
+    hidden_states,
+    encoder_hidden_states,
+    timestep,
+    class_labels,
+    seed,
+    num_frames,
+    recorder=None,
+):
     """One native forward that autograd knows how to go back through."""
     merged = with_loras(tensors, loras)
     model = packed_model(tensors, loras, spec, compute_dtype, merged)
-    return Differentiable.apply(model, json.loads(spec)["names"], num_frames, recorder, seed, timestep, class_labels,
-                                hidden_states, encoder_hidden_states, *merged)  # fmt: skip
+    return Differentiable.apply(
+        model,
+        json.loads(spec)["names"],
+        num_frames,
+        recorder,
+        seed,
+        timestep,
+        class_labels,
+        hidden_states,
+        encoder_hidden_states,
+        *merged,
+    )
 
 
 @torch.library.custom_op("kineograph::transformer_temporal", mutates_args=())
-def transformer_temporal(hidden_states: torch.Tensor, encoder_hidden_states: Optional[torch.Tensor],
-                         timestep: Optional[torch.Tensor], class_labels: Optional[torch.Tensor],
-                         weights: List[torch.Tensor], seed: Optional[torch.Tensor], spec: str, compute_dtype: str,
-                         num_frames: int) -> torch.Tensor:  # fmt: skip
+def transformer_temporal(
+    hidden_states: torch.Tensor,
+    encoder_hidden_states: Optional[torch.Tensor],
+    timestep: Optional[torch.Tensor],
+    class_labels: Optional[torch.Tensor],
+    weights: List[torch.Tensor],
+    seed: Optional[torch.Tensor],
+    spec: str,
+    compute_dtype: str,
+    num_frames: int,
+) -> torch.Tensor:
     """A TransformerTemporalModel as one operator, for torch.compile and torch.export: `weights` are the tensors of
     spec's names (see structure.specification), `seed` is that of training."""
     model = packed_model(list(weights), [], spec, compute_dtype)
@@ -178,8 +249,7 @@ def transformer_temporal(hidden_states: torch.Tensor, encoder_hidden_states: Opt
 
 
 @transformer_temporal.register_fake
-def _(hidden_states, encoder_hidden_states, timestep, class_labels, weights, seed, spec, compute_dtype,
-      num_frames):  # fmt: skip
+def _(hidden_states, encoder_hidden_states, timestep, class_labels, weights, seed, spec, compute_dtype, num_frames):
     config = json.loads(spec)["config"]
     if config.get("num_vector_embeds") is None:
         return hidden_states.new_empty(hidden_states.shape)
@@ -188,20 +258,50 @@ def _(hidden_states, encoder_hidden_states, timestep, class_labels, weights, see
 
 
 @torch.library.custom_op("kineograph::transformer_temporal_backward", mutates_args=())
-def transformer_temporal_backward(sample_gradient: torch.Tensor, hidden_states: torch.Tensor,
-                                  encoder_hidden_states: Optional[torch.Tensor], timestep: Optional[torch.Tensor],
-                                  class_labels: Optional[torch.Tensor], weights: List[torch.Tensor],
-                                  seed: Optional[torch.Tensor], wanted: List[bool], spec: str, compute_dtype: str,
-                                  num_frames: int) -> List[torch.Tensor]:  # fmt: skip
+def transformer_temporal_backward(
+    sample_gradient: torch.Tensor,
+    hidden_states: torch.Tensor,
+    encoder_hidden_states: Optional[torch.Tensor],
+    timestep: Optional[torch.Tensor],
+    class_labels: Optional[torch.Tensor],
+    weights: List[torch.Tensor],
+    seed: Optional[torch.Tensor],
+    wanted: List[bool],
+    spec: str,
+    compute_dtype: str,
+    num_frames: int,
+) -> List[torch.Tensor]:
     """The gradients of transformer_temporal that are wanted, as run_backward returns them."""
     model = packed_model(list(weights), [], spec, compute_dtype)
-    return run_backward(model, json.loads(spec)["names"], wanted, sample_gradient, hidden_states, encoder_hidden_states,
-                        timestep, class_labels, weights, seed, num_frames)  # fmt: skip
+    return run_backward(
+        model,
+        json.loads(spec)["names"],
+        wanted,
+        sample_gradient,
+        hidden_states,
+        encoder_hidden_states,
+        timestep,
+        class_labels,
+        weights,
+        seed,
+        num_frames,
+    )
 
 
 @transformer_temporal_backward.register_fake
-def _(sample_gradient, hidden_states, encoder_hidden_states, timestep, class_labels, weights, seed, wanted, spec,
-      compute_dtype, num_frames):  # fmt: skip
+def _(
+    sample_gradient,
+    hidden_states,
+    encoder_hidden_states,
+    timestep,
+    class_labels,
+    weights,
+    seed,
+    wanted,
+    spec,
+    compute_dtype,
+    num_frames,
+):
     inputs = [None if x is None else x.new_empty(x.shape) for x in (hidden_states, encoder_hidden_states)]
     gradients = inputs + [weight.new_empty(weight.shape, dtype=torch.float32) for weight in weights]
     return [gradient for gradient, is_wanted in zip(gradients, wanted) if is_wanted]
@@ -216,8 +316,9 @@ def _backward(ctx, sample_gradient):
     seed, timestep, class_labels, hidden_states, encoder_hidden_states, *weights = ctx.saved_tensors
     by_hidden, by_encoder, _, _, by_weights, *_ = ctx.needs_input_grad
     wanted = [by_hidden, by_encoder, *by_weights]
-    gradients = transformer_temporal_backward(sample_gradient, hidden_states, encoder_hidden_states, timestep,
-                                              class_labels, weights, seed, wanted, *ctx.rest)  # fmt: skip
+    gradients = transformer_temporal_backward(
+        sample_gradient, hidden_states, encoder_hidden_states, timestep, class_labels, weights, seed, wanted, *ctx.rest
+    )
     by_hidden, by_encoder, *by_weights = _placed(gradients, wanted)
     return by_hidden, by_encoder, None, None, by_weights, None, None, None, None
 

@@ -15,9 +15,21 @@ from .blocks import AdaNormBlock, FrameGroupNorm
 
 # Modules that a native forward stands for, by what they hold: parameters of their own, or other modules.
 LEAVES = (nn.Linear, nn.GroupNorm, FrameGroupNorm, nn.LayerNorm, nn.Embedding)
-SHELLS = (BasicTransformerBlock, AdaNormBlock, Attention, FeedForward, GEGLU, GELU, ApproximateGELU, SwiGLU,
-          LinearActivation, SinusoidalPositionalEmbedding, AdaLayerNorm, AdaLayerNormZero,
-          ImagePositionalEmbeddings)  # fmt: skip
+SHELLS = (
+    BasicTransformerBlock,
+    AdaNormBlock,
+    Attention,
+    FeedForward,
+    GEGLU,
+    GELU,
+    ApproximateGELU,
+    SwiGLU,
+    LinearActivation,
+    SinusoidalPositionalEmbedding,
+    AdaLayerNorm,
+    AdaLayerNormZero,
+    ImagePositionalEmbeddings,
+)
 PROCESSORS = (AttnProcessor2_0, AttnProcessor)
 
 
@@ -26,8 +38,11 @@ def parts(model):
     found = []
     if hasattr(model, "latent_image_embedding"):
         image = model.latent_image_embedding
-        found += [("latent_image_embedding.emb", image.emb), ("latent_image_embedding.height_emb", image.height_emb),
-                  ("latent_image_embedding.width_emb", image.width_emb)]  # fmt: skip
+        found += [
+            ("latent_image_embedding.emb", image.emb),
+            ("latent_image_embedding.height_emb", image.height_emb),
+            ("latent_image_embedding.width_emb", image.width_emb),
+        ]
     else:
         found += [("norm", model.norm), ("proj_in", model.proj_in)]
     for layer, block in enumerate(model.transformer_blocks):
@@ -37,16 +52,22 @@ def parts(model):
                 found += [(f"{at}{name}.emb", norm.emb), (f"{at}{name}.linear", norm.linear)]
             elif type(norm) is AdaLayerNormZero:
                 timestep, label = norm.emb.timestep_embedder, norm.emb.class_embedder
-                found += [(f"{at}{name}.emb.timestep_embedder.linear_1", timestep.linear_1),
-                          (f"{at}{name}.emb.timestep_embedder.linear_2", timestep.linear_2),
-                          (f"{at}{name}.emb.class_embedder.embedding_table", label.embedding_table),
-                          (f"{at}{name}.linear", norm.linear)]  # fmt: skip
+                found += [
+                    (f"{at}{name}.emb.timestep_embedder.linear_1", timestep.linear_1),
+                    (f"{at}{name}.emb.timestep_embedder.linear_2", timestep.linear_2),
+                    (f"{at}{name}.emb.class_embedder.embedding_table", label.embedding_table),
+                    (f"{at}{name}.linear", norm.linear),
+                ]
             elif norm is not None:
                 found.append((at + name, norm))
         for name, attention in (("attn1", block.attn1), ("attn2", block.attn2)):
             if attention is not None:
-                found += [(f"{at}{name}.to_q", attention.to_q), (f"{at}{name}.to_k", attention.to_k),
-                          (f"{at}{name}.to_v", attention.to_v), (f"{at}{name}.to_out.0", attention.to_out[0])]  # fmt: skip
+                found += [
+                    (f"{at}{name}.to_q", attention.to_q),
+                    (f"{at}{name}.to_k", attention.to_k),
+                    (f"{at}{name}.to_v", attention.to_v),
+                    (f"{at}{name}.to_out.0", attention.to_out[0]),
+                ]
         found += [(f"{at}ff.net.0.proj", block.ff.net[0].proj), (f"{at}ff.net.2", block.ff.net[2])]
     if hasattr(model, "latent_image_embedding"):
         found += [("norm_out", model.norm_out), ("out", model.out)]
@@ -60,7 +81,12 @@ def shells(model):
     found = []
     for layer, block in enumerate(model.transformer_blocks):
         at = f"transformer_blocks.{layer}"
-        found += [(at, block), (f"{at}.attn1", block.attn1), (f"{at}.ff", block.ff), (f"{at}.ff.net.0", block.ff.net[0])]
+        found += [
+            (at, block),
+            (f"{at}.attn1", block.attn1),
+            (f"{at}.ff", block.ff),
+            (f"{at}.ff.net.0", block.ff.net[0]),
+        ]
         for name, shell in (("attn2", block.attn2), ("pos_embed", block.pos_embed)):
             if shell is not None:
                 found.append((f"{at}.{name}", shell))
@@ -145,7 +171,9 @@ def _dropouts(model):
 
 def _label_embedders(model):
     """What replaces labels by the unconditional one in training."""
-    return [block.norm1.emb.class_embedder for block in model.transformer_blocks if type(block.norm1) is AdaLayerNormZero]
+    return [
+        block.norm1.emb.class_embedder for block in model.transformer_blocks if type(block.norm1) is AdaLayerNormZero
+    ]
 
 
 def dropout(model):
@@ -201,13 +229,20 @@ def specification(model):
         config |= {"num_vector_embeds": image.num_embed, "sample_size": image.height}
     else:
         scope = "frame" if type(model.norm) is FrameGroupNorm else "clip"
-        config |= {"in_channels": model.in_channels, "norm_num_groups": model.norm.num_groups, "group_norm_scope": scope}
+        config |= {
+            "in_channels": model.in_channels,
+            "norm_num_groups": model.norm.num_groups,
+            "group_norm_scope": scope,
+        }
     names = []
     for name, wrapped in parts(model):
         part = getattr(unwrapped(wrapped), "base_layer", unwrapped(wrapped))
         names += [f"{name}.{kind}" for kind in ("weight", "bias") if getattr(part, kind, None) is not None]
-    names += [f"transformer_blocks.{layer}.pos_embed.pe" for layer, block in enumerate(model.transformer_blocks)
-              if block.pos_embed is not None]  # fmt: skip
+    names += [
+        f"transformer_blocks.{layer}.pos_embed.pe"
+        for layer, block in enumerate(model.transformer_blocks)
+        if block.pos_embed is not None
+    ]
     pairs = [f'"{key}": {_json(value)}' for key, value in config.items()]
     return f'{{"config": {{{", ".join(pairs)}}}, "names": [{", ".join(_json(name) for name in names)}]}}'
 

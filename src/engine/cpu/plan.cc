@@ -5,12 +5,13 @@
 #include <numeric>
 #include <thread>
 
+#include "base/threads.h"
 #include "engine/conditioning.h"
-#include "engine/cpu/backward.h"
-#include "engine/cpu/pack.h"
-#include "engine/cpu/schedule.h"
-#include "engine/cpu/statistics.h"
-#include "engine/cpu/targets.h"
+#include "engine/cpu/backward/backward.h"
+#include "engine/cpu/call/statistics.h"
+#include "engine/cpu/pack/pack.h"
+#include "engine/cpu/schedule/schedule.h"
+#include "engine/cpu/schedule/targets.h"
 #include "engine/engine.h"
 #include "kineograph/error.h"
 
@@ -62,7 +63,7 @@ class CpuPlan : public Plan {
   DType compute_dtype() const noexcept override { return compute_dtype_; }
 
   std::size_t workspace_bytes(const Inputs& inputs) const override {
-    const int threads = resolve_threads(inputs.num_threads);
+    const int threads = thread_count(inputs.num_threads);
     Call call;
     describe(inputs, {}, call);
     const TileShape shape = tile_shape(call);
@@ -73,7 +74,7 @@ class CpuPlan : public Plan {
   }
 
   void forward(const Inputs& inputs, const MutableTensorView& output) const override {
-    const int threads = resolve_threads(inputs.num_threads);
+    const int threads = thread_count(inputs.num_threads);
     const bool dropout = inputs.training_seed && model_.config.dropout > 0.0;
     std::unique_ptr<CallState> state = acquire();
     describe(inputs, output, state->call);
@@ -94,7 +95,7 @@ class CpuPlan : public Plan {
   }
 
   void backward(const Inputs& inputs, const TensorView& d_output, const Gradients& gradients) const override {
-    const int threads = resolve_threads(inputs.num_threads);
+    const int threads = thread_count(inputs.num_threads);
     std::unique_ptr<CallState> state = acquire();
     describe(inputs, gradients.hidden_states, state->call);
     const auto body = [&] {
@@ -287,7 +288,7 @@ class CpuEngine : public Engine {
   double peak_gflops(const std::string& isa, DType compute_dtype, int threads) const override {
     const Target& target = find(isa);
     const Arithmetic arithmetic = compute_dtype == DType::bf16 ? target.bf16 : Arithmetic::f32;
-    std::vector<double> rates(static_cast<std::size_t>(resolve_threads(threads)));
+    std::vector<double> rates(static_cast<std::size_t>(thread_count(threads)));
     std::vector<std::thread> others;
     for (double& rate : rates) others.emplace_back([&] { rate = target.peak_flops(arithmetic, 0.05); });
     for (std::thread& thread : others) thread.join();

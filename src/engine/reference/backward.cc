@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "engine/reference/threads.h"
+#include "base/threads.h"
 
 namespace kineograph::engine::reference {
 namespace {
@@ -245,7 +245,7 @@ void run_backward(const Passage& passage, const Weights& weights, const TensorVi
   const std::size_t encoder = in.encoder_hidden_states ? static_cast<std::size_t>(in.encoder_hidden_states.numel()) : 0;
   std::vector<Sums> sums(static_cast<std::size_t>(workers));
   Array d_image(passage.config.is_discrete() ? 0 : static_cast<std::size_t>(in.hidden_states.numel()));
-  for_each(workers, threads, [&](std::int64_t worker) {
+  parallel_for(workers, threads, [&](std::int64_t worker) {
     Sums& own = sums[static_cast<std::size_t>(worker)];
     own = {zeros_like(passage.layers), Conditioning(layers, videos), Array(encoder)};
     Backward backward(passage, d_output, d_image, own);

@@ -1,9 +1,9 @@
 // The reference engine: every layer in turn over a run of pixels.
+#include "base/threads.h"
 #include "engine/conditioning.h"
 #include "engine/engine.h"
 #include "engine/reference/backward.h"
 #include "engine/reference/passage.h"
-#include "engine/reference/threads.h"
 #include "kineograph/error.h"
 
 namespace kineograph::engine::reference {
@@ -21,16 +21,16 @@ class ReferencePlan : public Plan {
     // The widest moment of a run: the feed-forward's projection beside its activation and the residual stream.
     const auto tokens = static_cast<std::size_t>(kRunPixels * inputs.num_frames);
     return tokens * static_cast<std::size_t>(config_.inner_dim()) * 16 * sizeof(double) *
-           static_cast<std::size_t>(threads_of(inputs.num_threads));
+           static_cast<std::size_t>(thread_count(inputs.num_threads));
   }
 
   void forward(const Inputs& inputs, const MutableTensorView& output) const override {
     const Conditioning conditioning = compute_conditioning(config_, weights_, inputs);
-    const int threads = threads_of(inputs.num_threads);
+    const int threads = thread_count(inputs.num_threads);
     Passage passage(config_, layers_, inputs, conditioning);
     if (!config_.is_discrete()) passage.take_statistics(threads);
     const Runs runs(inputs);
-    for_each(runs.size(), threads, [&](std::int64_t i) {
+    parallel_for(runs.size(), threads, [&](std::int64_t i) {
       Array x = passage.enter(runs[i]);
       for (std::size_t layer = 0; layer < layers_.blocks.size(); ++layer) passage.block(layer, runs[i], x);
       passage.leave(runs[i], x, output);
@@ -39,7 +39,7 @@ class ReferencePlan : public Plan {
 
   void backward(const Inputs& inputs, const TensorView& d_output, const Gradients& gradients) const override {
     const Conditioning conditioning = compute_conditioning(config_, weights_, inputs);
-    const int threads = threads_of(inputs.num_threads);
+    const int threads = thread_count(inputs.num_threads);
     Passage passage(config_, layers_, inputs, conditioning);
     if (!config_.is_discrete()) passage.take_statistics(threads);
     run_backward(passage, weights_, d_output, gradients, threads);

@@ -1,0 +1,137 @@
+// How the fused engine lays data out, the same for every instruction set.
+//
+// Lanes are tokens. A vector holds N pixels of one frame at one channel; a tile is V vectors: `groups` runs of N
+// pixels, each through all F frames, vector v = frame * groups + group. Two neighbouring vectors make a panel, the unit
+// a micro-kernel works on, so a buffer over K channels is
+//
+//   [panel][channel][2 N lanes]
+//
+// Weights are broadcast and activations are the vectors: gather and scatter touch whole cache lines of the (B*F, C, H,
+// W) image, and LayerNorm, softmax and attention run down the lanes without a horizontal operation.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <span>
+#include <vector>
+
+#include "engine/cpu/pack/memory.h"
+#include "kineograph/config.h"
+#include "kineograph/tensor.h"
+
+namespace kineograph::engine::cpu {
+
+/// What the products of a GEMM are made of. Everything else is f32 in all three.
+enum class Arithmetic : std::uint8_t {
+  f32,           ///< f32 weights and activations
+  bf16_storage,  ///< bf16 weights, widened on the fly, f32 activations: half the memory on any machine
+  bf16,          ///< bf16 pairs through the machine's dot-product instruction
+  bf16_tiles,    ///< bf16 pairs through its matrix unit (AMX)
+};
+inline constexpr std::size_t kArithmetics = 4;
+
+/// Whether what enters a product is pairs of bf16 channels.
+inline constexpr bool is_paired(Arithmetic a) { return a == Arithmetic::bf16 || a == Arithmetic::bf16_tiles; }
+
+inline constexpr std::size_t round_up(std::size_t n, std::size_t unit) { return (n + unit - 1) / unit * unit; }
+
+/// Channels come in pairs, so that two rows can be one row of bf16 pairs.
+inline constexpr std::size_t pad_channels(std::size_t n) { return round_up(n, 2); }
+
+/// A register of the matrix unit: 16 rows of 16 words, which are f32 sums or bf16 pairs.
+inline constexpr std::size_t kTileRows = 16, kTileWords = 16;
+/// Rows of the largest block there: two registers of weights meet two of activations.
+inline constexpr std::size_t kTileBlockRows = 2 * kTileRows;
+
+/// Rows of the largest block, by those of the vectors' micro-kernel.
+inline constexpr std::size_t block_rows(Arithmetic a, std::size_t vectors) {
+  return a == Arithmetic::bf16_tiles ? kTileBlockRows : vectors;
+}
+
+/// y = W x + b with W (rows, cols), cut into blocks of at most max_rows rows. A block is stored [word][row]: a word is
+/// one f32 weight, or the pair of bf16 weights of two neighbouring columns. Rows and columns are padded with zeros to
+/// even. For the matrix unit a block is [word / 16][row][16 words], padded to whole registers, behind a register of
+/// biases for every 16 rows if the layer has any.
+struct PackedLinear {
+  struct Block {
+    std::uint32_t row;   ///< first output row
+    std::uint32_t rows;  ///< even, at most the kernel's maximum
+    std::size_t offset;  ///< of its first word
+  };
+  std::size_t rows = 0;   ///< padded; for a gated layer, values and gates together
+  std::size_t cols = 0;   ///< padded
+  std::size_t words = 0;  ///< of a row: cols, or cols / 2 for bf16
+  std::vector<Block> blocks;
+  Buffer<std::uint32_t> weights;
+  Buffer<float> bias;   ///< one per row, zeros without a bias; none for the matrix unit
+  bool biased = false;  ///< for the matrix unit
+  bool empty() const noexcept { return blocks.empty(); }
+};
+
+/// Scale and shift that follow a normalisation, for every channel: n * scale[c] + shift[frame * frame_stride + c].
+struct Affine {
+  const float* scale = nullptr;
+  const float* shift = nullptr;
+  std::size_t frame_stride = 0;  ///< 0: all frames share one shift
+};
+
+/// The attention of one block, head by head, so that a head is computed and used at once. Queries stand apart from keys
+/// and values because a conditioning may take the frames' place for the latter.
+struct PackedAttention {
+  std::vector<PackedLinear> query;  ///< per head, head_dim rows
+  std::vector<PackedLinear> kv;     ///< per head, 2 * head_dim rows: keys, then values
+  PackedLinear out;
+};
+
+struct PackedBlock {
+  PackedAttention attn[2];
+  /// Scale and shift of norm1, norm2, norm3; the shifts of the first two contain the positions, a row a frame.
+  Buffer<float> norm_scale[3], norm_shift[3];
+  std::size_t norm_frame_stride[3] = {};
+  float norm_epsilon[3] = {1e-5f, 1e-5f, 1e-5f};
+  std::vector<PackedLinear> ff_in;   ///< chunks of hidden columns, values and gates interleaved block by block
+  std::vector<PackedLinear> ff_out;  ///< the same chunks as columns; the first has the bias
+};
+
+/// A model packed for one instruction set and arithmetic.
+struct PackedModel {
+  TransformerTemporalConfig config;
+  Arithmetic arithmetic = Arithmetic::f32;
+  std::size_t channels = 0, inner = 0, heads = 0, head_dim = 0;
+  std::size_t hidden_chunk = 0;          ///< hidden columns of a feed-forward chunk, even
+  Buffer<float> norm_weight, norm_bias;  ///< the input GroupNorm's, ones and zeros when absent
+  PackedLinear proj_in, proj_out;
+  std::vector<PackedBlock> blocks;
+  // Discrete input.
+  Buffer<float> latent_emb, latent_height_emb, latent_width_emb, norm_out_scale, norm_out_shift;
+  PackedLinear out;
+  /// What a discrete model tells apart; 0 for another one.
+  std::size_t classes() const {
+    return config.is_discrete() ? static_cast<std::size_t>(*config.num_vector_embeds) - 1 : 0;
+  }
+};
+
+/// Extents of one tile.
+struct TileShape {
+  std::size_t lanes = 0;   ///< N
+  std::size_t frames = 0;  ///< F
+  std::size_t groups = 0;  ///< runs of N pixels
+  std::size_t vectors() const noexcept { return frames * groups; }
+  std::size_t panels() const noexcept { return (vectors() + 1) / 2; }
+  std::size_t pixels() const noexcept { return groups * lanes; }
+  std::size_t frame_of(std::size_t vector) const noexcept { return std::min(vector / groups, frames - 1); }
+};
+
+/// A panel of 32 lanes reuses each broadcast weight over 16 vectors or so before the next one is needed; fewer vectors
+/// and the weights' way through the caches shows, many more and the tile leaves the L2 cache.
+inline TileShape choose_tile(std::size_t lanes, std::size_t frames, std::size_t pixels, std::size_t vectors = 16) {
+  std::size_t groups = std::max<std::size_t>(1, vectors / frames);
+  groups = std::min(groups, std::max<std::size_t>(1, (pixels + lanes - 1) / lanes));
+  // An odd number of vectors would leave half a panel idle.
+  if (frames % 2 == 1 && groups % 2 == 1 && pixels > groups * lanes) ++groups;
+  return {lanes, frames, groups};
+}
+
+}  // namespace kineograph::engine::cpu

@@ -1,0 +1,44 @@
+// Weights in the order the micro-kernels read them.
+#pragma once
+
+#include "engine/cpu/pack/layout.h"
+#include "engine/engine.h"
+
+namespace kineograph::engine::cpu {
+
+/// Which rows and columns of a weight become a PackedLinear.
+struct RowRange {
+  TensorView weight;      ///< (rows, columns) of any floating dtype
+  TensorView bias;        ///< or absent
+  std::size_t first = 0;  ///< row
+  std::size_t count = 0;
+};
+
+struct PackOptions {
+  Arithmetic arithmetic = Arithmetic::f32;
+  std::size_t max_rows = 0;  ///< of the micro-kernel
+  Slab* slab = nullptr;      ///< where weights go, as far as they fit
+};
+
+/// Bytes that a model's weights take packed; a little more where heads are of odd width.
+std::size_t packed_bytes(const Weights& weights, Arithmetic arithmetic);
+
+/// Stacks the ranges' rows over columns [first_col, first_col + cols).
+PackedLinear pack_rows(const std::vector<RowRange>& ranges, std::size_t first_col, std::size_t cols,
+                       const PackOptions& options);
+
+/// Two ranges of equal height interleaved: every block holds rows of the first, then the same rows of the second.
+PackedLinear pack_gated(const RowRange& values, const RowRange& gates, std::size_t cols, const PackOptions& options);
+
+/// A whole model. `max_rows` is the instruction set's.
+PackedModel pack_model(const TransformerTemporalConfig& config, const Weights& weights, Arithmetic arithmetic,
+                       std::size_t max_rows);
+
+/// Hidden columns that go through the feed-forward together: few enough that a tile's stay in the L2 cache, and equal
+/// chunks.
+std::size_t choose_hidden_chunk(std::size_t hidden);
+
+/// Any floating tensor as f32.
+Buffer<float> to_floats(const TensorView& view);
+
+}  // namespace kineograph::engine::cpu

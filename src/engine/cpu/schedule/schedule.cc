@@ -1,0 +1,264 @@
+#include "engine/cpu/schedule/schedule.h"
+
+#include <tbb/info.h>
+#include <tbb/task_arena.h>
+
+#include <atomic>
+#include <map>
+#include <optional>
+#include <thread>
+
+namespace kineograph::engine::cpu {
+namespace {
+
+class Borrowed {
+ public:
+  Borrowed(WorkspacePool& pool, const WorkspaceSizes& sizes) : pool_(pool), workspace_(pool.acquire(sizes)) {}
+  ~Borrowed() { pool_.release(std::move(workspace_)); }
+  Borrowed(const Borrowed&) = delete;
+  Borrowed& operator=(const Borrowed&) = delete;
+  Workspace& operator*() const { return *workspace_; }
+
+ private:
+  WorkspacePool& pool_;
+  std::unique_ptr<Workspace> workspace_;
+};
+
+/// The threads of a call that have nothing of their own left to do, and may help with what others do.
+class Helpers {
+ public:
+  /// `idle` of the call's `threads` never have anything.
+  Helpers(std::size_t threads, std::size_t idle) : threads_(threads), idle_(idle), free_(idle) {}
+  /// One more.
+  void join() {
+    idle_.fetch_add(1);
+    free_.fetch_add(1);
+  }
+  bool any() const { return free_.load(std::memory_order_relaxed) != 0; }
+  /// At most `most` of those that are free now, and no more than are there for each thread at work.
+  std::size_t take(std::size_t most) {
+    if (!any()) return 0;
+    const std::size_t idle = idle_.load(), busy = std::max<std::size_t>(1, threads_ - std::min(threads_, idle));
+    most = std::min(most, (idle + busy - 1) / busy);
+    std::size_t free = free_.load();
+    while (!free_.compare_exchange_weak(free, free - std::min(free, most))) {
+    }
+    return std::min(free, most);
+  }
+  void give_back(std::size_t count) { free_.fetch_add(count); }
+
+ private:
+  std::size_t threads_;
+  std::atomic<std::size_t> idle_, free_;
+};
+
+/// One thread that does it all, until others have nothing to do. A thread that waits for its helpers takes up pieces of
+/// this phase only: never another tile, whose owner it would then keep waiting.
+class Helped : public Team {
+ public:
+  Helped(Helpers& helpers, Workspace& own, const WorkspaceSizes& sizes, WorkspacePool& pool)
+      : helpers_(helpers), own_(own), sizes_(sizes), pool_(pool) {}
+
+ protected:
+  void run(std::size_t count, std::size_t step, const RangeWork& work) override {
+    if (count == 0) return;
+    std::size_t begin = 0;
+    for (; begin + step < count && !helpers_.any(); begin += step) work(begin, begin + step, own_);
+    const std::size_t left = count - begin;
+    const std::size_t helpers = helpers_.take(left - 1);
+    if (helpers == 0) return work(begin, count, own_);
+    const std::size_t pieces = helpers + 1;
+    tbb::this_task_arena::isolate([&] {
+      tbb::parallel_for(
+          std::size_t{0}, pieces,
+          [&](std::size_t i) {
+            const auto piece = [&](Workspace& mine) {
+              work(begin + left * i / pieces, begin + left * (i + 1) / pieces, mine);
+            };
+            if (i == 0) return piece(own_);
+            const Borrowed mine(pool_, sizes_);
+            piece(*mine);
+          },
+          tbb::simple_partitioner());
+    });
+    helpers_.give_back(helpers);
+  }
+
+ private:
+  Helpers& helpers_;
+  Workspace& own_;
+  const WorkspaceSizes& sizes_;
+  WorkspacePool& pool_;
+};
+
+/// Threads that there really are: one that calls from outside an arena asks for no other.
+std::size_t threads_here(int threads) {
+  return static_cast<std::size_t>(std::min(threads, tbb::this_task_arena::max_concurrency()));
+}
+
+/// The tiles of a call in order. Without tiles_may_span_videos each video is cut by itself.
+class Tiling {
+ public:
+  Tiling(const Call& call, const TileShape& shape) : shape_(shape) {
+    segments_ = call.tiles_may_span_videos ? 1 : call.videos;
+    segment_pixels_ = call.tiles_may_span_videos ? call.videos * call.pixels : call.pixels;
+    per_segment_ = (segment_pixels_ + shape.pixels() - 1) / shape.pixels();
+  }
+  std::size_t size() const { return segments_ * per_segment_; }
+  Tile operator[](std::size_t i) const {
+    const std::size_t segment = i / per_segment_, within = i % per_segment_ * shape_.pixels();
+    Tile tile;
+    tile.first = segment * segment_pixels_ + within;
+    tile.count = std::min(shape_.pixels(), segment_pixels_ - within);
+    tile.shape = shape_;
+    tile.shape.groups = (tile.count + shape_.lanes - 1) / shape_.lanes;
+    return tile;
+  }
+
+ private:
+  TileShape shape_;
+  std::size_t segments_, segment_pixels_, per_segment_;
+};
+
+/// The tiles of one thread, out of a counter that all threads share.
+class OwnTiles : public TileSource {
+ public:
+  OwnTiles(const Tiling& tiles, std::atomic<std::size_t>& counter) : tiles_(tiles), counter_(counter) {}
+  const Tile* next() override {
+    if (!claimed_) {
+      const std::size_t index = counter_++;
+      there_is_ = index < tiles_.size();
+      if (there_is_) tile_ = tiles_[index];
+    }
+    claimed_ = true;
+    return there_is_ ? &tile_ : nullptr;
+  }
+  /// The next one, for good.
+  std::optional<Tile> take() {
+    const Tile* const tile = next();
+    claimed_ = false;
+    return tile == nullptr ? std::nullopt : std::optional(*tile);
+  }
+
+ private:
+  const Tiling& tiles_;
+  std::atomic<std::size_t>& counter_;
+  bool claimed_ = false, there_is_ = false;
+  Tile tile_;
+};
+
+}  // namespace
+
+std::unique_ptr<Workspace> WorkspacePool::acquire(const WorkspaceSizes& sizes) {
+  std::unique_ptr<Workspace> workspace;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!free_.empty()) {
+      workspace = std::move(free_.back());
+      free_.pop_back();
+    }
+  }
+  if (!workspace) workspace = std::make_unique<Workspace>();
+  grow(workspace->x, sizes.x);
+  grow(workspace->normed, sizes.normed);
+  grow(workspace->attended, sizes.attended);
+  grow(workspace->context, sizes.context);
+  grow(workspace->qkv, sizes.qkv);
+  grow(workspace->scores, sizes.scores);
+  grow(workspace->hidden, sizes.hidden);
+  grow(workspace->block, sizes.block);
+  return workspace;
+}
+
+void WorkspacePool::release(std::unique_ptr<Workspace> workspace) {
+  const std::lock_guard lock(mutex_);
+  free_.push_back(std::move(workspace));
+}
+
+WorkspaceSizes workspace_sizes(const PackedModel& model, const TileShape& shape, std::size_t context_tokens,
+                               std::size_t context_dim) {
+  const std::size_t panel = 2 * shape.lanes, panels = shape.panels();
+  // A pair of bf16 channels takes half the words of a pair of f32 ones.
+  const std::size_t pair_words = is_paired(model.arithmetic) ? panel : 2 * panel;
+  const auto operand = [&](std::size_t channels, std::size_t count) {
+    return count * pad_channels(channels) / 2 * pair_words;
+  };
+  const std::size_t context_panels = (context_tokens * shape.groups + 1) / 2;
+  WorkspaceSizes sizes;
+  sizes.x = panels * pad_channels(model.inner) * panel;
+  sizes.normed = operand(model.inner, panels);
+  sizes.attended = std::max(operand(model.inner, panels), operand(model.channels, panels));
+  sizes.context = operand(context_dim, context_panels);
+  const std::size_t q_rows = pad_channels(model.head_dim), kv_rows = 2 * model.head_dim;
+  sizes.qkv = (panels * q_rows + std::max(panels, context_panels) * kv_rows) * panel;
+  const std::size_t keys = std::max(context_tokens, shape.frames);
+  // Values of bf16 pairs (OwnHeadInPairs); their queries and keys take half.
+  if (model.arithmetic == Arithmetic::bf16) sizes.qkv += round_up(keys, 4) / 4 * model.head_dim * panel;
+  // Sixteen queries' scores; or one panel's scores and outputs; or one panel's class logits.
+  sizes.scores =
+      std::max({16 * keys * shape.lanes, (pad_channels(context_tokens) + q_rows) * panel, model.out.rows * panel});
+  sizes.hidden = operand(model.hidden_chunk, panels);
+  sizes.block = 2 * block_rows(model.arithmetic, 16) * panel;  // two blocks of rows
+  return sizes;
+}
+
+void run_in_arena(int threads, const std::function<void()>& body) {
+  if (threads == 1) return body();
+  // More threads than cores only take turns, and oneTBB says so on stderr.
+  threads = std::min(threads, tbb::info::default_concurrency());
+  // Arenas are kept, and never destroyed: threads may outlive static destructors.
+  static std::mutex mutex;
+  static auto& arenas = *new std::map<int, std::unique_ptr<tbb::task_arena>>;
+  tbb::task_arena* arena = nullptr;
+  {
+    const std::lock_guard lock(mutex);
+    auto& slot = arenas[threads];
+    if (!slot) slot = std::make_unique<tbb::task_arena>(threads);
+    arena = slot.get();
+  }
+  arena->execute(body);
+}
+
+void walk_tiles(const Call& call, const Target& target, Arithmetic arithmetic, const TileShape& shape, int threads,
+                const WorkspaceSizes& sizes, WorkspacePool& pool) {
+  const auto walk = target.walk[static_cast<int>(arithmetic)];
+  const Tiling tiles(call, shape);
+  const std::size_t all = threads_here(threads), workers = std::min(all, tiles.size());
+  Helpers helpers(all, all - workers);
+  std::atomic<std::size_t> counter{0};
+  const auto work = [&](std::size_t) {
+    const Borrowed own(pool, sizes);
+    Helped team(helpers, *own, sizes, pool);
+    OwnTiles mine(tiles, counter);
+    bool gathered = false;
+    while (const std::optional<Tile> tile = mine.take()) gathered = walk(call, *tile, gathered, &mine, team, *own);
+    helpers.join();
+  };
+  if (workers == 1) return work(0);
+  tbb::parallel_for(std::size_t{0}, workers, work, tbb::simple_partitioner());
+}
+
+std::size_t tile_count(const Call& call, const TileShape& shape) { return Tiling(call, shape).size(); }
+
+void walk_tiles_in_order(const Call& call, const TileShape& shape, int threads, std::size_t walkers,
+                         const WorkspaceSizes& sizes, WorkspacePool& pool, const TileWalk& walk) {
+  const Tiling tiles(call, shape);
+  std::vector<std::atomic<std::uint32_t>> done(tiles.size());
+  std::atomic<std::size_t> counter{0};
+  const std::size_t all = std::max(threads_here(threads), walkers);
+  Helpers helpers(all, all - walkers);
+  // A tile is waited for by the next one only, and whoever has taken it is at work on it: the first never waits.
+  const auto work = [&](std::size_t walker) {
+    const Borrowed own(pool, sizes);
+    Helped team(helpers, *own, sizes, pool);
+    for (std::size_t i = counter++; i < tiles.size(); i = counter++) {
+      Turns turns(i == 0 ? nullptr : &done[i - 1], done[i]);
+      walk(tiles[i], team, turns, walker);
+    }
+    helpers.join();
+  };
+  if (walkers == 1) return work(0);
+  tbb::parallel_for(std::size_t{0}, walkers, work, tbb::simple_partitioner());
+}
+
+}  // namespace kineograph::engine::cpu

@@ -1,0 +1,48 @@
+#include "video/scenes.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace kineograph::video {
+namespace {
+
+constexpr std::int64_t kCell = 8;
+// Fewer cells correlate by chance.
+constexpr std::size_t kLeastCells = 16;
+// In levels: strong noise alone, of deviation 50, gives cells one of 6.
+constexpr double kLeastDeviation = 10;
+constexpr double kLeastCorrelation = 0.4;
+
+}  // namespace
+
+Thumbnail thumbnail_of(std::span<const std::uint8_t> plane, std::int64_t height, std::int64_t width) {
+  const std::int64_t down = height / kCell, across = width / kCell;
+  std::vector<std::int64_t> sums(static_cast<std::size_t>(down * across));
+  for (std::int64_t y = 0; y < down * kCell; ++y) {
+    const std::uint8_t* row = plane.data() + y * width;
+    for (std::int64_t x = 0; x < across * kCell; ++x)
+      sums[static_cast<std::size_t>(y / kCell * across + x / kCell)] += row[x];
+  }
+  Thumbnail thumbnail;
+  if (sums.empty()) return thumbnail;
+  double mean = 0, squares = 0;
+  for (const std::int64_t sum : sums) mean += static_cast<double>(sum) / static_cast<double>(sums.size());
+  for (const std::int64_t sum : sums) {
+    const double cell = (static_cast<double>(sum) - mean) / (kCell * kCell);
+    thumbnail.cells.push_back(static_cast<float>(cell));
+    squares += cell * cell;
+  }
+  thumbnail.deviation = std::sqrt(squares / static_cast<double>(sums.size()));
+  return thumbnail;
+}
+
+bool is_cut(const Thumbnail& before, const Thumbnail& after) {
+  const std::size_t count = after.cells.size();
+  if (before.cells.size() != count || count < kLeastCells) return false;
+  if (std::min(before.deviation, after.deviation) < kLeastDeviation) return false;
+  double products = 0;
+  for (std::size_t i = 0; i < count; ++i) products += static_cast<double>(before.cells[i]) * after.cells[i];
+  return products / static_cast<double>(count) < kLeastCorrelation * before.deviation * after.deviation;
+}
+
+}  // namespace kineograph::video
