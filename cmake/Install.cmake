@@ -9,7 +9,7 @@ install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/kineograph DESTINATION ${CMAKE_I
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/kineograph)
 install(EXPORT kineographTargets NAMESPACE kineograph:: DESTINATION ${package_dir})
 # Those that the library's link line names and a package must find again.
-set(kineograph_dependencies ZLIB)
+set(kineograph_dependencies Threads ZLIB)
 if(KINEOGRAPH_CPU_ENGINE)
   list(APPEND kineograph_dependencies hwy TBB)
 endif()
