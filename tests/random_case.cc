@@ -61,7 +61,8 @@ AdaNorm RandomCase::ada_norm(std::int64_t chunks) {
 void RandomCase::draw_config() {
   config.num_attention_heads = pick(1, 5);
   config.attention_head_dim = pick(1, 3) == 1 ? pick(1, 20) : 4 * pick(1, 6);
-  config.num_layers = pick(1, 4) == 1 ? 2 : 1;
+  const std::int64_t depth = pick(1, 8);
+  config.num_layers = depth == 1 ? 0 : depth <= 3 ? 2 : 1;
   config.attention_bias = chance(0.3);
   config.activation_fn = static_cast<Activation>(pick(0, 5));
   config.norm_elementwise_affine = chance(0.8);

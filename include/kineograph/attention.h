@@ -32,6 +32,8 @@ struct AttentionCall {
   TensorView value;              ///< (sequences, heads, S, head_dim)
   MutableTensorView output;      ///< (sequences, heads, F, head_dim), to be written
   const CrossAttentionKwargs* cross_attention_kwargs = nullptr;  ///< never null during a call
+  /// Which forward it belongs to: forwards of one process are numbered in the order they start in, from 1.
+  std::uint64_t forward = 0;
 };
 
 /// Replaces the core of one attention: softmax(query * key^T * scale) * value. The projections stay the model's.
@@ -51,7 +53,8 @@ class DefaultAttentionProcessor : public AttentionProcessor {
   void operator()(const AttentionCall& call) override;
 };
 
-/// Computes the default attention and keeps the probabilities.
+/// Computes the default attention and keeps the probabilities of the forward that started last. Any thread may read or
+/// clear them at any time: while that forward runs, pixels it has not come to yet are 0.
 class AttentionRecorder : public AttentionProcessor {
  public:
   void operator()(const AttentionCall& call) override;
@@ -63,8 +66,12 @@ class AttentionRecorder : public AttentionProcessor {
   void clear();
 
  private:
+  struct Map {
+    std::uint64_t forward = 0;
+    Tensor probabilities;
+  };
   mutable std::mutex mutex_;
-  std::map<std::string, Tensor, std::less<>> maps_;
+  std::map<std::string, Map, std::less<>> maps_;
 };
 
 /// Which processor an attention has, by its name; attentions not named have the default.

@@ -105,6 +105,7 @@ struct Inputs {
   /// Dropout is drawn from it (see engine/dropout.h) in training; absent in evaluation.
   std::optional<std::uint64_t> training_seed;
   int num_threads = 0;
+  std::uint64_t forward = 0;  ///< AttentionCall::forward
 };
 
 /// What a backward call writes; absent views are not wanted. Nothing is added to what is there.

@@ -65,19 +65,18 @@ void DefaultAttentionProcessor::operator()(const AttentionCall& call) {
 
 void AttentionRecorder::operator()(const AttentionCall& call) {
   const std::int64_t heads = call.query.size(1), frames = call.query.size(2), keys = call.key.size(2);
+  const std::int64_t each = heads * frames * keys;
+  std::vector<float> values;  // of the call's pixels, in the map's order
+  values.reserve(static_cast<std::size_t>(call.query.size(0) * each));
+  attend(call, [&](auto, auto, auto, auto, double probability) { values.push_back(static_cast<float>(probability)); });
   const Shape shape{call.num_videos, call.num_pixels, heads, frames, keys};
-  float* map = nullptr;
-  {
-    const std::lock_guard lock(mutex_);
-    Tensor& tensor = maps_[std::string(call.name)];
-    if (!tensor || !(tensor.shape() == shape)) tensor = Tensor(DType::f32, shape);
-    map = tensor.data_as<float>();
-  }
-  // Calls of one forward write to pixels of their own.
+  const std::lock_guard lock(mutex_);
+  Map& map = maps_[std::string(call.name)];
+  if (map.forward > call.forward) return;
+  if (map.forward < call.forward || !map.probabilities || !(map.probabilities.shape() == shape))
+    map = {call.forward, Tensor(DType::f32, shape)};
   const std::int64_t first = call.video * call.num_pixels + call.first_pixel;
-  attend(call, [&](std::int64_t n, std::int64_t h, std::int64_t f, std::int64_t s, double probability) {
-    map[(((first + n) * heads + h) * frames + f) * keys + s] = static_cast<float>(probability);
-  });
+  std::copy(values.begin(), values.end(), map.probabilities.data_as<float>() + first * each);
 }
 
 std::vector<std::string> AttentionRecorder::names() const {
@@ -90,7 +89,7 @@ std::vector<std::string> AttentionRecorder::names() const {
 Tensor AttentionRecorder::probabilities(std::string_view name) const {
   const std::lock_guard lock(mutex_);
   const auto found = maps_.find(name);
-  return found == maps_.end() ? Tensor() : found->second;
+  return found == maps_.end() ? Tensor() : found->second.probabilities;
 }
 
 void AttentionRecorder::clear() {

@@ -1,6 +1,7 @@
 #include "model/inputs.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 
 #include "base/half.h"
@@ -159,6 +160,8 @@ void read_processors(const TransformerTemporalConfig& config, const std::vector<
   static const CrossAttentionKwargs kNone;
   inputs.cross_attention_kwargs = options.cross_attention_kwargs ? options.cross_attention_kwargs : &kNone;
   if (options.attention_processors != nullptr && !options.attention_processors->empty()) {
+    static std::atomic<std::uint64_t> forwards{0};
+    inputs.forward = ++forwards;
     inputs.processors.assign(2 * static_cast<std::size_t>(config.num_layers), nullptr);
     const std::size_t each = config.has_attn2() ? 2 : 1;
     for (const auto& [name, processor] : *options.attention_processors) {

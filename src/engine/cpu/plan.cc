@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <mutex>
 #include <numeric>
-#include <thread>
 
 #include "base/threads.h"
 #include "engine/conditioning.h"
@@ -76,35 +76,35 @@ class CpuPlan : public Plan {
   void forward(const Inputs& inputs, const MutableTensorView& output) const override {
     const int threads = thread_count(inputs.num_threads);
     const bool dropout = inputs.training_seed && model_.config.dropout > 0.0;
-    std::unique_ptr<CallState> state = acquire();
+    const Pool<CallState>::Borrowed state(states_);
     describe(inputs, output, state->call);
     if (dropout && !state->call.processors.empty())
       throw ArgumentError("attention_processors", "none in training with dropout", "some",
                           "The engine reference takes them.");
+    BackwardPlan* const training = dropout ? &trained() : nullptr;
     const auto body = [&] {
       Call& call = state->call;
       prepare(inputs, !dropout, threads, *state);
-      if (dropout) return trained().run_forward(call, threads);
+      if (dropout) return training->run_forward(call, threads);
       if (inputs.encoder_hidden_states && model_.config.has_attn2()) project_context(inputs, threads, *state);
       const TileShape shape = tile_shape(call);
       walk_tiles(call, target_, arithmetic_, shape, threads,
                  workspace_sizes(model_, shape, call.context_tokens, call.context_dim), workspaces_);
     };
     run_in_arena(threads, std::cref(body));  // a reference: std::function allocates for a lambda of this size
-    release(std::move(state));
   }
 
   void backward(const Inputs& inputs, const TensorView& d_output, const Gradients& gradients) const override {
     const int threads = thread_count(inputs.num_threads);
-    std::unique_ptr<CallState> state = acquire();
+    const Pool<CallState>::Borrowed state(states_);
     describe(inputs, gradients.hidden_states, state->call);
+    BackwardPlan& training = trained();
     const auto body = [&] {
       prepare(inputs, false, threads, *state);
-      trained().run(state->call, state->conditioning, gradients,
-                    model_.config.is_discrete() ? classes_image(d_output, inputs.width) : image_of(d_output), threads);
+      training.run(state->call, state->conditioning, gradients,
+                   model_.config.is_discrete() ? classes_image(d_output, inputs.width) : image_of(d_output), threads);
     };
     run_in_arena(threads, std::cref(body));
-    release(std::move(state));
   }
 
  private:
@@ -154,9 +154,11 @@ class CpuPlan : public Plan {
     modulate(inputs, state);
   }
 
-  /// Weights packed for training, when they are first asked for.
+  /// Weights packed for training, when they are first asked for. Called outside run_in_arena: a thread that waits for
+  /// the lock keeps none of the arena's places, and whoever holds it waits for its own pieces of work only.
   BackwardPlan& trained() const {
-    std::call_once(trained_once_, [&] { trained_ = std::make_unique<BackwardPlan>(weights_, model_, target_); });
+    const std::lock_guard lock(trained_mutex_);
+    if (!trained_) trained_ = std::make_unique<BackwardPlan>(weights_, model_, target_);
     return *trained_;
   }
 
@@ -251,28 +253,15 @@ class CpuPlan : public Plan {
     });
   }
 
-  std::unique_ptr<CallState> acquire() const {
-    const std::lock_guard lock(mutex_);
-    if (states_.empty()) return std::make_unique<CallState>();
-    std::unique_ptr<CallState> state = std::move(states_.back());
-    states_.pop_back();
-    return state;
-  }
-  void release(std::unique_ptr<CallState> state) const {
-    const std::lock_guard lock(mutex_);
-    states_.push_back(std::move(state));
-  }
-
   const Target& target_;
   Arithmetic arithmetic_;
   DType compute_dtype_;
   Weights weights_;  // views; read again for conditioning and training
   PackedModel model_;
   mutable WorkspacePool workspaces_;
-  mutable std::once_flag trained_once_;
+  mutable std::mutex trained_mutex_;
   mutable std::unique_ptr<BackwardPlan> trained_;
-  mutable std::mutex mutex_;
-  mutable std::vector<std::unique_ptr<CallState>> states_;
+  mutable Pool<CallState> states_;
 };
 
 class CpuEngine : public Engine {
@@ -289,9 +278,8 @@ class CpuEngine : public Engine {
     const Target& target = find(isa);
     const Arithmetic arithmetic = compute_dtype == DType::bf16 ? target.bf16 : Arithmetic::f32;
     std::vector<double> rates(static_cast<std::size_t>(thread_count(threads)));
-    std::vector<std::thread> others;
-    for (double& rate : rates) others.emplace_back([&] { rate = target.peak_flops(arithmetic, 0.05); });
-    for (std::thread& thread : others) thread.join();
+    run_at_once(static_cast<int>(rates.size()),
+                [&](int i) { rates[static_cast<std::size_t>(i)] = target.peak_flops(arithmetic, 0.05); });
     return std::accumulate(rates.begin(), rates.end(), 0.0);
   }
 

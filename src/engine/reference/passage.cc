@@ -208,6 +208,7 @@ void Passage::process(AttentionProcessor& processor, std::size_t layer, int whic
   call.value = {tape.v.data(), DType::f64, shape(keys), strides(keys, shared)};
   call.output = {tape.attended.data(), DType::f64, shape(frames), strides(frames, false)};
   call.cross_attention_kwargs = inputs.cross_attention_kwargs;
+  call.forward = inputs.forward;
   processor(call);
 }
 

@@ -280,22 +280,15 @@ void finish_parameters(const BackwardCall& backward, const Weights& weights) {
 
 }  // namespace
 
-struct BackwardPlan::State {
-  std::vector<BackwardBuffers> buffers;  ///< of a walker each
-  BackwardSums sums;
-};
-
 BackwardPlan::BackwardPlan(const Weights& weights, const PackedModel& model, const Target& target)
     : weights_(weights),
       model_(model),
       target_(target),
       trained_(pack_trained(model.config, weights, trained_arithmetic(model), target.max_rows)) {}
 
-BackwardPlan::~BackwardPlan() = default;
-
 void BackwardPlan::run(Call& call, const Conditioning& conditioning, const Gradients& gradients, const Image& d_output,
                        int threads) {
-  std::unique_ptr<State> state = acquire();
+  const Pool<State>::Borrowed state(states_);
   clear(state->sums, call, gradients);
   // Tiles add to these in the caller's memory.
   each_linear(gradients.weights, [](const LinearOf<MutableTensorView>& linear) {
@@ -312,18 +305,16 @@ void BackwardPlan::run(Call& call, const Conditioning& conditioning, const Gradi
   walk(backward, *state, threads);
   if (call.output.data != nullptr) finish_input(backward, threads);
   finish_parameters(backward, weights_);
-  release(std::move(state));
 }
 
 void BackwardPlan::run_forward(Call& call, int threads) {
-  std::unique_ptr<State> state = acquire();
+  const Pool<State>::Borrowed state(states_);
   BackwardCall backward;
   backward.call = &call;
   backward.model = &trained_;
   backward.d_output = call.output;
   backward.forward_only = true;
   walk(backward, *state, threads);
-  release(std::move(state));
 }
 
 TileShape BackwardPlan::tile_shape(const Call& call) const {
@@ -346,19 +337,6 @@ void BackwardPlan::walk(const BackwardCall& backward, State& state, int threads)
     target_.walk_backward(backward, t, team, turns, state.buffers[walker]);
   };
   walk_tiles_in_order(call, shape, threads, walkers, scratch_sizes(call, target_), workspaces_, std::cref(tile));
-}
-
-std::unique_ptr<BackwardPlan::State> BackwardPlan::acquire() {
-  const std::lock_guard lock(mutex_);
-  if (states_.empty()) return std::make_unique<State>();
-  std::unique_ptr<State> state = std::move(states_.back());
-  states_.pop_back();
-  return state;
-}
-
-void BackwardPlan::release(std::unique_ptr<State> state) {
-  const std::lock_guard lock(mutex_);
-  states_.push_back(std::move(state));
 }
 
 }  // namespace kineograph::engine::cpu

@@ -2,8 +2,6 @@
 #pragma once
 
 #include <functional>
-#include <memory>
-#include <mutex>
 #include <vector>
 
 #include "engine/conditioning.h"
@@ -98,7 +96,6 @@ class BackwardPlan {
  public:
   /// Both outlive it.
   BackwardPlan(const Weights& weights, const PackedModel& model, const Target& target);
-  ~BackwardPlan();
   BackwardPlan(const BackwardPlan&) = delete;
   BackwardPlan& operator=(const BackwardPlan&) = delete;
 
@@ -110,9 +107,10 @@ class BackwardPlan {
   void run_forward(Call& call, int threads);
 
  private:
-  struct State;
-  std::unique_ptr<State> acquire();
-  void release(std::unique_ptr<State> state);
+  struct State {
+    std::vector<BackwardBuffers> buffers;  ///< of a walker each
+    BackwardSums sums;
+  };
   TileShape tile_shape(const Call& call) const;
   void walk(const BackwardCall& backward, State& state, int threads);
 
@@ -121,8 +119,7 @@ class BackwardPlan {
   const Target& target_;
   TrainedModel trained_;
   WorkspacePool workspaces_;
-  std::mutex mutex_;
-  std::vector<std::unique_ptr<State>> states_;
+  Pool<State> states_;
 };
 
 }  // namespace kineograph::engine::cpu

@@ -29,7 +29,7 @@ class BackwardWalk : public BackwardTile {
       AttentionForward(layer, 1);
       // The last feed-forward is computed on the way back, unless something stands in between.
       if (layer + 1 < layers || backward_.forward_only || Discrete()) {
-        FeedForward(layer, layer + 1 < layers ? At(at_.x[layer + 1]) : Last());
+        FeedForward(layer, InputOf(layer + 1));
       }
     }
     if (backward_.forward_only) return Discrete() ? Classify() : ProjectOut();
@@ -37,13 +37,14 @@ class BackwardWalk : public BackwardTile {
       ClassifyBackward();
     else
       ProjectOutBackward();
+    if (layers == 0 && !Discrete()) ProjectOutGradient();
     for (std::size_t layer = layers; layer-- > 0;) {
       if (layer + 1 < layers) {
         AttentionForward(layer, 0);
         AttentionForward(layer, 1);
       }
       FeedForwardBackward(layer);
-      if (layer + 1 == layers && !Discrete()) ProjectOutGradient(layer);
+      if (layer + 1 == layers && !Discrete()) ProjectOutGradient();
       AttentionBackward(layer, 1);
       AttentionBackward(layer, 0);
     }
@@ -70,7 +71,7 @@ class BackwardWalk : public BackwardTile {
           }
         });
       });
-      ProductOf<Sum::store>(trained_.proj_in.forward, image, At(at_.x[0]), range);
+      ProductOf<Sum::store>(trained_.proj_in.forward, image, InputOf(0), range);
     });
   }
 
@@ -159,6 +160,9 @@ class BackwardWalk : public BackwardTile {
   /// The last block's output: where d_n will be, unless that comes before it is read for the last time.
   Rows Last() const { return Discrete() ? At(at_.last) : At(at_.d_n); }
 
+  /// The input of a block; past the last one, the output of them all.
+  Rows InputOf(std::size_t layer) const { return layer < at_.x.size() ? At(at_.x[layer]) : Last(); }
+
   void ProjectOut() {
     Product<Sum::store>(trained_.proj_out.forward, Last(), Over(at_.d_image, model_.channels), panels_);
     DispatchPixels(call_.input.dtype, [&]<class In>(In) {
@@ -180,12 +184,13 @@ class BackwardWalk : public BackwardTile {
     Product<Sum::store>(trained_.proj_out.transposed, d_image, At(at_.d_x), panels_);
   }
 
-  /// Of proj_out's weights, once the last block's output is there.
-  void ProjectOutGradient(std::size_t layer) {
+  /// Of proj_out's weights, once the last feed-forward's branch is in at_.y; without blocks, at once.
+  void ProjectOutGradient() {
     const auto& to = backward_.gradients->weights.proj_out;
+    const std::size_t layers = trained_.blocks.size();
     if (to.weight) {
       Panels(panels_, [&](PanelRange range, Workspace&) {
-        AddGated(At(at_.x2), Modulate(layer).gate_ff, Last(), range);
+        if (layers != 0) AddGated(At(at_.x2), Modulate(layers - 1).gate_ff, Last(), range);
         Transpose(Last(), inner_, panels_, range);
       });
     }
@@ -292,7 +297,7 @@ class BackwardWalk : public BackwardTile {
 
   /// x (the block's input, or x1) -> x1, or x2. Without this attention: a copy.
   void AttentionForward(std::size_t layer, std::size_t which) {
-    const Rows from = which == 0 ? At(at_.x[layer]) : At(at_.x1), to = At(which == 0 ? at_.x1 : at_.x2);
+    const Rows from = which == 0 ? InputOf(layer) : At(at_.x1), to = At(which == 0 ? at_.x1 : at_.x2);
     if (!HasAttention(layer, which)) {
       Panels(panels_,
              [&](PanelRange range, Workspace&) { std::copy(from(range.begin), from(range.end), to(range.begin)); });
@@ -397,7 +402,7 @@ class BackwardWalk : public BackwardTile {
       Product<Sum::add>(block.v[which].transposed, d_v, d_context, key_panels);
       if (layer == 0) ScatterContext(d_context);
     }
-    NormaliseBackward(layer, which, which == 0 ? At(at_.x[layer]) : At(at_.x1));
+    NormaliseBackward(layer, which, which == 0 ? InputOf(layer) : At(at_.x1));
   }
 
   void ClearLastHalf(const Rows& rows, std::size_t panels) {
@@ -615,7 +620,7 @@ class BackwardWalk : public BackwardTile {
   }
 
   void Embed() {
-    const Rows x = At(at_.x[0]);
+    const Rows x = InputOf(0);
     std::fill_n(x.data, panels_ * x.panel, 0.0f);
     EachToken([&](std::size_t panel, std::size_t lane, std::size_t row, std::size_t pixel) {
       const std::size_t id = ClassAt(row, pixel);

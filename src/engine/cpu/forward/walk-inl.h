@@ -425,6 +425,7 @@ class Walk {
     arguments.value = value;
     arguments.output = output.mutable_view();
     arguments.cross_attention_kwargs = call_.inputs->cross_attention_kwargs;
+    arguments.forward = call_.inputs->forward;
     processor(arguments);
     HWY_ALIGN float lanes[kLanes];
     for (std::size_t g = 0; g < shape_.groups; ++g)

@@ -1,11 +1,11 @@
 #include "engine/cpu/pack/pack.h"
 
-#include <tbb/parallel_for.h>
-
 #include <bit>
 #include <cstring>
 
 #include "base/half.h"
+#include "base/threads.h"
+#include "engine/cpu/pack/parallel.h"
 
 namespace kineograph::engine::cpu {
 namespace {
@@ -138,13 +138,15 @@ PackedLinear pack(std::vector<Row> rows, std::size_t cols, std::size_t unit, con
     linear.bias = Buffer<float>(linear.rows);
     for (std::size_t i = 0; i < rows.size(); ++i) linear.bias[i] = rows[i].bias;
   }
-  tbb::parallel_for(std::size_t{0}, linear.blocks.size(), [&](std::size_t i) {
+  const auto pack_one = [&](std::size_t i) {
     std::uint32_t* const to = linear.weights.data() + linear.blocks[i].offset;
     if (tiles)
       pack_tiles(rows, linear.blocks[i], cols, linear.biased, to);
     else
       pack_block(rows, linear.blocks[i], cols, pairs, to);
-  });
+  };
+  // Isolated: packing for training happens under a lock.
+  spread_isolated(linear.blocks.size(), pack_one);
   return linear;
 }
 

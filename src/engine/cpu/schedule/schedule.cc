@@ -5,23 +5,28 @@
 
 #include <atomic>
 #include <map>
+#include <memory>
+#include <mutex>
 #include <optional>
 #include <thread>
 
 namespace kineograph::engine::cpu {
 namespace {
 
-class Borrowed {
+/// A workspace at least as large as `sizes` in every buffer.
+class BorrowedWorkspace : public WorkspacePool::Borrowed {
  public:
-  Borrowed(WorkspacePool& pool, const WorkspaceSizes& sizes) : pool_(pool), workspace_(pool.acquire(sizes)) {}
-  ~Borrowed() { pool_.release(std::move(workspace_)); }
-  Borrowed(const Borrowed&) = delete;
-  Borrowed& operator=(const Borrowed&) = delete;
-  Workspace& operator*() const { return *workspace_; }
-
- private:
-  WorkspacePool& pool_;
-  std::unique_ptr<Workspace> workspace_;
+  BorrowedWorkspace(WorkspacePool& pool, const WorkspaceSizes& sizes) : Borrowed(pool) {
+    Workspace& workspace = **this;
+    grow(workspace.x, sizes.x);
+    grow(workspace.normed, sizes.normed);
+    grow(workspace.attended, sizes.attended);
+    grow(workspace.context, sizes.context);
+    grow(workspace.qkv, sizes.qkv);
+    grow(workspace.scores, sizes.scores);
+    grow(workspace.hidden, sizes.hidden);
+    grow(workspace.block, sizes.block);
+  }
 };
 
 /// The threads of a call that have nothing of their own left to do, and may help with what others do.
@@ -68,19 +73,17 @@ class Helped : public Team {
     const std::size_t helpers = helpers_.take(left - 1);
     if (helpers == 0) return work(begin, count, own_);
     const std::size_t pieces = helpers + 1;
-    tbb::this_task_arena::isolate([&] {
-      tbb::parallel_for(
-          std::size_t{0}, pieces,
-          [&](std::size_t i) {
-            const auto piece = [&](Workspace& mine) {
-              work(begin + left * i / pieces, begin + left * (i + 1) / pieces, mine);
-            };
-            if (i == 0) return piece(own_);
-            const Borrowed mine(pool_, sizes_);
-            piece(*mine);
-          },
-          tbb::simple_partitioner());
-    });
+    spread_isolated(
+        pieces,
+        [&](std::size_t i) {
+          const auto piece = [&](Workspace& mine) {
+            work(begin + left * i / pieces, begin + left * (i + 1) / pieces, mine);
+          };
+          if (i == 0) return piece(own_);
+          const BorrowedWorkspace mine(pool_, sizes_);
+          piece(*mine);
+        },
+        tbb::simple_partitioner());
     helpers_.give_back(helpers);
   }
 
@@ -149,32 +152,6 @@ class OwnTiles : public TileSource {
 
 }  // namespace
 
-std::unique_ptr<Workspace> WorkspacePool::acquire(const WorkspaceSizes& sizes) {
-  std::unique_ptr<Workspace> workspace;
-  {
-    const std::lock_guard lock(mutex_);
-    if (!free_.empty()) {
-      workspace = std::move(free_.back());
-      free_.pop_back();
-    }
-  }
-  if (!workspace) workspace = std::make_unique<Workspace>();
-  grow(workspace->x, sizes.x);
-  grow(workspace->normed, sizes.normed);
-  grow(workspace->attended, sizes.attended);
-  grow(workspace->context, sizes.context);
-  grow(workspace->qkv, sizes.qkv);
-  grow(workspace->scores, sizes.scores);
-  grow(workspace->hidden, sizes.hidden);
-  grow(workspace->block, sizes.block);
-  return workspace;
-}
-
-void WorkspacePool::release(std::unique_ptr<Workspace> workspace) {
-  const std::lock_guard lock(mutex_);
-  free_.push_back(std::move(workspace));
-}
-
 WorkspaceSizes workspace_sizes(const PackedModel& model, const TileShape& shape, std::size_t context_tokens,
                                std::size_t context_dim) {
   const std::size_t panel = 2 * shape.lanes, panels = shape.panels();
@@ -227,7 +204,7 @@ void walk_tiles(const Call& call, const Target& target, Arithmetic arithmetic, c
   Helpers helpers(all, all - workers);
   std::atomic<std::size_t> counter{0};
   const auto work = [&](std::size_t) {
-    const Borrowed own(pool, sizes);
+    const BorrowedWorkspace own(pool, sizes);
     Helped team(helpers, *own, sizes, pool);
     OwnTiles mine(tiles, counter);
     bool gathered = false;
@@ -235,7 +212,7 @@ void walk_tiles(const Call& call, const Target& target, Arithmetic arithmetic, c
     helpers.join();
   };
   if (workers == 1) return work(0);
-  tbb::parallel_for(std::size_t{0}, workers, work, tbb::simple_partitioner());
+  spread(workers, work, tbb::simple_partitioner());
 }
 
 std::size_t tile_count(const Call& call, const TileShape& shape) { return Tiling(call, shape).size(); }
@@ -249,7 +226,7 @@ void walk_tiles_in_order(const Call& call, const TileShape& shape, int threads, 
   Helpers helpers(all, all - walkers);
   // A tile is waited for by the next one only, and whoever has taken it is at work on it: the first never waits.
   const auto work = [&](std::size_t walker) {
-    const Borrowed own(pool, sizes);
+    const BorrowedWorkspace own(pool, sizes);
     Helped team(helpers, *own, sizes, pool);
     for (std::size_t i = counter++; i < tiles.size(); i = counter++) {
       Turns turns(i == 0 ? nullptr : &done[i - 1], done[i]);
@@ -258,7 +235,7 @@ void walk_tiles_in_order(const Call& call, const TileShape& shape, int threads, 
     helpers.join();
   };
   if (walkers == 1) return work(0);
-  tbb::parallel_for(std::size_t{0}, walkers, work, tbb::simple_partitioner());
+  spread(walkers, work, tbb::simple_partitioner());
 }
 
 }  // namespace kineograph::engine::cpu

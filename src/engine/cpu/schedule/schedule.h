@@ -1,29 +1,16 @@
 // Which thread does what: tiles to threads, and the memory they do it in.
 #pragma once
 
-#include <tbb/parallel_for.h>
-
 #include <functional>
-#include <memory>
-#include <mutex>
-#include <vector>
 
 #include "engine/cpu/call/call.h"
+#include "engine/cpu/pack/parallel.h"
+#include "engine/cpu/pack/pool.h"
 #include "engine/cpu/schedule/targets.h"
 
 namespace kineograph::engine::cpu {
 
-/// Workspaces that come back after use, so that a steady stream of calls allocates nothing.
-class WorkspacePool {
- public:
-  /// A workspace at least as large as `sizes` in every buffer.
-  std::unique_ptr<Workspace> acquire(const struct WorkspaceSizes& sizes);
-  void release(std::unique_ptr<Workspace> workspace);
-
- private:
-  std::mutex mutex_;
-  std::vector<std::unique_ptr<Workspace>> free_;
-};
+using WorkspacePool = Pool<Workspace>;
 
 /// Elements of each buffer of a Workspace.
 struct WorkspaceSizes {
@@ -40,11 +27,11 @@ void run_in_arena(int threads, const std::function<void()>& body);
 
 /// body(i) for every i below `count`, by the threads of run_in_arena: the calling one alone if it asked for no more.
 template <class Body>
-void for_each_index(int threads, std::size_t count, Body&& body) {
+void for_each_index(int threads, std::size_t count, const Body& body) {
   if (threads == 1)
     for (std::size_t i = 0; i < count; ++i) body(i);
   else
-    tbb::parallel_for(std::size_t{0}, count, body);
+    spread_isolated(count, body);
 }
 
 /// Walks every tile of the call: each by one thread, helped by those that find none left, so that the last ones leave

@@ -1,0 +1,26 @@
+// Loops on oneTBB's threads, of the arena they are called in.
+#pragma once
+
+#include <tbb/parallel_for.h>
+#include <tbb/task_arena.h>
+
+#include <cstddef>
+
+namespace kineograph::engine::cpu {
+
+/// body(i) for every i below `count`. The loop has a task context of its own: a caller whose task group is cancelled
+/// meanwhile still gets every piece done. A thread that waits for the last pieces may take up any task of the arena,
+/// another caller's whole call included: never wait here with a lock held.
+template <class Body, class Partitioner = tbb::auto_partitioner>
+void spread(std::size_t count, const Body& body, const Partitioner& partitioner = Partitioner()) {
+  tbb::task_group_context context(tbb::task_group_context::isolated);
+  tbb::parallel_for(std::size_t{0}, count, body, partitioner, context);
+}
+
+/// The same, and a thread that waits takes up pieces of this loop only, so that the caller may hold a lock.
+template <class Body, class Partitioner = tbb::auto_partitioner>
+void spread_isolated(std::size_t count, const Body& body, const Partitioner& partitioner = Partitioner()) {
+  tbb::this_task_arena::isolate([&] { spread(count, body, partitioner); });
+}
+
+}  // namespace kineograph::engine::cpu
