@@ -7,6 +7,8 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <variant>
 #include <vector>
 
 namespace kineograph {
@@ -33,12 +35,14 @@ using WarningHandler = std::function<void(std::string_view)>;
 /// What to do with a key that nobody knows.
 enum class UnknownKeys { refuse, warn };
 
-/// Configuration of TransformerTemporalModel. Names and defaults are diffusers'; see docs/model.md for each key.
-struct TransformerTemporalConfig {
+/// What the configurations of the three models share. Names are diffusers' on Transformer2DModel,
+/// TransformerTemporalModel and BasicTransformerBlock; which of them a model's config.json may have is the model's to
+/// say, the others keep their defaults.
+struct TransformerConfig {
   std::int64_t num_attention_heads = 16;
   std::int64_t attention_head_dim = 88;
   std::optional<std::int64_t> in_channels;
-  std::optional<std::int64_t> out_channels;  ///< accepted and unused, as in diffusers
+  std::optional<std::int64_t> out_channels;
   std::int64_t num_layers = 1;
   double dropout = 0.0;  ///< training only
   std::int64_t norm_num_groups = 32;
@@ -47,17 +51,15 @@ struct TransformerTemporalConfig {
   std::optional<std::int64_t> sample_size;
   Activation activation_fn = Activation::geglu;
   bool norm_elementwise_affine = true;
-  bool double_self_attention = true;
+  bool double_self_attention = false;
+  /// attn1 attends to encoder_hidden_states as well.
+  bool only_cross_attention = false;
   PositionalEmbeddings positional_embeddings = PositionalEmbeddings::none;
   std::optional<std::int64_t> num_positional_embeddings;
-
-  // diffusers' names on BasicTransformerBlock and Transformer2DModel, which its temporal model documents or accepts but
-  // does not pass on.
   NormType norm_type = NormType::layer_norm;
   std::optional<std::int64_t> num_embeds_ada_norm;
+  double norm_eps = 1e-5;  ///< of norm1 to norm3 where they are plain LayerNorms
   std::optional<std::int64_t> num_vector_embeds;
-  // Ours.
-  GroupNormScope group_norm_scope = GroupNormScope::clip;
 
   /// Keys that begin with "_" (such as _class_name), as JSON text, kept and written back.
   std::vector<std::pair<std::string, std::string>> private_keys;
@@ -68,10 +70,25 @@ struct TransformerTemporalConfig {
   bool is_discrete() const noexcept { return num_vector_embeds.has_value(); }
   /// Whether a block has its second attention.
   bool has_attn2() const noexcept { return double_self_attention || cross_attention_dim.has_value(); }
+  /// Width that attn1's to_k and to_v read: cross_attention_dim with only_cross_attention, else I.
+  std::int64_t attn1_context_dim() const noexcept {
+    return only_cross_attention ? cross_attention_dim.value_or(inner_dim()) : inner_dim();
+  }
   /// Width that attn2's to_k and to_v read: cross_attention_dim for cross-attention, else I.
   std::int64_t attn2_context_dim() const noexcept {
     return double_self_attention ? inner_dim() : cross_attention_dim.value_or(inner_dim());
   }
+
+  bool operator==(const TransformerConfig&) const = default;
+};
+
+/// Configuration of TransformerTemporalModel. Names and defaults are diffusers'; see docs/model.md for each key.
+/// out_channels is accepted and unused, as in diffusers; norm_type, num_embeds_ada_norm and num_vector_embeds are
+/// names on other classes of diffusers, which its temporal model documents or accepts but does not pass on.
+struct TransformerTemporalConfig : TransformerConfig {
+  GroupNormScope group_norm_scope = GroupNormScope::clip;  ///< ours
+
+  TransformerTemporalConfig() { double_self_attention = true; }
 
   /// Throws ConfigError for values that are out of range or do not fit together.
   void validate() const;
@@ -90,6 +107,60 @@ struct TransformerTemporalConfig {
 
   bool operator==(const TransformerTemporalConfig&) const = default;
 };
+
+/// Configuration of Transformer2DModel over continuous latents (N, C, H, W). Patched and vectorised inputs (DiT,
+/// PixArt, VQ-Diffusion), other values of norm_type and GLIGEN's attention_type are refused by name. A config.json with
+/// num_embeds_ada_norm and norm_type "layer_norm" or none means "ada_norm", as in diffusers.
+struct Transformer2DConfig : TransformerConfig {
+  /// proj_in and proj_out are Linear layers instead of 1 x 1 convolutions: the same numbers from weights of another
+  /// shape.
+  bool use_linear_projection = false;
+  bool upcast_attention = false;  ///< accepted: scores and softmax are never narrower than f32
+  /// How many IP-Adapters attn2 has keys and values for (attn2.processor.to_k_ip.i, to_v_ip.i); ours, as diffusers
+  /// keeps it beside the configuration.
+  std::int64_t num_ip_adapters = 0;
+  // Accepted and unused, as in diffusers for continuous input.
+  std::optional<std::int64_t> caption_channels;
+  std::optional<double> interpolation_scale;
+  std::optional<bool> use_additional_conditions;
+
+  /// As TransformerTemporalConfig's.
+  void validate() const;
+  static Transformer2DConfig from_json(std::string_view text, std::string_view where = "config.json",
+                                       UnknownKeys unknown = UnknownKeys::refuse,
+                                       const WarningHandler& on_warning = {});
+  static Transformer2DConfig from_file(const std::filesystem::path& path, UnknownKeys unknown = UnknownKeys::refuse,
+                                       const WarningHandler& on_warning = {});
+  std::string to_json() const;
+
+  bool operator==(const Transformer2DConfig&) const = default;
+};
+
+/// Configuration of TransformerSpatioTemporalModel: num_attention_heads, attention_head_dim, in_channels (320),
+/// out_channels (unused), num_layers and cross_attention_dim, the arguments of diffusers' class. in_channels equals I.
+struct TransformerSpatioTemporalConfig : TransformerConfig {
+  TransformerSpatioTemporalConfig() { in_channels = 320; }
+
+  /// As TransformerTemporalConfig's.
+  void validate() const;
+  static TransformerSpatioTemporalConfig from_json(std::string_view text, std::string_view where = "config.json",
+                                                   UnknownKeys unknown = UnknownKeys::refuse,
+                                                   const WarningHandler& on_warning = {});
+  static TransformerSpatioTemporalConfig from_file(const std::filesystem::path& path,
+                                                   UnknownKeys unknown = UnknownKeys::refuse,
+                                                   const WarningHandler& on_warning = {});
+  std::string to_json() const;
+
+  bool operator==(const TransformerSpatioTemporalConfig&) const = default;
+};
+
+/// The configuration of any of the three models.
+using ModelConfig = std::variant<TransformerTemporalConfig, Transformer2DConfig, TransformerSpatioTemporalConfig>;
+
+/// What the three have in common.
+const TransformerConfig& common(const ModelConfig& config) noexcept;
+/// diffusers' class: "TransformerTemporalModel", "Transformer2DModel" or "TransformerSpatioTemporalModel".
+std::string_view class_name(const ModelConfig& config) noexcept;
 
 /// A published model's module, ready for from_config.
 struct Preset {

@@ -1,144 +1,180 @@
-// config.json <-> TransformerTemporalConfig.
+// config.json <-> the configurations of the three models.
 #include "kineograph/config.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
+#include <functional>
 
 #include "base/json.h"
 #include "base/mapped_file.h"
+#include "config/keys.h"
+#include "config/values.h"
 #include "kineograph/error.h"
 
 namespace kineograph {
+namespace config {
 namespace {
 
-using Json = nlohmann::ordered_json;
-using Config = TransformerTemporalConfig;
-
-template <class T>
-struct Named {
-  T value;
-  std::string_view name;
-};
-
-constexpr Named<Activation> kActivations[] = {{Activation::geglu, "geglu"},
-                                              {Activation::gelu, "gelu"},
-                                              {Activation::gelu_approximate, "gelu-approximate"},
-                                              {Activation::geglu_approximate, "geglu-approximate"},
-                                              {Activation::swiglu, "swiglu"},
-                                              {Activation::linear_silu, "linear-silu"}};
-constexpr Named<NormType> kNormTypes[] = {
-    {NormType::layer_norm, "layer_norm"}, {NormType::ada_norm, "ada_norm"}, {NormType::ada_norm_zero, "ada_norm_zero"}};
-constexpr Named<GroupNormScope> kScopes[] = {{GroupNormScope::clip, "clip"}, {GroupNormScope::frame, "frame"}};
-constexpr Named<PositionalEmbeddings> kPositions[] = {{PositionalEmbeddings::sinusoidal, "sinusoidal"}};
-
-template <class T, std::size_t N>
-std::string_view find_name(const Named<T> (&names)[N], T value) {
-  for (const auto& entry : names)
-    if (entry.value == value) return entry.name;
-  return "none";
-}
-
-[[noreturn]] void refuse(const std::string& where, std::string_view key, const std::string& expected,
-                         const std::string& found, const std::string& hint = {}) {
-  throw ConfigError(where + ": " + std::string(key), expected, found, hint);
-}
-
-void read(const Json& json, const std::string& where, std::string_view key, std::int64_t& out) {
-  if (!json.is_number_integer() || (json.is_number_unsigned() && json.get<std::uint64_t>() > INT64_MAX))
-    refuse(where, key, "an integer", json.dump());
-  out = json.get<std::int64_t>();
-}
-void read(const Json& json, const std::string& where, std::string_view key, double& out) {
-  if (!json.is_number()) refuse(where, key, "a number", json.dump());
-  out = json.get<double>();
-}
-void read(const Json& json, const std::string& where, std::string_view key, bool& out) {
-  if (!json.is_boolean()) refuse(where, key, "true or false", json.dump());
-  out = json.get<bool>();
-}
-void read(const Json& json, const std::string& where, std::string_view key, std::optional<std::int64_t>& out) {
-  if (json.is_null()) return out.reset();
-  std::int64_t value = 0;
-  read(json, where, key, value);
-  out = value;
-}
-template <class T, std::size_t N>
-void read_name(const Json& json, const std::string& where, std::string_view key, const Named<T> (&names)[N], T& out) {
-  std::string known;
-  for (const auto& entry : names) {
-    if (json.is_string() && json.get<std::string>() == entry.name) {
-      out = entry.value;
-      return;
-    }
-    known += (known.empty() ? "one of " : ", ") + std::string(entry.name);
-  }
-  refuse(where, key, known, json.dump());
-}
-void read(const Json& json, const std::string& where, std::string_view key, Activation& out) {
-  read_name(json, where, key, kActivations, out);
-}
-void read(const Json& json, const std::string& where, std::string_view key, NormType& out) {
-  read_name(json, where, key, kNormTypes, out);
-}
-void read(const Json& json, const std::string& where, std::string_view key, GroupNormScope& out) {
-  read_name(json, where, key, kScopes, out);
-}
-void read(const Json& json, const std::string& where, std::string_view key, PositionalEmbeddings& out) {
-  if (json.is_null())
-    out = PositionalEmbeddings::none;
-  else
-    read_name(json, where, key, kPositions, out);
-}
-
-Json write(std::int64_t value) { return value; }
-Json write(double value) { return value; }
-Json write(bool value) { return value; }
-Json write(const std::optional<std::int64_t>& value) { return value ? Json(*value) : Json(nullptr); }
-Json write(Activation value) { return name_of(value); }
-Json write(NormType value) { return name_of(value); }
-Json write(GroupNormScope value) { return name_of(value); }
-Json write(PositionalEmbeddings value) {
-  return value == PositionalEmbeddings::none ? Json(nullptr) : Json(name_of(value));
-}
-
-/// One key: how it is read and written, and whether diffusers' class knows it (those are always written).
+/// One key: how it is read and written.
+template <class Config>
 struct Key {
   std::string_view name;
-  bool diffusers;
-  void (*read)(const Json&, const std::string& where, std::string_view key, Config&);
-  Json (*write)(const Config&);
+  std::function<void(const Json&, const std::string& where, Config&)> read;
+  std::function<Json(const Config&)> write;
 };
 
-template <auto kField>
-constexpr Key key(std::string_view name, bool diffusers = true) {
-  return {name, diffusers,
-          [](const Json& json, const std::string& where, std::string_view key, Config& config) {
-            read(json, where, key, config.*kField);
+template <class Config, class T>
+Key<Config> key(std::string_view name, T Config::*field) {
+  return {name,
+          [=](const Json& json, const std::string& where, Config& config) {
+            config::read(json, where, name, config.*field);
           },
-          [](const Config& config) { return write(config.*kField); }};
+          [=](const Config& config) { return config::write(config.*field); }};
 }
 
-constexpr Key kKeys[] = {
-    key<&Config::num_attention_heads>("num_attention_heads"),
-    key<&Config::attention_head_dim>("attention_head_dim"),
-    key<&Config::in_channels>("in_channels"),
-    key<&Config::out_channels>("out_channels"),
-    key<&Config::num_layers>("num_layers"),
-    key<&Config::dropout>("dropout"),
-    key<&Config::norm_num_groups>("norm_num_groups"),
-    key<&Config::cross_attention_dim>("cross_attention_dim"),
-    key<&Config::attention_bias>("attention_bias"),
-    key<&Config::sample_size>("sample_size"),
-    key<&Config::activation_fn>("activation_fn"),
-    key<&Config::norm_elementwise_affine>("norm_elementwise_affine"),
-    key<&Config::double_self_attention>("double_self_attention"),
-    key<&Config::positional_embeddings>("positional_embeddings"),
-    key<&Config::num_positional_embeddings>("num_positional_embeddings"),
-    key<&Config::norm_type>("norm_type", false),
-    key<&Config::num_embeds_ada_norm>("num_embeds_ada_norm", false),
-    key<&Config::num_vector_embeds>("num_vector_embeds", false),
-    key<&Config::group_norm_scope>("group_norm_scope", false),
+/// A key that no configuration keeps: only `only` is known to mean what the model does.
+template <class Config>
+Key<Config> refused_key(std::string_view name, Json only, std::string_view meaning) {
+  return {name,
+          [=](const Json& json, const std::string& where, Config&) {
+            if (json != only)
+              refuse(where, name, only.dump() + ", as " + std::string(meaning), json.dump(),
+                     "Such a model is none of a UNet's.");
+          },
+          [=](const Config&) { return only; }};
+}
+
+/// Every key of what the models share.
+const std::vector<Key<TransformerConfig>>& shared_keys() {
+  using C = TransformerConfig;
+  static const std::vector<Key<C>> all = {
+      key("num_attention_heads", &C::num_attention_heads),
+      key("attention_head_dim", &C::attention_head_dim),
+      key("in_channels", &C::in_channels),
+      key("out_channels", &C::out_channels),
+      key("num_layers", &C::num_layers),
+      key("dropout", &C::dropout),
+      key("norm_num_groups", &C::norm_num_groups),
+      key("cross_attention_dim", &C::cross_attention_dim),
+      key("attention_bias", &C::attention_bias),
+      key("sample_size", &C::sample_size),
+      key("activation_fn", &C::activation_fn),
+      key("norm_elementwise_affine", &C::norm_elementwise_affine),
+      key("double_self_attention", &C::double_self_attention),
+      key("only_cross_attention", &C::only_cross_attention),
+      key("positional_embeddings", &C::positional_embeddings),
+      key("num_positional_embeddings", &C::num_positional_embeddings),
+      key("norm_type", &C::norm_type),
+      key("num_embeds_ada_norm", &C::num_embeds_ada_norm),
+      key("norm_eps", &C::norm_eps),
+      key("num_vector_embeds", &C::num_vector_embeds),
+  };
+  return all;
+}
+
+/// What a model's config.json has: diffusers' keys in the order of its class' arguments, always written; then ours,
+/// written where they differ from the default. `own` are those that the models do not share.
+template <class Config>
+struct Signature;
+
+template <>
+struct Signature<TransformerTemporalConfig> {
+  using C = TransformerTemporalConfig;
+  static constexpr std::string_view kClass = "TransformerTemporalModel";
+  static inline const std::vector<std::string_view> diffusers = {"num_attention_heads",
+                                                                 "attention_head_dim",
+                                                                 "in_channels",
+                                                                 "out_channels",
+                                                                 "num_layers",
+                                                                 "dropout",
+                                                                 "norm_num_groups",
+                                                                 "cross_attention_dim",
+                                                                 "attention_bias",
+                                                                 "sample_size",
+                                                                 "activation_fn",
+                                                                 "norm_elementwise_affine",
+                                                                 "double_self_attention",
+                                                                 "positional_embeddings",
+                                                                 "num_positional_embeddings"};
+  static inline const std::vector<std::string_view> ours = {"norm_type", "num_embeds_ada_norm", "num_vector_embeds",
+                                                            "group_norm_scope"};
+  static std::vector<Key<C>> own() { return {key("group_norm_scope", &C::group_norm_scope)}; }
 };
+
+template <>
+struct Signature<Transformer2DConfig> {
+  using C = Transformer2DConfig;
+  static constexpr std::string_view kClass = "Transformer2DModel";
+  static inline const std::vector<std::string_view> diffusers = {"num_attention_heads",
+                                                                 "attention_head_dim",
+                                                                 "in_channels",
+                                                                 "out_channels",
+                                                                 "num_layers",
+                                                                 "dropout",
+                                                                 "norm_num_groups",
+                                                                 "cross_attention_dim",
+                                                                 "attention_bias",
+                                                                 "sample_size",
+                                                                 "num_vector_embeds",
+                                                                 "patch_size",
+                                                                 "activation_fn",
+                                                                 "num_embeds_ada_norm",
+                                                                 "use_linear_projection",
+                                                                 "only_cross_attention",
+                                                                 "double_self_attention",
+                                                                 "upcast_attention",
+                                                                 "norm_type",
+                                                                 "norm_elementwise_affine",
+                                                                 "norm_eps",
+                                                                 "attention_type",
+                                                                 "caption_channels",
+                                                                 "interpolation_scale",
+                                                                 "use_additional_conditions"};
+  static inline const std::vector<std::string_view> ours = {"num_ip_adapters"};
+  static std::vector<Key<C>> own() {
+    return {key("use_linear_projection", &C::use_linear_projection),
+            key("upcast_attention", &C::upcast_attention),
+            key("num_ip_adapters", &C::num_ip_adapters),
+            key("caption_channels", &C::caption_channels),
+            key("interpolation_scale", &C::interpolation_scale),
+            key("use_additional_conditions", &C::use_additional_conditions),
+            refused_key<C>("num_vector_embeds", nullptr, "the input is continuous"),
+            refused_key<C>("patch_size", nullptr, "the input is not cut into patches"),
+            refused_key<C>("attention_type", "default", "the blocks have no GLIGEN layers")};
+  }
+};
+
+template <>
+struct Signature<TransformerSpatioTemporalConfig> {
+  using C = TransformerSpatioTemporalConfig;
+  static constexpr std::string_view kClass = "TransformerSpatioTemporalModel";
+  static inline const std::vector<std::string_view> diffusers = {
+      "num_attention_heads", "attention_head_dim", "in_channels", "out_channels", "num_layers", "cross_attention_dim"};
+  static inline const std::vector<std::string_view> ours = {};
+  static std::vector<Key<C>> own() { return {}; }
+};
+
+/// A model's keys, in the order of its signature.
+template <class Config>
+const std::vector<Key<Config>>& keys() {
+  static const std::vector<Key<Config>> all = [] {
+    std::vector<Key<Config>> list;
+    const auto named = [&](std::string_view name) {
+      for (Key<Config>& own : Signature<Config>::own())
+        if (own.name == name) return list.push_back(std::move(own));
+      for (const Key<TransformerConfig>& shared : shared_keys())
+        if (shared.name == name) list.push_back({shared.name, shared.read, shared.write});
+    };
+    for (const std::string_view name : Signature<Config>::diffusers) named(name);
+    for (const std::string_view name : Signature<Config>::ours) named(name);
+    return list;
+  }();
+  return all;
+}
+
+template <class Keys>
+auto find_key(const Keys& keys, std::string_view name) {
+  return std::find_if(keys.begin(), keys.end(), [&](const auto& key) { return key.name == name; });
+}
 
 std::size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<std::size_t> row(b.size() + 1);
@@ -152,34 +188,17 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
   return row.back();
 }
 
-std::string_view nearest_key(std::string_view name) {
-  return std::min_element(
-             std::begin(kKeys), std::end(kKeys),
-             [&](const Key& a, const Key& b) { return edit_distance(name, a.name) < edit_distance(name, b.name); })
-      ->name;
+template <class Config>
+std::string nearest_key(std::string_view name) {
+  const auto& all = keys<Config>();
+  const auto nearest = std::min_element(all.begin(), all.end(), [&](const auto& a, const auto& b) {
+    return edit_distance(name, a.name) < edit_distance(name, b.name);
+  });
+  return "Did you mean " + std::string(nearest->name) + "?";
 }
 
-void require(bool condition, std::string_view key, const std::string& expected, const std::string& found,
-             const std::string& hint = {}) {
-  if (!condition) throw ConfigError("config: " + std::string(key), expected, found, hint);
-}
-
-void require_positive(std::string_view key, std::int64_t value, std::int64_t most) {
-  require(value > 0 && value <= most, key, "1 to " + std::to_string(most), std::to_string(value));
-}
-
-// Far beyond every published model, and far below what could overflow a product of four of them.
-constexpr std::int64_t kMaxWidth = 1 << 20;
-
-}  // namespace
-
-std::string_view name_of(Activation value) noexcept { return find_name(kActivations, value); }
-std::string_view name_of(NormType value) noexcept { return find_name(kNormTypes, value); }
-std::string_view name_of(GroupNormScope value) noexcept { return find_name(kScopes, value); }
-std::string_view name_of(PositionalEmbeddings value) noexcept { return find_name(kPositions, value); }
-
-Config Config::from_json(std::string_view text, std::string_view where, UnknownKeys unknown,
-                         const WarningHandler& on_warning) {
+template <class Config>
+Config from_json(std::string_view text, std::string_view where, UnknownKeys unknown, const WarningHandler& on_warning) {
   const std::string source(where);
   const Json json = checkpoint::parse_json<Json, ConfigError>(text, source);
   Config config;
@@ -188,70 +207,101 @@ Config Config::from_json(std::string_view text, std::string_view where, UnknownK
       config.private_keys.emplace_back(name, value.dump());
       continue;
     }
-    const auto* found =
-        std::find_if(std::begin(kKeys), std::end(kKeys), [&key = name](const Key& k) { return k.name == key; });
-    if (found != std::end(kKeys)) {
-      found->read(value, source, name, config);
+    if (const auto found = find_key(keys<Config>(), name); found != keys<Config>().end()) {
+      found->read(value, source, config);
     } else if (unknown == UnknownKeys::refuse) {
-      refuse(source, name, "a key of TransformerTemporalModel", "an unknown one",
-             "Did you mean " + std::string(nearest_key(name)) + "?");
+      refuse(source, name, "a key of " + std::string(Signature<Config>::kClass), "an unknown one",
+             nearest_key<Config>(name));
     } else if (on_warning) {
-      on_warning(source + ": unknown key " + name + " is ignored. Did you mean " + std::string(nearest_key(name)) +
-                 "?");
+      on_warning(source + ": unknown key " + name + " is ignored. " + nearest_key<Config>(name));
     }
   }
   return config;
 }
 
-Config Config::from_file(const std::filesystem::path& path, UnknownKeys unknown, const WarningHandler& on_warning) {
-  return from_json(checkpoint::read_text(path), path.string(), unknown, on_warning);
-}
-
-std::string Config::to_json() const {
+template <class Config>
+std::string to_json(const Config& config) {
   const Config defaults;
   Json json = Json::object();
-  json["_class_name"] = "TransformerTemporalModel";
-  for (const auto& [name, value] : private_keys) json[name] = Json::parse(value);
-  for (const Key& k : kKeys)
-    if (k.diffusers || k.write(*this) != k.write(defaults)) json[std::string(k.name)] = k.write(*this);
+  json["_class_name"] = Signature<Config>::kClass;
+  for (const auto& [name, value] : config.private_keys) json[name] = Json::parse(value);
+  for (const Key<Config>& key : keys<Config>()) {
+    const auto& ours = Signature<Config>::ours;
+    const bool always = std::find(ours.begin(), ours.end(), key.name) == ours.end();
+    if (always || key.write(config) != key.write(defaults)) json[std::string(key.name)] = key.write(config);
+  }
   return json.dump(2) + "\n";
 }
 
-void Config::validate() const {
-  require_positive("num_attention_heads", num_attention_heads, kMaxWidth);
-  require_positive("attention_head_dim", attention_head_dim, kMaxWidth);
-  require(inner_dim() <= kMaxWidth, "num_attention_heads * attention_head_dim", "at most " + std::to_string(kMaxWidth),
-          std::to_string(inner_dim()));
-  require(num_layers >= 0 && num_layers <= 1024, "num_layers", "0 to 1024", std::to_string(num_layers));
-  require(dropout >= 0.0 && dropout <= 1.0, "dropout", "0 to 1", std::to_string(dropout));
-  if (cross_attention_dim) require_positive("cross_attention_dim", *cross_attention_dim, kMaxWidth);
-  if (sample_size) require_positive("sample_size", *sample_size, 1 << 15);
-  if (num_positional_embeddings) require_positive("num_positional_embeddings", *num_positional_embeddings, kMaxWidth);
-  if (positional_embeddings != PositionalEmbeddings::none) {
-    require(num_positional_embeddings.has_value(), "num_positional_embeddings",
-            "a number of positions, as positional_embeddings is set", "none");
-    require(inner_dim() % 2 == 0, "num_attention_heads * attention_head_dim",
-            "an even width for sinusoidal positional_embeddings", std::to_string(inner_dim()));
+template <class Config>
+void refuse_foreign(const Config& config) {
+  const Config defaults;
+  for (const Key<TransformerConfig>& shared : shared_keys()) {
+    const auto own = find_key(keys<Config>(), shared.name);
+    // A refused key of the same name keeps nothing of its own.
+    const bool kept = own != keys<Config>().end() && own->write(config) == shared.write(config);
+    if (!kept && shared.write(config) != shared.write(defaults))
+      throw ConfigError(
+          "config: " + std::string(shared.name),
+          shared.write(defaults).dump() + ", as " + std::string(Signature<Config>::kClass) + " has no other",
+          shared.write(config).dump());
   }
-  if (norm_type != NormType::layer_norm) {
-    require(num_embeds_ada_norm.has_value(), "num_embeds_ada_norm",
-            "a number, as norm_type is " + std::string(name_of(norm_type)), "none");
-    require_positive("num_embeds_ada_norm", *num_embeds_ada_norm, kMaxWidth);
-  }
-  if (is_discrete()) {
-    require(*num_vector_embeds >= 2 && *num_vector_embeds <= kMaxWidth, "num_vector_embeds",
-            "2 to " + std::to_string(kMaxWidth), std::to_string(*num_vector_embeds));
-    require(sample_size.has_value(), "sample_size", "the side of the latent image, as num_vector_embeds is set",
-            "none");
-    require(!in_channels.has_value(), "in_channels", "none, as num_vector_embeds makes the input discrete",
-            std::to_string(in_channels.value_or(0)));
-    return;
-  }
-  require(in_channels.has_value(), "in_channels", "the channels of hidden_states", "none");
-  require_positive("in_channels", *in_channels, kMaxWidth);
-  require_positive("norm_num_groups", norm_num_groups, kMaxWidth);
-  require(*in_channels % norm_num_groups == 0, "norm_num_groups",
-          "a divisor of in_channels " + std::to_string(*in_channels), std::to_string(norm_num_groups));
 }
+
+}  // namespace
+
+void check_foreign_keys(const ModelConfig& config) {
+  std::visit([](const auto& one) { refuse_foreign(one); }, config);
+}
+
+}  // namespace config
+
+std::string_view name_of(Activation value) noexcept { return config::find_name(config::kActivations, value); }
+std::string_view name_of(NormType value) noexcept { return config::find_name(config::kNormTypes, value); }
+std::string_view name_of(GroupNormScope value) noexcept { return config::find_name(config::kScopes, value); }
+std::string_view name_of(PositionalEmbeddings value) noexcept { return config::find_name(config::kPositions, value); }
+
+const TransformerConfig& common(const ModelConfig& config) noexcept {
+  return *std::visit([](const auto& one) -> const TransformerConfig* { return &one; }, config);
+}
+
+std::string_view class_name(const ModelConfig& config) noexcept {
+  return *std::visit([]<class C>(const C&) { return &config::Signature<C>::kClass; }, config);
+}
+
+TransformerTemporalConfig TransformerTemporalConfig::from_json(std::string_view text, std::string_view where,
+                                                               UnknownKeys unknown, const WarningHandler& on_warning) {
+  return config::from_json<TransformerTemporalConfig>(text, where, unknown, on_warning);
+}
+TransformerTemporalConfig TransformerTemporalConfig::from_file(const std::filesystem::path& path, UnknownKeys unknown,
+                                                               const WarningHandler& on_warning) {
+  return from_json(checkpoint::read_text(path), path.string(), unknown, on_warning);
+}
+std::string TransformerTemporalConfig::to_json() const { return config::to_json(*this); }
+
+Transformer2DConfig Transformer2DConfig::from_json(std::string_view text, std::string_view where, UnknownKeys unknown,
+                                                   const WarningHandler& on_warning) {
+  auto config = config::from_json<Transformer2DConfig>(text, where, unknown, on_warning);
+  // Configurations from before norm_type: diffusers reads them so, with a warning.
+  if (config.norm_type == NormType::layer_norm && config.num_embeds_ada_norm) config.norm_type = NormType::ada_norm;
+  return config;
+}
+Transformer2DConfig Transformer2DConfig::from_file(const std::filesystem::path& path, UnknownKeys unknown,
+                                                   const WarningHandler& on_warning) {
+  return from_json(checkpoint::read_text(path), path.string(), unknown, on_warning);
+}
+std::string Transformer2DConfig::to_json() const { return config::to_json(*this); }
+
+TransformerSpatioTemporalConfig TransformerSpatioTemporalConfig::from_json(std::string_view text,
+                                                                           std::string_view where, UnknownKeys unknown,
+                                                                           const WarningHandler& on_warning) {
+  return config::from_json<TransformerSpatioTemporalConfig>(text, where, unknown, on_warning);
+}
+TransformerSpatioTemporalConfig TransformerSpatioTemporalConfig::from_file(const std::filesystem::path& path,
+                                                                           UnknownKeys unknown,
+                                                                           const WarningHandler& on_warning) {
+  return from_json(checkpoint::read_text(path), path.string(), unknown, on_warning);
+}
+std::string TransformerSpatioTemporalConfig::to_json() const { return config::to_json(*this); }
 
 }  // namespace kineograph

@@ -45,18 +45,19 @@ Vector table_row(const TensorView& table, std::int64_t index) {
   return row;
 }
 
-/// get_timestep_embedding(timestep, 256, flip_sin_to_cos=True, downscale_freq_shift=1): 128 cosines, then 128 sines.
-/// f32 throughout, as diffusers computes it in any model; a double here would differ from it by what f32 rounds off.
-Vector timestep_sinusoid(double timestep) {
-  constexpr int kHalf = 128;
+/// get_timestep_embedding(timestep, width, flip_sin_to_cos=True, downscale_freq_shift=shift): width / 2 cosines, as
+/// many sines, and a zero for an odd width. f32 throughout, as diffusers computes it in any model; a double here would
+/// differ from it by what f32 rounds off.
+Vector timestep_sinusoid(double timestep, std::size_t width = 256, std::size_t shift = 1) {
+  const std::size_t half = width / 2;
   const auto t = static_cast<float>(timestep);
-  Vector embedding(2 * kHalf);
-  for (int i = 0; i < kHalf; ++i) {
+  Vector embedding(width);
+  for (std::size_t i = 0; i < half; ++i) {
     const float exponent =
-        static_cast<float>(-std::log(10000.0)) * static_cast<float>(i) / static_cast<float>(kHalf - 1);
+        static_cast<float>(-std::log(10000.0)) * static_cast<float>(i) / static_cast<float>(half - shift);
     const float angle = t * std::exp(exponent);
-    embedding[static_cast<std::size_t>(i)] = static_cast<double>(std::cos(angle));
-    embedding[static_cast<std::size_t>(kHalf + i)] = static_cast<double>(std::sin(angle));
+    embedding[i] = static_cast<double>(std::cos(angle));
+    embedding[half + i] = static_cast<double>(std::sin(angle));
   }
   return embedding;
 }
@@ -227,8 +228,7 @@ void from_doubles(const std::vector<double>& values, const MutableTensorView& vi
   }
 }
 
-Conditioning compute_conditioning(const TransformerTemporalConfig& config, const Weights& weights,
-                                  const Inputs& inputs) {
+Conditioning compute_conditioning(const TransformerConfig& config, const Weights& weights, const Inputs& inputs) {
   const auto videos = static_cast<std::size_t>(inputs.num_videos);
   Conditioning result(weights.blocks.size(), videos);
   for (std::size_t layer = 0; layer < weights.blocks.size(); ++layer)
@@ -246,7 +246,25 @@ Conditioning compute_conditioning(const TransformerTemporalConfig& config, const
   return result;
 }
 
-void conditioning_backward(const TransformerTemporalConfig& config, const Weights& weights, const Inputs& inputs,
+std::vector<double> frame_embeddings(const Weights& weights, std::int64_t num_frames) {
+  const auto channels = static_cast<std::size_t>(weights.time_pos_embed_1.weight.size(1));
+  Vector all;
+  for (std::int64_t frame = 0; frame < num_frames; ++frame) {
+    const Vector sinusoid = timestep_sinusoid(static_cast<double>(frame), channels, 0);
+    const Vector row = linear(weights.time_pos_embed_2, silu(linear(weights.time_pos_embed_1, sinusoid)));
+    all.insert(all.end(), row.begin(), row.end());
+  }
+  return all;
+}
+
+std::vector<double> spatial_shares(const Weights& weights, const Inputs& inputs) {
+  const double blended = 1.0 / (1.0 + std::exp(-element(weights.mix_factor, 0)));
+  Vector shares;
+  for (const bool image_only : inputs.image_only) shares.push_back(image_only ? 1.0 : blended);
+  return shares;
+}
+
+void conditioning_backward(const TransformerConfig& config, const Weights& weights, const Inputs& inputs,
                            const Conditioning& d_conditioning, const WeightGradients& gradients) {
   if (config.norm_type == NormType::layer_norm) return;
   const auto videos = static_cast<std::size_t>(inputs.num_videos);

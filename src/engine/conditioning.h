@@ -34,12 +34,18 @@ class Conditioning {
 
 /// AdaLayerNorm and AdaLayerNormZero of diffusers (models/normalization.py, models/embeddings.py), in double except
 /// where diffusers itself forces f32: the sinusoid of the timestep. For norm_type layer_norm everything is empty.
-Conditioning compute_conditioning(const TransformerTemporalConfig& config, const Weights& weights,
-                                  const Inputs& inputs);
+Conditioning compute_conditioning(const TransformerConfig& config, const Weights& weights, const Inputs& inputs);
+
+/// TransformerSpatioTemporalModel: what a temporal block's input gets added, (F, I), one row a frame of a video:
+/// time_pos_embed of the sinusoid of its number (C channels, f32 as diffusers computes it).
+std::vector<double> frame_embeddings(const Weights& weights, std::int64_t num_frames);
+
+/// The share of the spatial block's output in a blend, one per row: sigmoid(mix_factor), 1 for images by themselves.
+std::vector<double> spatial_shares(const Weights& weights, const Inputs& inputs);
 
 /// Writes the gradients of the conditional norms' own parameters that somebody wants; `d_conditioning` is the loss's
 /// gradient by every vector of compute_conditioning, empty vectors are zeros.
-void conditioning_backward(const TransformerTemporalConfig& config, const Weights& weights, const Inputs& inputs,
+void conditioning_backward(const TransformerConfig& config, const Weights& weights, const Inputs& inputs,
                            const Conditioning& d_conditioning, const WeightGradients& gradients);
 
 /// The i-th element of a contiguous floating tensor.

@@ -1,7 +1,8 @@
 // The interface that every engine implements, and the weights it is given.
 //
 // The model resolves names, checks arguments and widths; an engine may rely on everything it receives being consistent.
-// Shapes below: B videos, F frames, C channels, H x W pixels, I inner width, D width of the conditioning.
+// Shapes below: B videos, F frames, N = B*F rows, C channels, H x W pixels, I inner width, D width of the conditioning.
+// For Transformer2DModel every row is a video of one frame: B = N, F = 1.
 #pragma once
 
 #include <cstdint>
@@ -42,6 +43,7 @@ struct AdaNormOf {
 template <class View>
 struct AttentionOf {
   LinearOf<View> to_q, to_k, to_v, to_out;
+  std::vector<LinearOf<View>> to_k_ip, to_v_ip;  // Transformer2DModel's attn2: one each per IP-Adapter, (I, D)
 };
 
 template <class View>
@@ -51,6 +53,13 @@ struct BlockOf {
   AttentionOf<View> attn1, attn2;  // attn2 absent when the configuration has none
   LinearOf<View> ff_in, ff_out;    // ff.net.0.proj, ff.net.2
   View pe;                         // (1, N, I) or absent
+};
+
+/// TransformerSpatioTemporalModel's block over frames: x += ff_in(norm_in(x)), then as any block.
+template <class View>
+struct TemporalBlockOf : BlockOf<View> {
+  NormOf<View> norm_in;
+  LinearOf<View> first_ff_in, first_ff_out;  // ff_in.net.0.proj, ff_in.net.2
 };
 
 template <class View>
@@ -63,6 +72,10 @@ struct WeightsOf {
   View latent_emb, latent_height_emb, latent_width_emb;  // (V, I), (s, I), (s, I)
   NormOf<View> norm_out;
   LinearOf<View> out;  // (V-1, I)
+  // TransformerSpatioTemporalModel: as many temporal blocks as blocks.
+  std::vector<TemporalBlockOf<View>> temporal_blocks;
+  LinearOf<View> time_pos_embed_1, time_pos_embed_2;  // (4C, C), (C, 4C)
+  View mix_factor;                                    // (1)
 };
 
 using Linear = LinearOf<TensorView>;
@@ -70,6 +83,7 @@ using Norm = NormOf<TensorView>;
 using AdaNorm = AdaNormOf<TensorView>;
 using Attention = AttentionOf<TensorView>;
 using Block = BlockOf<TensorView>;
+using TemporalBlock = TemporalBlockOf<TensorView>;
 using Weights = WeightsOf<TensorView>;
 /// Where the gradients of the weights go: contiguous f32; absent for those that nobody wants.
 using WeightGradients = WeightsOf<MutableTensorView>;
@@ -78,23 +92,49 @@ using WeightGradients = WeightsOf<MutableTensorView>;
 template <class View, class Visit>
 void each_linear(const WeightsOf<View>& weights, Visit&& visit) {
   for (const LinearOf<View>* linear : {&weights.proj_in, &weights.proj_out, &weights.out}) visit(*linear);
-  for (const BlockOf<View>& block : weights.blocks) {
-    for (const AttentionOf<View>* attention : {&block.attn1, &block.attn2})
+  const auto visit_block = [&](const BlockOf<View>& block) {
+    for (const AttentionOf<View>* attention : {&block.attn1, &block.attn2}) {
       for (const LinearOf<View>* linear : {&attention->to_q, &attention->to_k, &attention->to_v, &attention->to_out})
         visit(*linear);
+      for (const auto* adapters : {&attention->to_k_ip, &attention->to_v_ip})
+        for (const LinearOf<View>& linear : *adapters) visit(linear);
+    }
     visit(block.ff_in);
     visit(block.ff_out);
+  };
+  for (const BlockOf<View>& block : weights.blocks) visit_block(block);
+  for (const TemporalBlockOf<View>& block : weights.temporal_blocks) {
+    visit(block.first_ff_in);
+    visit(block.first_ff_out);
+    visit_block(block);
   }
 }
 
-/// A checked call. Views are of the caller's memory.
+/// The images of one IP-Adapter: attn2 of every row adds scale * attention(q, to_k_ip(x), to_v_ip(x)) in front of
+/// to_out.
+struct ImagePrompt {
+  TensorView hidden_states;   ///< (E, T, D), rows shared as encoder_hidden_states' are
+  std::vector<double> scale;  ///< one per layer
+};
+
+/// A checked call. Views are of the caller's memory, or of `made`.
 struct Inputs {
   std::int64_t num_videos = 0, num_frames = 0, channels = 0, height = 0, width = 0;
   /// (B*F, C, H, W) f32/f16/bf16 with strides, or i64 (B*F, H*W) for discrete input.
   TensorView hidden_states;
-  /// (B*H*W, S, D) or (B, S, D); absent: attn2 attends to its own tokens.
+  /// TransformerTemporalModel: (B*H*W, S, D) or (B, S, D). The others: (E, S, D), E a divisor of N: row n of
+  /// hidden_states attends to row n*E/N, and the temporal blocks to that of the video's first frame, b*F*E/N.
+  /// Absent: attn2 attends to its own tokens.
   TensorView encoder_hidden_states;
-  bool encoder_per_video = false;
+  bool encoder_per_video = false;  ///< TransformerTemporalModel: (B, S, D)
+  /// Transformer2DModel: what is added to the scores of attn1 and of attn2 in front of the softmax, as
+  /// (N, heads, Q, K) with Q = H*W queries and K keys, f32/f16/bf16/f64; extents of which all are alike have stride 0.
+  /// Scores of -inf get no weight; a query all of whose scores are -inf gets zeros.
+  TensorView attention_bias, encoder_attention_bias;
+  /// Transformer2DModel: one per IP-Adapter, or empty: none.
+  std::vector<ImagePrompt> image_prompts;
+  /// TransformerSpatioTemporalModel: whether a row is an image by itself, whose blend is its spatial block's. (N).
+  std::vector<bool> image_only;
   /// One per video; empty where the configuration is not conditioned on it.
   std::vector<double> timestep;
   std::vector<std::int64_t> class_labels;
@@ -106,6 +146,8 @@ struct Inputs {
   std::optional<std::uint64_t> training_seed;
   int num_threads = 0;
   std::uint64_t forward = 0;  ///< AttentionCall::forward
+  /// What the model made of the caller's arguments, where an engine cannot read them as they are.
+  std::vector<Tensor> made;
 };
 
 /// What a backward call writes; absent views are not wanted. Nothing is added to what is there.
@@ -123,7 +165,7 @@ class Plan {
   /// (B*F, V-1, H*W).
   virtual void forward(const Inputs& inputs, const MutableTensorView& output) const = 0;
   /// The gradients of a loss whose gradient by forward's output is `d_output`, of its shape in f32/f16/bf16 with
-  /// strides. The forward is computed anew from `inputs`. No processors.
+  /// strides. The forward is computed anew from `inputs`. No processors. TransformerTemporalModel only.
   virtual void backward(const Inputs& inputs, const TensorView& d_output, const Gradients& gradients) const = 0;
   virtual std::string_view isa() const noexcept = 0;
   virtual DType compute_dtype() const noexcept = 0;
@@ -143,8 +185,9 @@ class Engine {
   virtual std::vector<std::string> instruction_sets() const = 0;
   /// GFLOP/s that multiply-adds on registers reach on `threads` threads at once; 0 for an engine without such a limit.
   virtual double peak_gflops(const std::string& /*isa*/, DType /*compute_dtype*/, int /*threads*/) const { return 0.0; }
-  /// The weights' memory outlives the plan; an engine that packs copies of its own lets go of it.
-  virtual std::unique_ptr<const Plan> prepare(const TransformerTemporalConfig& config, const Weights& weights,
+  /// The weights' memory outlives the plan; an engine that packs copies of its own lets go of it. Null for a model that
+  /// the engine does not run.
+  virtual std::unique_ptr<const Plan> prepare(const ModelConfig& config, const Weights& weights,
                                               const PrepareOptions& options) const = 0;
 };
 

@@ -65,19 +65,28 @@ TransformerTemporalConfig with_overrides(TransformerTemporalConfig config, const
   return config;
 }
 
+/// The engines that may run a model, the one to try first first.
+std::vector<const engine::Engine*> candidates(const std::string& name) {
+  if (name == "auto") return engine::engines();
+  return {&find_engine(name)};
+}
+
 void prepare(TransformerTemporalModel::Impl& impl, const ModelOptions& options) {
-  const engine::Engine& chosen = find_engine(options.engine);
   impl.dtype = main_dtype(impl.parameters);
   const DType compute = options.compute_dtype.value_or(impl.dtype == DType::bf16 ? DType::bf16 : DType::f32);
   if (compute != DType::f32 && compute != DType::bf16)
     throw ArgumentError("compute_dtype", "f32 or bf16", std::string(name_of(compute)));
-  if (!options.isa.empty()) {
-    const std::vector<std::string> known = chosen.instruction_sets();
-    if (std::find(known.begin(), known.end(), options.isa) == known.end())
-      throw ArgumentError("instruction set", "one of " + join(known) + " on this machine", options.isa);
+  for (const engine::Engine* engine : candidates(options.engine)) {
+    if (!options.isa.empty()) {
+      const std::vector<std::string> known = engine->instruction_sets();
+      if (std::find(known.begin(), known.end(), options.isa) == known.end())
+        throw ArgumentError("instruction set", "one of " + join(known) + " on this machine", options.isa);
+    }
+    impl.engine = engine->name();
+    impl.plan = engine->prepare(impl.config, impl.weights, {compute, options.isa});
+    if (impl.plan) return;
   }
-  impl.engine = chosen.name();
-  impl.plan = chosen.prepare(impl.config, impl.weights, {compute, options.isa});
+  throw ArgumentError("engine", "auto or one that runs " + std::string(class_name(impl.config)), options.engine);
 }
 
 }  // namespace

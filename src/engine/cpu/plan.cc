@@ -283,9 +283,11 @@ class CpuEngine : public Engine {
     return std::accumulate(rates.begin(), rates.end(), 0.0);
   }
 
-  std::unique_ptr<const Plan> prepare(const TransformerTemporalConfig& config, const Weights& weights,
+  std::unique_ptr<const Plan> prepare(const ModelConfig& config, const Weights& weights,
                                       const PrepareOptions& options) const override {
-    return std::make_unique<CpuPlan>(config, weights, find(options.isa), options.compute_dtype);
+    const auto* temporal = std::get_if<TransformerTemporalConfig>(&config);
+    if (temporal == nullptr) return nullptr;
+    return std::make_unique<CpuPlan>(*temporal, weights, find(options.isa), options.compute_dtype);
   }
 
  private:

@@ -55,11 +55,13 @@ class ReferenceEngine : public Engine {
  public:
   std::string_view name() const noexcept override { return "reference"; }
   std::vector<std::string> instruction_sets() const override { return {"portable"}; }
-  std::unique_ptr<const Plan> prepare(const TransformerTemporalConfig& config, const Weights& weights,
+  std::unique_ptr<const Plan> prepare(const ModelConfig& config, const Weights& weights,
                                       const PrepareOptions& options) const override {
+    const auto* temporal = std::get_if<TransformerTemporalConfig>(&config);
+    if (temporal == nullptr) return nullptr;
     if (!options.isa.empty() && options.isa != "portable")
       throw ArgumentError("instruction set of engine reference", "portable", options.isa);
-    return std::make_unique<ReferencePlan>(config, weights);
+    return std::make_unique<ReferencePlan>(*temporal, weights);
   }
 };
 
