@@ -4,6 +4,8 @@
 #   make python  build the Python package and run its tests; PYTHON_EXTRAS="diffusers plot" brings what they can use
 #   make fuzz    run every fuzz target for SECONDS (needs clang and its runtime)
 #   make build   the program, build/release/bin/kineograph
+#   make lint    clang-format, ruff and clang-tidy over everything, changing nothing
+#   make docs    the public headers' pages and the Python package's, build/docs
 PRESET ?= release
 BUILD := build/$(PRESET)
 JOBS ?= $(shell nproc)
@@ -12,7 +14,7 @@ PYTHON_EXTRAS ?=
 
 SECONDS ?= 60
 
-.PHONY: build test python fuzz demo deps install clean
+.PHONY: build test python fuzz demo lint docs deps install clean
 
 build: deps
 	scripts/configure.sh $(PRESET)
@@ -29,6 +31,14 @@ fuzz: deps
 	scripts/configure.sh fuzz
 	cmake --build build/fuzz --parallel $(JOBS)
 	scripts/fuzz.sh $(SECONDS)
+
+lint:
+	@scripts/install-dependencies.sh lint
+	scripts/lint.sh all
+
+docs:
+	@scripts/install-dependencies.sh docs
+	scripts/docs.sh
 
 demo: build
 	scripts/demo.sh $(BUILD)/bin/kineograph demo

@@ -4,8 +4,8 @@
     pip install torch diffusers
     bench/convert.py build/release/bin/kineograph
 
-An AnimateDiff v2 file (453 million f32 values in a torch archive, random) becomes diffusers' MotionAdapter; in turn with
-it the same number of bytes is copied and flushed. Prints a Markdown table of medians.
+An AnimateDiff v2 file (453 million f32 values in a torch archive, random) becomes diffusers' MotionAdapter; in turn
+with it the same number of bytes is copied and flushed. Prints a Markdown table of medians.
 """
 
 import argparse

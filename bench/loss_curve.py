@@ -4,7 +4,7 @@
     pip install .[diffusers,plot]
     bench/loss_curve.py --output docs/loss_curve     # docs/loss_curve.png, and the largest difference
 
-A small module learns to take noise off drawn clips, with AdamW in f32. What f32 itself leaves open is shown beside: torch
+A small module learns to take noise off drawn clips, with AdamW in f32. f32's own uncertainty is shown beside: torch
 against torch from weights that are off by one rounding.
 """
 

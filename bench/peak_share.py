@@ -27,8 +27,8 @@ def table(rows):
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     lines += [
-        f"| {r['shape']} | {r['dtype']} | {r['seconds_median']:.3f} | {r['gflops']:.0f} | {100 * r['peak_share']:.1f} % "
-        f"| {r['max_error']:.1e} | {r['workspace_bytes'] / 1e6:.1f} MB |"
+        f"| {r['shape']} | {r['dtype']} | {r['seconds_median']:.3f} | {r['gflops']:.0f} "
+        f"| {100 * r['peak_share']:.1f} % | {r['max_error']:.1e} | {r['workspace_bytes'] / 1e6:.1f} MB |"
         for r in rows
     ]
     return "\n".join(lines) + "\n"

@@ -280,14 +280,14 @@ def graph_of(filter_, pixels, options):
 
 
 def search(filter_, damaged, pristine):
-    """The best graphs for PSNR and for SSIM: from each start every option in turn moves while it helps, until none does."""
+    """The best graphs for PSNR and for SSIM: from each start the options move in turn while it helps."""
     stride = 1 if filter_.temporal else STILL_STRIDE
     damaged, pristine = damaged[::stride], pristine[::stride]
     best = {}
     for pixels in FORMATS:
         seen = {}
 
-        def score(options, measure):
+        def score(options, measure, pixels=pixels, seen=seen):
             graph = graph_of(filter_, pixels, options)
             if graph not in seen:
                 made = ffmpeg(damaged, graph)

@@ -8,10 +8,10 @@
 All through torch, with the same weights, input and gradient by the sample; all parameters and the input get gradients.
 Every program runs in a process of its own, stopped while another is timed; what it does not need between its turns it
 gives back, so that the gigabytes of two are never held at once. Gradients are compared with eager's in f32 before
-anything is timed, and a program that is off is left out with its error. Rounds are interleaved; the figure is the median
-over them. FLOP are counted as three times the forward's; a forward that is computed anew is nobody's credit.
-Memory is how far a process grows during its first step at this shape, beyond what any program needs: weights (packed, too),
-gradients, sample and input gradient. A step at a tiny shape comes before, so that code that is loaded late is not counted.
+anything is timed, and a wrong program is left out with its error. Rounds are interleaved; the figure is their median.
+FLOP are three times the forward's: a forward computed a second time does not count.
+Memory is a process's growth during its first step at this shape, less weights (packed ones too), gradients, sample and
+input gradient, which every program needs. A step at a tiny shape comes first, so that code loaded late is not counted.
 """
 
 import argparse
@@ -227,7 +227,8 @@ def measure(shape_id, dtype, names, rounds, threads, program, say):
 
 def table(rows):
     lines = [
-        "| shape | precision | program | seconds | GFLOP/s | of peak | kineograph is | rms error of gradients | memory beyond |",
+        "| shape | precision | program | seconds | GFLOP/s | of peak | kineograph is "
+        "| rms error of gradients | memory beyond |",
         "|---|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     ours = {(r["shape"], r["dtype"]): r["seconds"] for r in rows if r["program"] == "kineograph" and "seconds" in r}

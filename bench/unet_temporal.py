@@ -10,6 +10,7 @@ program in turn; its answer is compared first. OUTPUT.json and .md are written a
 """
 
 import argparse
+import functools
 import gc
 import json
 import statistics
@@ -71,7 +72,7 @@ def measure(module, side, dtype, programs, repeats):
     times = {program: [] for program in programs}
     for _ in range(repeats):
         for program in programs:
-            times[program].append(seconds_of(lambda: call(program)))
+            times[program].append(seconds_of(functools.partial(call, program)))
     return {program: statistics.median(values) for program, values in times.items()}
 
 

@@ -5,10 +5,10 @@
     python3 bench/vs_peers.py build/release/bin/kineograph --output peers            # peers.json, peers.md, peers.png
     python3 bench/vs_peers.py build/release/bin/kineograph --shapes small --dtypes f32 --rounds 3 --output peers
 
-Every program runs in a process of its own, stopped (SIGSTOP) while another is timed, so that no pool of spinning threads
-takes a core from its neighbour. Answers are compared with diffusers in float64 before anything is timed, and one that is
-off is left out with its error. Rounds are interleaved; the figure is the median over them. Memory is how far a process
-grows during its first forward, the output not counted; for kineograph, its workspace_bytes.
+Every program runs in a process of its own, stopped (SIGSTOP) while another is timed, so that no pool of spinning
+threads takes a core from its neighbour. Answers are compared with diffusers in float64 before anything is timed, and a
+wrong one is left out with its error. Rounds are interleaved; the figure is the median over them. Memory is a process's
+growth during its first forward, the output not counted; for kineograph, its workspace_bytes.
 Weights and input are bf16 values in either precision, so that both have the same answer.
 """
 
@@ -295,7 +295,8 @@ def measure(program, shape_id, dtype, names, rounds, threads, say):
             else:
                 row["error"] = peer.error
                 peer.close()
-            say(f"{shape_id} {dtype} {peer.title}: {row.get('error') or 'right within %.1e' % row['max_error']}")
+            verdict = row.get("error") or f"right within {row['max_error']:.1e}"
+            say(f"{shape_id} {dtype} {peer.title}: {verdict}")
         del truth
         for _ in range(rounds + 1):
             for _, peer, seconds in running:

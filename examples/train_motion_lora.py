@@ -7,7 +7,8 @@ with the temporal modules' forward and backward run by kineograph.
 
 The LoRA is saved as diffusers loads it: ``pipe.load_lora_weights("lora")``. `--clip` is anything that ffmpeg decodes.
 Without weights of your own, ``--random`` trains the same UNet small, with random weights; without a clip it is shown a
-drawn one that pans. ``--compare`` trains a second time without kineograph and says how far the losses and seconds differ.
+drawn one that pans. ``--compare`` trains a second time without kineograph and prints the differences of losses and
+seconds.
 """
 
 import argparse
@@ -142,9 +143,8 @@ def main():
     print(kineograph.stats())
     factors = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet))
     AnimateDiffPipeline.save_lora_weights(arguments.output, unet_lora_layers=factors)
-    print(
-        f"wrote {arguments.output}: {sum(factor.numel() for factor in factors.values()):,} numbers of {len(factors)} matrices"
-    )
+    numbers = sum(factor.numel() for factor in factors.values())
+    print(f"wrote {arguments.output}: {numbers:,} numbers of {len(factors)} matrices")
     if arguments.compare:
         theirs = train(pipeline(), latents, embeds, arguments)
         print(f"without kineograph: losses differ by {max(abs(a - b) for a, b in zip(losses, theirs)):.1e} at most")

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Finds what the build, the tests and the demo need, and installs by apt what is missing. Says what first; does nothing,
-# and needs no network, when everything is there.
+# and needs no network, when everything is there. usage: install-dependencies.sh [lint] [docs]: what these need as well.
 set -euo pipefail
 
 # What is asked for is what will be used (a program, a header), so that a copy that apt did not install counts too.
 programs=(g++:g++ cmake:cmake make:make ffmpeg:ffmpeg python3:python3)
+case " $* " in *" lint "*) programs+=(git:git clang-tidy:clang-tidy) ;; esac
+case " $* " in *" docs "*) programs+=(doxygen:doxygen) ;; esac
 headers=(hwy/highway.h:libhwy-dev tbb/parallel_for.h:libtbb-dev nlohmann/json.hpp:nlohmann-json3-dev
   CLI/CLI.hpp:libcli11-dev zlib.h:zlib1g-dev xxhash.h:libxxhash-dev gtest/gtest.h:libgtest-dev benchmark/benchmark.h:libbenchmark-dev)
 

@@ -63,6 +63,7 @@ class AttentionRecorder : public AttentionProcessor {
   std::vector<std::string> names() const;
   /// Probabilities of one attention as f32 (B, H*W, heads, F, S); an empty tensor for a name not seen.
   Tensor probabilities(std::string_view name) const;
+  /// Forgets all probabilities.
   void clear();
 
  private:

@@ -33,8 +33,9 @@ bool is_motion(Layout layout) noexcept;
 /// One temporal module of a checkpoint, under diffusers' names whatever the layout.
 struct TemporalModule {
   std::string name;  ///< its path in diffusers, such as "down_blocks.0.motion_modules.1"; empty for a single module
-  Layout layout = Layout::module;
-  TransformerTemporalConfig config;
+  Layout layout = Layout::module;    ///< of the file it was found in
+  TransformerTemporalConfig config;  ///< from the tensors' shapes, a config.json and published values
+
   /// Keys of `config` that neither the tensors' shapes nor a config.json say: the published models' values.
   std::vector<std::string> assumed;
   std::vector<Parameter> state_dict;    ///< names inside the module; views of the checkpoint's memory
@@ -44,7 +45,9 @@ struct TemporalModule {
   /// Why no model can be made of it, such as a tensor that is missing; empty where one can.
   std::string problem;
 
+  /// Elements of state_dict's tensors, position tables left out.
   std::int64_t num_parameters() const;
+  /// The first tensor's dtype.
   DType dtype() const noexcept;
 };
 
@@ -70,8 +73,10 @@ class Checkpoint {
 
   /// What a torch archive holds besides tensors: its name, and what it is.
   struct Ignored {
-    std::string name, what;
+    std::string name;  ///< its path in the pickled object
+    std::string what;  ///< its type, in words
   };
+  /// Empty for safetensors.
   const std::vector<Ignored>& ignored() const noexcept;
   /// Reads a tensor whole and compares its checksum, in containers that have one. Throws FormatError.
   void verify(std::string_view name) const;

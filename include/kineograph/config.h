@@ -39,27 +39,27 @@ enum class UnknownKeys { refuse, warn };
 /// TransformerTemporalModel and BasicTransformerBlock; which of them a model's config.json may have is the model's to
 /// say, the others keep their defaults.
 struct TransformerConfig {
-  std::int64_t num_attention_heads = 16;
-  std::int64_t attention_head_dim = 88;
-  std::optional<std::int64_t> in_channels;
-  std::optional<std::int64_t> out_channels;
-  std::int64_t num_layers = 1;
-  double dropout = 0.0;  ///< training only
-  std::int64_t norm_num_groups = 32;
-  std::optional<std::int64_t> cross_attention_dim;
-  bool attention_bias = false;
-  std::optional<std::int64_t> sample_size;
-  Activation activation_fn = Activation::geglu;
-  bool norm_elementwise_affine = true;
-  bool double_self_attention = false;
+  std::int64_t num_attention_heads = 16;            ///< heads of every attention
+  std::int64_t attention_head_dim = 88;             ///< width of a head; I = heads * width
+  std::optional<std::int64_t> in_channels;          ///< C, of input and sample; none for discrete latents
+  std::optional<std::int64_t> out_channels;         ///< see the model's own configuration
+  std::int64_t num_layers = 1;                      ///< transformer blocks
+  double dropout = 0.0;                             ///< training only
+  std::int64_t norm_num_groups = 32;                ///< groups of the input's GroupNorm; divides C
+  std::optional<std::int64_t> cross_attention_dim;  ///< D, width of encoder_hidden_states
+  bool attention_bias = false;                      ///< whether to_q, to_k and to_v have a bias
+  std::optional<std::int64_t> sample_size;          ///< discrete latents: pixels across and down
+  Activation activation_fn = Activation::geglu;     ///< of the feed-forward
+  bool norm_elementwise_affine = true;              ///< whether the blocks' LayerNorms have weight and bias
+  bool double_self_attention = false;               ///< attn2 is a self-attention too
   /// attn1 attends to encoder_hidden_states as well.
   bool only_cross_attention = false;
-  PositionalEmbeddings positional_embeddings = PositionalEmbeddings::none;
-  std::optional<std::int64_t> num_positional_embeddings;
-  NormType norm_type = NormType::layer_norm;
-  std::optional<std::int64_t> num_embeds_ada_norm;
-  double norm_eps = 1e-5;  ///< of norm1 to norm3 where they are plain LayerNorms
-  std::optional<std::int64_t> num_vector_embeds;
+  PositionalEmbeddings positional_embeddings = PositionalEmbeddings::none;  ///< see the type
+  std::optional<std::int64_t> num_positional_embeddings;                    ///< rows of the position table
+  NormType norm_type = NormType::layer_norm;                                ///< see the type
+  std::optional<std::int64_t> num_embeds_ada_norm;                          ///< rows of the conditioned norms' tables
+  double norm_eps = 1e-5;                         ///< of norm1 to norm3 where they are plain LayerNorms
+  std::optional<std::int64_t> num_vector_embeds;  ///< V, classes of discrete latents; the last is the mask
 
   /// Keys that begin with "_" (such as _class_name), as JSON text, kept and written back.
   std::vector<std::pair<std::string, std::string>> private_keys;
@@ -79,6 +79,7 @@ struct TransformerConfig {
     return double_self_attention ? inner_dim() : cross_attention_dim.value_or(inner_dim());
   }
 
+  /// Equal in every key.
   bool operator==(const TransformerConfig&) const = default;
 };
 
@@ -98,6 +99,7 @@ struct TransformerTemporalConfig : TransformerConfig {
   static TransformerTemporalConfig from_json(std::string_view text, std::string_view where = "config.json",
                                              UnknownKeys unknown = UnknownKeys::refuse,
                                              const WarningHandler& on_warning = {});
+  /// The same from a file; `where` is its path. Throws IoError too.
   static TransformerTemporalConfig from_file(const std::filesystem::path& path,
                                              UnknownKeys unknown = UnknownKeys::refuse,
                                              const WarningHandler& on_warning = {});
@@ -105,6 +107,7 @@ struct TransformerTemporalConfig : TransformerConfig {
   /// default.
   std::string to_json() const;
 
+  /// Equal in every key.
   bool operator==(const TransformerTemporalConfig&) const = default;
 };
 
@@ -119,20 +122,23 @@ struct Transformer2DConfig : TransformerConfig {
   /// How many IP-Adapters attn2 has keys and values for (attn2.processor.to_k_ip.i, to_v_ip.i); ours, as diffusers
   /// keeps it beside the configuration.
   std::int64_t num_ip_adapters = 0;
-  // Accepted and unused, as in diffusers for continuous input.
-  std::optional<std::int64_t> caption_channels;
-  std::optional<double> interpolation_scale;
-  std::optional<bool> use_additional_conditions;
+  std::optional<std::int64_t> caption_channels;   ///< accepted and unused, as in diffusers for continuous input
+  std::optional<double> interpolation_scale;      ///< accepted and unused
+  std::optional<bool> use_additional_conditions;  ///< accepted and unused
 
   /// As TransformerTemporalConfig's.
   void validate() const;
+  /// As TransformerTemporalConfig's.
   static Transformer2DConfig from_json(std::string_view text, std::string_view where = "config.json",
                                        UnknownKeys unknown = UnknownKeys::refuse,
                                        const WarningHandler& on_warning = {});
+  /// The same from a file; `where` is its path. Throws IoError too.
   static Transformer2DConfig from_file(const std::filesystem::path& path, UnknownKeys unknown = UnknownKeys::refuse,
                                        const WarningHandler& on_warning = {});
+  /// As TransformerTemporalConfig's.
   std::string to_json() const;
 
+  /// Equal in every key.
   bool operator==(const Transformer2DConfig&) const = default;
 };
 
@@ -143,14 +149,18 @@ struct TransformerSpatioTemporalConfig : TransformerConfig {
 
   /// As TransformerTemporalConfig's.
   void validate() const;
+  /// As TransformerTemporalConfig's.
   static TransformerSpatioTemporalConfig from_json(std::string_view text, std::string_view where = "config.json",
                                                    UnknownKeys unknown = UnknownKeys::refuse,
                                                    const WarningHandler& on_warning = {});
+  /// The same from a file; `where` is its path. Throws IoError too.
   static TransformerSpatioTemporalConfig from_file(const std::filesystem::path& path,
                                                    UnknownKeys unknown = UnknownKeys::refuse,
                                                    const WarningHandler& on_warning = {});
+  /// As TransformerTemporalConfig's.
   std::string to_json() const;
 
+  /// Equal in every key.
   bool operator==(const TransformerSpatioTemporalConfig&) const = default;
 };
 
@@ -164,10 +174,11 @@ std::string_view class_name(const ModelConfig& config) noexcept;
 
 /// A published model's module, ready for from_config.
 struct Preset {
-  std::string_view name;         ///< e.g. "animatediff-v3/down_blocks.0"
-  std::string_view description;  ///< the model, and where in it the module stands
-  TransformerTemporalConfig config;
+  std::string_view name;             ///< such as "animatediff-v3-320"
+  std::string_view description;      ///< the model, and where in it the module stands
+  TransformerTemporalConfig config;  ///< as the published files have it
 };
+/// All of them, model by model.
 const std::vector<Preset>& presets();
 
 }  // namespace kineograph

@@ -12,6 +12,7 @@
 
 namespace kineograph {
 
+/// What convert() writes, and with which changes.
 struct ConvertOptions {
   /// What to write: Layout::module, a folder for TransformerTemporalModel; Layout::motion_adapter, a folder for
   /// diffusers' MotionAdapter; Layout::animatediff, one .safetensors file with the original's names.
@@ -20,6 +21,7 @@ struct ConvertOptions {
   std::string module = {};
   /// f32, f16 or bf16; nullopt keeps each tensor's own.
   std::optional<DType> dtype = {};
+  /// Merged into the weights, in this order.
   LoraStack loras = {};
   /// Rows of the position tables, at least as many as there are; further ones are diffusers' sines and cosines.
   std::optional<std::int64_t> num_positional_embeddings = {};

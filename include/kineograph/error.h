@@ -10,6 +10,7 @@ namespace kineograph {
 /// "<where>: expected <expected>, found <found>. <hint>"; the parts are kept for programs.
 class Error : public std::runtime_error {
  public:
+  /// Of the parts; `hint` may be empty: what is likely wrong, or what to do.
   Error(std::string where, std::string expected, std::string found, std::string hint = {});
 
   /// A message that is not of the expected/found form.
@@ -17,8 +18,11 @@ class Error : public std::runtime_error {
 
   /// The file, key, tensor or argument at fault.
   const std::string& where() const noexcept { return where_; }
+  /// A noun phrase: what would have been right. Empty, as found() and hint() are, in a message of another form.
   const std::string& expected() const noexcept { return expected_; }
+  /// The value, type or state that was there instead.
   const std::string& found() const noexcept { return found_; }
+  /// The likely cause, or what to do, in whole sentences; may be empty.
   const std::string& hint() const noexcept { return hint_; }
 
  private:

@@ -18,11 +18,13 @@ namespace kineograph {
 /// from the adapter_config.json beside it).
 class Lora {
  public:
+  /// The addition to one weight: factor * up * down.
   struct Delta {
     std::string key;        ///< what it is called in the file, without its ending
     std::string module;     ///< path of the module, as TemporalModule::name
     std::string parameter;  ///< "transformer_blocks.0.attn1.to_q.weight"
-    TensorView down, up;    ///< (r, in), (out, r)
+    TensorView down;        ///< (r, in)
+    TensorView up;          ///< (out, r)
     double factor = 1.0;    ///< alpha / r (PEFT's use_rslora: alpha / sqrt(r)), 1 without an alpha
   };
 
@@ -30,6 +32,7 @@ class Lora {
   /// no LoRA's, all named.
   static Lora open(const std::filesystem::path& path);
 
+  /// All of the file, in its order.
   const std::vector<Delta>& deltas() const noexcept { return deltas_; }
   /// Throws CheckpointError, naming them all, for deltas that no module of `modules` has a weight for.
   void require_in(const std::vector<TemporalModule>& modules) const;
@@ -59,8 +62,9 @@ class AdaptedModel {
   /// Throws ArgumentError for a name that is taken and a scale that is not finite; CheckpointError for a LoRA with
   /// nothing for this module, or with keys of it that match no weight.
   void add_lora(const std::string& name, const Lora& lora, double scale = 1.0);
-  /// Throw ArgumentError for a name that is not there or a scale that is not finite.
+  /// Throws ArgumentError for a name that is not there or a scale that is not finite.
   void set_scale(const std::string& name, double scale);
+  /// Throws ArgumentError for a name that is not there.
   void remove_lora(const std::string& name);
   /// The model with all LoRAs as they are now.
   const TransformerTemporalModel& model() const noexcept { return current_; }

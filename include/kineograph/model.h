@@ -34,7 +34,9 @@ struct ModelOptions {
   std::string isa = {};
   /// File variant of from_pretrained, such as "fp16"; empty for none.
   std::string variant = {};
+  /// Of config.json.
   UnknownKeys unknown_keys = UnknownKeys::refuse;
+  /// Called while the model is opened.
   WarningHandler on_warning = {};
 };
 
@@ -49,7 +51,9 @@ struct ForwardOptions {
   TensorView timestep = {};
   /// Integers, (B) or () or (1), in [0, num_embeds_ada_norm]; the last is the unconditional class. ada_norm_zero only.
   TensorView class_labels = {};
+  /// Handed to every attention's processor; null for none.
   const CrossAttentionKwargs* cross_attention_kwargs = nullptr;
+  /// Null for the default of every attention.
   const AttentionProcessors* attention_processors = nullptr;
   /// Training: dropout at the configuration's rate, and one class label in ten replaced by the unconditional one, both
   /// drawn from this seed. The same seed draws the same again, in forward and in backward, whatever engine or number of
@@ -63,8 +67,8 @@ struct ForwardOptions {
 
 /// One parameter of the model: its name in diffusers' state dict, and its values.
 struct Parameter {
-  std::string name;
-  TensorView value;
+  std::string name;  ///< such as "transformer_blocks.0.attn1.to_q.weight"
+  TensorView value;  ///< memory of its owner
 };
 
 /// What backward writes: the gradients of a loss. Absent views are not computed; nothing is added to what is there.
@@ -76,9 +80,10 @@ struct Gradients {
   MutableTensorView encoder_hidden_states = {};
   /// Of parameters, by their names in the state dict; contiguous f32 of their shapes. What is not named is frozen.
   struct Parameter {
-    std::string name;
-    MutableTensorView value;
+    std::string name;         ///< as in the state dict
+    MutableTensorView value;  ///< written whole
   };
+  /// In any order, each name once.
   std::vector<Parameter> parameters = {};
 };
 
@@ -118,15 +123,19 @@ class TransformerTemporalModel {
   void backward(TensorView hidden_states, TensorView sample_gradient, const Gradients& gradients,
                 const ForwardOptions& options = {}) const;
 
+  /// The configuration it was made with, ModelOptions' overrides included.
   const TransformerTemporalConfig& config() const noexcept;
   /// Parameters in the state dict's order; views into the model's memory.
   const std::vector<Parameter>& parameters() const noexcept;
+  /// Elements of all parameters.
   std::int64_t num_parameters() const;
   /// The dtype most parameters are stored in.
   DType dtype() const noexcept;
-  /// The engine that runs it, e.g. "cpu"; the instruction set it chose, e.g. "avx512"; what its GEMMs take.
+  /// The engine that runs it, e.g. "cpu".
   std::string_view engine() const noexcept;
+  /// The instruction set that the engine chose, e.g. "avx512".
   std::string_view isa() const noexcept;
+  /// The dtype that inputs of matrix products are rounded to: f32 or bf16.
   DType compute_dtype() const noexcept;
   /// Names of the attentions, for attention processors: "transformer_blocks.0.attn1", ...
   std::vector<std::string> attention_names() const;

@@ -23,12 +23,13 @@ std::string_view name_of(DType dtype) noexcept;
 /// f16, bf16, f32 or f64.
 bool is_floating(DType dtype) noexcept;
 
-/// Bit patterns of the 16-bit floating types; arithmetic is done after conversion to float.
+/// IEEE 754's binary16 as its bits; arithmetic is done after conversion to float.
 struct f16 {
-  std::uint16_t bits = 0;
+  std::uint16_t bits = 0;  ///< sign, 5 of exponent, 10 of mantissa
 };
+/// The upper half of a float as its bits; arithmetic is done after conversion to float.
 struct bf16 {
-  std::uint16_t bits = 0;
+  std::uint16_t bits = 0;  ///< sign, 8 of exponent, 7 of mantissa
 };
 
 /// The DType of a C++ element type.
@@ -62,18 +63,24 @@ constexpr DType dtype_of() {
 /// Extents or strides of at most kMaxRank axes, held in place: making one never allocates.
 class Dims {
  public:
-  static constexpr std::size_t kMaxRank = 8;
+  static constexpr std::size_t kMaxRank = 8;  ///< most axes
 
   constexpr Dims() = default;
+  /// Throws ArgumentError beyond kMaxRank axes.
   Dims(std::initializer_list<std::int64_t> values) : Dims(std::span(values.begin(), values.size())) {}
   /// Throws ArgumentError beyond kMaxRank axes.
   explicit Dims(std::span<const std::int64_t> values);
 
-  std::size_t size() const noexcept { return rank_; }
-  bool empty() const noexcept { return rank_ == 0; }
+  std::size_t size() const noexcept { return rank_; }  ///< number of axes
+  bool empty() const noexcept { return rank_ == 0; }   ///< no axes
+
+  /// Of axis i, which is below kMaxRank; not checked.
   std::int64_t operator[](std::size_t i) const noexcept { return values_[i]; }
+  /// Of axis i, which is below kMaxRank; not checked.
   std::int64_t& operator[](std::size_t i) noexcept { return values_[i]; }
-  const std::int64_t* begin() const noexcept { return values_.data(); }
+  const std::int64_t* begin() const noexcept { return values_.data(); }  ///< first axis
+
+  /// One past the last axis.
   const std::int64_t* end() const noexcept { return values_.data() + rank_; }
   friend bool operator==(const Dims& a, const Dims& b) noexcept {
     if (a.rank_ != b.rank_) return false;
@@ -101,15 +108,19 @@ std::string to_string(const Dims& dims);
 class TensorView {
  public:
   TensorView() = default;
+  /// Row-major elements at `data`. Throws FormatError for a shape whose elements cannot be counted.
   TensorView(const void* data, DType dtype, Shape shape)
       : data_(data), dtype_(dtype), shape_(shape), strides_(contiguous_strides(shape)), present_(true) {}
+  /// Elements at `data`, `strides[i]` of them apart along axis i.
   TensorView(const void* data, DType dtype, Shape shape, Dims strides)
       : data_(data), dtype_(dtype), shape_(shape), strides_(strides), present_(true) {}
+  /// Row-major elements of type T.
   template <class T>
   TensorView(const T* data, Shape shape) : TensorView(data, dtype_of<T>(), shape) {}
 
   /// False for a default-made view: an optional argument that was not given.
   explicit operator bool() const noexcept { return present_; }
+  /// The element at index 0 of every axis.
   const void* data() const noexcept { return data_; }
   /// The elements as T; throws ArgumentError when T is not the dtype.
   template <class T>
@@ -117,34 +128,42 @@ class TensorView {
     check_dtype(dtype_of<T>());
     return static_cast<const T*>(data_);
   }
-  DType dtype() const noexcept { return dtype_; }
-  const Shape& shape() const noexcept { return shape_; }
-  std::int64_t size(std::size_t axis) const noexcept { return shape_[axis]; }
-  std::size_t rank() const noexcept { return shape_.size(); }
-  const Dims& strides() const noexcept { return strides_; }
-  std::int64_t numel() const { return element_count(shape_); }
+  DType dtype() const noexcept { return dtype_; }                              ///< type of the elements
+  const Shape& shape() const noexcept { return shape_; }                       ///< extents of the axes
+  std::int64_t size(std::size_t axis) const noexcept { return shape_[axis]; }  ///< extent of one axis
+  std::size_t rank() const noexcept { return shape_.size(); }                  ///< number of axes
+  const Dims& strides() const noexcept { return strides_; }                    ///< in elements
+  std::int64_t numel() const { return element_count(shape_); }                 ///< number of elements
+
+  /// Whether the elements lie row-major without gaps.
   bool is_contiguous() const;
 
  protected:
+  /// Throws ArgumentError, saying both, where `wanted` is not the dtype.
   void check_dtype(DType wanted) const;
 
-  const void* data_ = nullptr;
-  DType dtype_ = DType::f32;
-  Shape shape_;
-  Dims strides_;
-  bool present_ = false;
+  const void* data_ = nullptr;  ///< see data()
+  DType dtype_ = DType::f32;    ///< see dtype()
+  Shape shape_;                 ///< see shape()
+  Dims strides_;                ///< see strides()
+  bool present_ = false;        ///< see operator bool
 };
 
 /// The same over memory that may be written.
 class MutableTensorView : public TensorView {
  public:
   MutableTensorView() = default;
+  /// Row-major elements at `data`, as TensorView's.
   MutableTensorView(void* data, DType dtype, Shape shape) : TensorView(data, dtype, shape) {}
+  /// Strided elements at `data`, as TensorView's.
   MutableTensorView(void* data, DType dtype, Shape shape, Dims strides) : TensorView(data, dtype, shape, strides) {}
+  /// Row-major elements of type T.
   template <class T>
   MutableTensorView(T* data, Shape shape) : TensorView(data, dtype_of<T>(), shape) {}
 
+  /// The element at index 0 of every axis.
   void* data() const noexcept { return const_cast<void*>(data_); }
+  /// The elements as T; throws ArgumentError when T is not the dtype.
   template <class T>
   T* data_as() const {
     check_dtype(dtype_of<T>());
@@ -156,29 +175,38 @@ class MutableTensorView : public TensorView {
 class Tensor {
  public:
   Tensor() = default;
+  /// Zeros. Throws FormatError for a shape whose elements cannot be counted, std::bad_alloc.
   Tensor(DType dtype, Shape shape);
+  /// Copies the elements.
   Tensor(const Tensor& other);
+  /// Copies the elements.
   Tensor& operator=(const Tensor& other);
-  Tensor(Tensor&&) noexcept = default;
-  Tensor& operator=(Tensor&&) noexcept = default;
+  Tensor(Tensor&&) noexcept = default;             ///< takes the memory
+  Tensor& operator=(Tensor&&) noexcept = default;  ///< takes the memory
 
+  /// False for a default-made or moved-from tensor.
   explicit operator bool() const noexcept { return data_ != nullptr; }
-  DType dtype() const noexcept { return dtype_; }
-  const Shape& shape() const noexcept { return shape_; }
-  std::int64_t numel() const { return element_count(shape_); }
-  std::size_t bytes() const { return static_cast<std::size_t>(numel()) * size_of(dtype_); }
-  void* data() noexcept { return data_.get(); }
-  const void* data() const noexcept { return data_.get(); }
+  DType dtype() const noexcept { return dtype_; }                                            ///< type of the elements
+  const Shape& shape() const noexcept { return shape_; }                                     ///< extents of the axes
+  std::int64_t numel() const { return element_count(shape_); }                               ///< number of elements
+  std::size_t bytes() const { return static_cast<std::size_t>(numel()) * size_of(dtype_); }  ///< size of the elements
+  void* data() noexcept { return data_.get(); }                                              ///< first element
+  const void* data() const noexcept { return data_.get(); }                                  ///< first element
+
+  /// The elements as T; throws ArgumentError when T is not the dtype.
   template <class T>
   T* data_as() {
     return mutable_view().data_as<T>();
   }
+  /// The elements as T; throws ArgumentError when T is not the dtype.
   template <class T>
   const T* data_as() const {
     return view().data_as<T>();
   }
-  TensorView view() const { return {data_.get(), dtype_, shape_}; }
-  MutableTensorView mutable_view() { return {data_.get(), dtype_, shape_}; }
+  TensorView view() const { return {data_.get(), dtype_, shape_}; }           ///< valid while the tensor lives
+  MutableTensorView mutable_view() { return {data_.get(), dtype_, shape_}; }  ///< valid while the tensor lives
+
+  /// view()
   operator TensorView() const { return view(); }
 
  private:

@@ -5,8 +5,8 @@ classes write it, and what diffusers computes for each temporal module in it.
     pip install torch diffusers safetensors
     tests/checkpoints/make_checkpoints.py
 
-FILE (or folder) has FILE.expected.safetensors beside it: for each module `NAME.hidden_states` (2 videos of 4 frames) and
-`NAME.sample`, computed in f64 with the file's own f16 weights and rounded to f32.
+FILE (or folder) has FILE.expected.safetensors beside it: for each module `NAME.hidden_states` (2 videos of 4 frames)
+and `NAME.sample`, computed in f64 with the file's own f16 weights and rounded to f32.
 """
 
 import pathlib

@@ -80,7 +80,7 @@ def make_blocks(c):
 
 
 class DiscreteTemporalModel(nn.Module):
-    """Class indices in, log-probabilities out; begins and ends as diffusers' Transformer2DModel does when vectorised."""
+    """Class indices in, log-probabilities out; begins and ends as diffusers' vectorised Transformer2DModel."""
 
     def __init__(self, c):
         super().__init__()

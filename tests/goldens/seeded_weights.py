@@ -21,7 +21,7 @@ def fnv1a64(text):
 
 
 def uniform(seed, name, shape):
-    """float32 in (-1, 1), never 0; element i (row-major) is output i of the splitmix64 stream keyed by seed and name."""
+    """float32 in (-1, 1), never 0; element i (row-major) is output i of splitmix64 keyed by seed and name."""
     key = fnv1a64(name) ^ (seed * GOLDEN_GAMMA & MASK)
     count = math.prod(shape)
     z = np.uint64(key) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GOLDEN_GAMMA)

@@ -295,7 +295,7 @@ def test_config_reads_as_diffusers():
     assert model.config.norm_type == model.config["norm_type"] == "ada_norm"
     assert json.loads(json.dumps(model.config))["in_channels"] == 32
     with pytest.raises(AttributeError):
-        model.config.nothing
+        model.config.nothing  # noqa: B018
 
 
 def test_gradients_equal_finite_differences():
