@@ -39,7 +39,7 @@ std::pair<Lora, double> read_lora(const std::string& argument) {
 /// What most people want: an adapter of motion modules, else the one module that was asked for.
 Layout choose(const ConvertArguments& arguments, const Checkpoint& checkpoint) {
   if (const auto found = targets().find(arguments.to); found != targets().end()) return found->second;
-  const std::vector<TemporalModule> modules = checkpoint.modules();
+  const std::vector<TemporalModule> modules = temporal_modules(checkpoint);
   const bool motion = !modules.empty() && is_motion(modules.front().layout);
   return motion && arguments.module.empty() ? Layout::motion_adapter : Layout::module;
 }

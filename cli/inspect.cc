@@ -46,7 +46,7 @@ std::string place_of(std::string_view name) {
 
 Contents read(const InspectArguments& arguments) {
   Contents contents{Checkpoint::open(arguments.path, arguments.variant)};
-  contents.modules = contents.checkpoint.modules();
+  contents.modules = temporal_modules(contents.checkpoint);
   for (const auto& [name, view] : contents.checkpoint.tensors()) {
     contents.values += view.numel();
     contents.bytes += static_cast<std::size_t>(view.numel()) * size_of(view.dtype());

@@ -127,7 +127,7 @@ void check_video(const TransformerTemporalConfig& config, std::int64_t patch) {
 TransformerTemporalModel open_model(const RunArguments& arguments, const ModelOptions& options) {
   if (arguments.module.empty() && !std::filesystem::is_regular_file(arguments.model))
     return TransformerTemporalModel::from_pretrained(arguments.model, options);
-  return Checkpoint::open(arguments.model, arguments.variant).load(arguments.module, options);
+  return load(Checkpoint::open(arguments.model, arguments.variant), arguments.module, options);
 }
 
 void run(const RunArguments& arguments) {

@@ -11,6 +11,7 @@
 #include "kineograph/checkpoint.h"
 #include "kineograph/error.h"
 #include "kineograph/lora.h"
+#include "kineograph/modules.h"
 #include "kineograph/tensor.h"
 
 namespace kineograph::fuzz {
@@ -54,7 +55,7 @@ class MemoryFile {
 inline void inspect(const std::string& bytes) {
   const MemoryFile file(bytes);
   expect_value_or_error([&] {
-    for (const TemporalModule& module : Checkpoint::open(file.path()).modules()) {
+    for (const TemporalModule& module : temporal_modules(Checkpoint::open(file.path()))) {
       volatile std::int64_t parameters = module.num_parameters();
       (void)parameters;
     }

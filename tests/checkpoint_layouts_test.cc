@@ -43,14 +43,14 @@ TEST_P(LayoutTest, EveryModuleGivesWhatDiffusersComputes) {
                                                         {"unet_motion", Layout::unet_motion}};
   std::set<std::string> found, wanted;
   for (const auto& [name, value] : expected.tensors()) wanted.insert(name.substr(0, name.rfind('.')));
-  for (const TemporalModule& module : checkpoint.modules()) {
+  for (const TemporalModule& module : temporal_modules(checkpoint)) {
     SCOPED_TRACE(module.name);
     found.insert(module.name);
     EXPECT_EQ(module.layout, layouts.at(GetParam()));
     const TensorView x = expected.find(module.name + ".hidden_states"), y = expected.find(module.name + ".sample");
     ASSERT_TRUE(x && y);
     for (const Runner& runner : runners()) {
-      const TransformerTemporalModel model = checkpoint.load(module.name, runner.options());
+      const TransformerTemporalModel model = load(checkpoint, module.name, runner.options());
       ForwardOptions arguments;
       arguments.num_frames = kFrames;
       expect_close(model.forward(x, arguments).sample, y, model.config(), runner, x.dtype());

@@ -9,6 +9,7 @@
 
 #include "kineograph/checkpoint.h"
 #include "kineograph/lora.h"
+#include "kineograph/modules.h"
 
 namespace kineograph {
 

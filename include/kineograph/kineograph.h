@@ -8,4 +8,5 @@
 #include "kineograph/error.h"
 #include "kineograph/lora.h"
 #include "kineograph/model.h"
+#include "kineograph/modules.h"
 #include "kineograph/tensor.h"

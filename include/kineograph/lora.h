@@ -10,6 +10,7 @@
 
 #include "kineograph/checkpoint.h"
 #include "kineograph/model.h"
+#include "kineograph/modules.h"
 
 namespace kineograph {
 

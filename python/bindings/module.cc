@@ -100,7 +100,7 @@ TransformerTemporalModel from_pretrained(const std::string& directory, const std
     const nb::gil_scoped_release free;
     if (module.empty() && !std::filesystem::is_regular_file(directory))
       return TransformerTemporalModel::from_pretrained(directory, options);
-    return Checkpoint::open(directory, variant).load(module, options);
+    return load(Checkpoint::open(directory, variant), module, options);
   }();
   warnings.issue();
   return model;

@@ -33,7 +33,7 @@ Tensor positions(const TemporalModule& module, const TensorView& stored, std::in
 class Converter {
  public:
   Converter(const Checkpoint& checkpoint, const ConvertOptions& options)
-      : checkpoint_(checkpoint), options_(options), modules_(checkpoint.modules()) {
+      : checkpoint_(checkpoint), options_(options), modules_(temporal_modules(checkpoint)) {
     if (modules_.empty()) throw CheckpointError(where(), "at least one temporal module", "none");
     if (options.dtype && *options.dtype != DType::f32 && *options.dtype != DType::f16 && *options.dtype != DType::bf16)
       throw ArgumentError("dtype", "f32, f16 or bf16", std::string(name_of(*options.dtype)));

@@ -1,11 +1,13 @@
 // The names under which checkpoints keep the parameters of temporal modules.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
-#include "kineograph/checkpoint.h"
+#include "kineograph/modules.h"
 
 namespace kineograph::model {
 
@@ -18,6 +20,9 @@ struct Place {
 
 /// Where a key of any known layout belongs; nullopt for what is no temporal module's.
 std::optional<Place> place_of(std::string_view key);
+
+/// Sorts modules as the data passes them: transformer_in, down_blocks, mid_block, up_blocks, and numbers as numbers.
+std::vector<std::int64_t> order_of(const std::string& module);
 
 /// The original AnimateDiff's key for a parameter of diffusers' motion module.
 std::string animatediff_key(std::string_view module, std::string_view parameter);
