@@ -4,6 +4,9 @@ include(CMakePackageConfigHelpers)
 install(TARGETS kineograph EXPORT kineographTargets
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
         LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+if(KINEOGRAPH_C)
+  install(TARGETS kineograph_c EXPORT kineographTargets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+endif()
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/kineograph DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/kineograph)

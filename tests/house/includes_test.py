@@ -69,6 +69,7 @@ ALLOWED = {
         "src/base",
     ],
     "src/model": ["src/checkpoint", "src/config", "src/engine", "src/base"],
+    "src/c": [],
     "video": ["src/base"],
     "cli": ["video", "src/base"],
     "python": [],
