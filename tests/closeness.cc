@@ -29,7 +29,7 @@ std::vector<Runner> runners() {
 /// angle is off by up to 1000 epsilon where exp rounds the other way; the fused engine by the rounding of every stage's
 /// GEMM inputs on a branch as large as the output's, with a factor for the goldens' peaked softmax (their queries and
 /// keys are three times larger than usual).
-double tolerance(const TransformerTemporalConfig& config, const Runner& runner, DType image, double scale) {
+double tolerance(const TransformerConfig& config, const Runner& runner, DType image, double scale) {
   const bool conditioned = config.norm_type == NormType::ada_norm_zero;
   const double exact = 4.0 * 0x1p-23 * scale + (conditioned ? 1000.0 * 0x1p-24 * scale : 0.0);
   const double stored = image == DType::bf16 ? 0x1p-8 * scale : image == DType::f16 ? 0x1p-11 * scale : 0.0;
@@ -38,7 +38,7 @@ double tolerance(const TransformerTemporalConfig& config, const Runner& runner, 
   return exact + stored + 8.0 * stages * (runner.compute == DType::bf16 ? 0x1p-8 : 0x1p-23) * scale;
 }
 
-void expect_close(const Tensor& got, TensorView want, const TransformerTemporalConfig& config, const Runner& runner,
+void expect_close(const Tensor& got, TensorView want, const TransformerConfig& config, const Runner& runner,
                   DType image) {
   const Tensor a = convert(got, DType::f64), b = convert(want, DType::f64);
   ASSERT_EQ(a.shape(), b.shape());

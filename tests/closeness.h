@@ -21,10 +21,10 @@ std::vector<Runner> runners();
 
 /// How far a runner's answer of largest value `scale` may lie from an f64 run rounded to f32, for an input of dtype
 /// `image`.
-double tolerance(const TransformerTemporalConfig& config, const Runner& runner, DType image, double scale);
+double tolerance(const TransformerConfig& config, const Runner& runner, DType image, double scale);
 
 /// Fails the test where `got` differs from `want` by more than tolerance().
-void expect_close(const Tensor& got, TensorView want, const TransformerTemporalConfig& config, const Runner& runner,
+void expect_close(const Tensor& got, TensorView want, const TransformerConfig& config, const Runner& runner,
                   DType image);
 
 }  // namespace kineograph::testing

@@ -4,20 +4,18 @@
 #include <cmath>
 #include <memory>
 
-#include "model/parameters.h"
 #include "model/seeded.h"
 
 namespace kineograph::testing {
-namespace {
 
 DType dtype_of_name(const std::string& name) {
   return name == "bf16" ? DType::bf16 : name == "f16" ? DType::f16 : DType::f32;
 }
 
-Tensor draw(const Golden& golden, const model::Slot& slot) {
-  const model::SeededUniform uniform(golden.seed, slot.name);
-  if (slot.role == model::Role::positions && !golden.seeded_positions)
-    return convert(model::sinusoidal_positions(slot.shape[1], slot.shape[2]), golden.weights_dtype);
+Tensor draw(const model::Slot& slot, std::uint64_t seed, DType dtype, bool seeded_positions) {
+  const model::SeededUniform uniform(seed, slot.name);
+  if (slot.role == model::Role::positions && !seeded_positions)
+    return convert(model::sinusoidal_positions(slot.shape[1], slot.shape[2]), dtype);
   Tensor values(DType::f32, slot.shape);
   const bool query_or_key = slot.name.ends_with(".to_q.weight") || slot.name.ends_with(".to_k.weight");
   const auto bound = static_cast<float>(1.0 / std::sqrt(static_cast<double>(std::max<std::int64_t>(1, slot.fan_in))));
@@ -35,22 +33,34 @@ Tensor draw(const Golden& golden, const model::Slot& slot) {
         value = static_cast<float>(std::sqrt(3.0)) * u;
         break;
       case model::Role::positions:
+      case model::Role::mix_factor:
         value = u;
         break;
       default:
         value = query_or_key ? 3.0f * (bound * u) : bound * u;
     }
   }
-  return convert(values, golden.weights_dtype);
+  return convert(values, dtype);
 }
 
-}  // namespace
+std::vector<Parameter> draw_state_dict(const ModelConfig& config, std::uint64_t seed, DType dtype,
+                                       bool seeded_positions, std::vector<Tensor>& tensors) {
+  engine::Weights weights;
+  std::vector<Parameter> state_dict;
+  const std::vector<model::Slot> slots = model::parameter_slots(config, weights);
+  tensors.reserve(slots.size());
+  for (const auto& slot : slots) {
+    tensors.push_back(draw(slot, seed, dtype, seeded_positions));
+    state_dict.push_back({slot.name, tensors.back().view()});
+  }
+  return state_dict;
+}
 
 std::filesystem::path golden_folder() { return std::filesystem::path(KINEOGRAPH_GOLDENS); }
 
-std::vector<std::string> golden_names() {
+std::vector<std::string> golden_names(const std::string& below) {
   std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(golden_folder()))
+  for (const auto& entry : std::filesystem::directory_iterator(golden_folder() / below))
     if (entry.path().extension() == ".safetensors" && entry.path().stem() != "gradients")
       names.push_back(entry.path().stem());
   std::sort(names.begin(), names.end());
@@ -70,15 +80,8 @@ Golden load_golden(const std::filesystem::path& path) {
 }
 
 TransformerTemporalModel Golden::model(const ModelOptions& options) const {
-  engine::Weights weights;
   auto tensors = std::make_shared<std::vector<Tensor>>();
-  std::vector<Parameter> state_dict;
-  const std::vector<kineograph::model::Slot> slots = kineograph::model::parameter_slots(config, weights);
-  tensors->reserve(slots.size());
-  for (const auto& slot : slots) {
-    tensors->push_back(draw(*this, slot));
-    state_dict.push_back({slot.name, tensors->back().view()});
-  }
+  const std::vector<Parameter> state_dict = draw_state_dict(config, seed, weights_dtype, seeded_positions, *tensors);
   return TransformerTemporalModel::from_state_dict(config, state_dict, tensors, options);
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kineograph/kineograph.h"
+#include "model/parameters.h"
 
 namespace kineograph::testing {
 
@@ -24,8 +25,17 @@ struct Golden {
   TensorView sample() const { return file.find("sample"); }
 };
 
+/// A parameter as tests/goldens/seeded_weights.py draws it.
+Tensor draw(const model::Slot& slot, std::uint64_t seed, DType dtype, bool seeded_positions = false);
+/// "f32", "f16" or "bf16" of a golden's metadata.
+DType dtype_of_name(const std::string& name);
+/// Every parameter of `config`, drawn; views of `tensors`.
+std::vector<Parameter> draw_state_dict(const ModelConfig& config, std::uint64_t seed, DType dtype,
+                                       bool seeded_positions, std::vector<Tensor>& tensors);
+
 std::filesystem::path golden_folder();
-std::vector<std::string> golden_names();
+/// The goldens in a folder, or in one below it.
+std::vector<std::string> golden_names(const std::string& below = {});
 Golden load_golden(const std::filesystem::path& file);
 
 }  // namespace kineograph::testing

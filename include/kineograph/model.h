@@ -1,4 +1,4 @@
-// TransformerTemporalModel: load, run, save.
+// TransformerTemporalModel, Transformer2DModel and TransformerSpatioTemporalModel: load, run, save.
 #pragma once
 
 #include <cstdint>
@@ -87,9 +87,34 @@ struct Gradients {
   std::vector<Parameter> parameters = {};
 };
 
-/// diffusers' TransformerTemporalModel. Immutable once made: forward is const and may be called from any number of
+/// What the three models have in common. Immutable once made: forward is const and may be called from any number of
 /// threads at once. Copies are cheap and share the weights.
-class TransformerTemporalModel {
+class ModelMixin {
+ public:
+  /// Writes config.json and diffusion_pytorch_model[.variant].safetensors, each atomically.
+  void save_pretrained(const std::filesystem::path& directory, std::string_view variant = {}) const;
+
+  /// Parameters in the state dict's order; views into the model's memory.
+  const std::vector<Parameter>& parameters() const noexcept;
+  /// Elements of all parameters.
+  std::int64_t num_parameters() const;
+  /// The dtype most parameters are stored in.
+  DType dtype() const noexcept;
+  /// The engine that runs it, e.g. "cpu".
+  std::string_view engine() const noexcept;
+  /// The instruction set that the engine chose, e.g. "avx512".
+  std::string_view isa() const noexcept;
+  /// The dtype that inputs of matrix products are rounded to: f32 or bf16.
+  DType compute_dtype() const noexcept;
+  struct Impl;  // the library's own
+
+ protected:
+  explicit ModelMixin(std::shared_ptr<const Impl> impl) : impl_(std::move(impl)) {}
+  std::shared_ptr<const Impl> impl_;
+};
+
+/// diffusers' TransformerTemporalModel.
+class TransformerTemporalModel : public ModelMixin {
  public:
   /// Opens a folder that diffusers' save_pretrained wrote: config.json and
   /// diffusion_pytorch_model[.variant].safetensors, or its shards. Weights are memory-mapped.
@@ -105,9 +130,6 @@ class TransformerTemporalModel {
   static TransformerTemporalModel from_state_dict(const TransformerTemporalConfig& config,
                                                   const std::vector<Parameter>& state_dict,
                                                   std::shared_ptr<const void> owner, ModelOptions options = {});
-
-  /// Writes config.json and diffusion_pytorch_model[.variant].safetensors, each atomically.
-  void save_pretrained(const std::filesystem::path& directory, std::string_view variant = {}) const;
 
   /// hidden_states: (B*F, C, H, W), row b*F+f is frame f of video b; f32, f16 or bf16; any strides, fastest for
   /// contiguous ones. Discrete: i64 (B*F, sample_size^2). Throws ArgumentError before any work starts.
@@ -125,28 +147,129 @@ class TransformerTemporalModel {
 
   /// The configuration it was made with, ModelOptions' overrides included.
   const TransformerTemporalConfig& config() const noexcept;
-  /// Parameters in the state dict's order; views into the model's memory.
-  const std::vector<Parameter>& parameters() const noexcept;
-  /// Elements of all parameters.
-  std::int64_t num_parameters() const;
-  /// The dtype most parameters are stored in.
-  DType dtype() const noexcept;
-  /// The engine that runs it, e.g. "cpu".
-  std::string_view engine() const noexcept;
-  /// The instruction set that the engine chose, e.g. "avx512".
-  std::string_view isa() const noexcept;
-  /// The dtype that inputs of matrix products are rounded to: f32 or bf16.
-  DType compute_dtype() const noexcept;
   /// Names of the attentions, for attention processors: "transformer_blocks.0.attn1", ...
   std::vector<std::string> attention_names() const;
-  struct Impl;  // the library's own
 
   /// Bytes of working memory that one forward holds beyond its input, output and packed weights.
   std::size_t workspace_bytes(TensorView hidden_states, const ForwardOptions& options = {}) const;
 
  private:
-  explicit TransformerTemporalModel(std::shared_ptr<const Impl> impl) : impl_(std::move(impl)) {}
-  std::shared_ptr<const Impl> impl_;
+  using ModelMixin::ModelMixin;
+};
+
+/// What forward returns, as in diffusers.
+struct Transformer2DModelOutput {
+  Tensor sample;  ///< (N, C, H, W) in the dtype of hidden_states
+};
+
+/// The images of one IP-Adapter. Every row's attn2 adds scale * attention(query, to_k_ip(x), to_v_ip(x)) in front of
+/// to_out, as diffusers' IPAdapterAttnProcessor does without masks.
+struct ImagePrompt {
+  /// (N, T, D), a row of tokens a row of hidden_states, or (E, T, D) as encoder_hidden_states; D is
+  /// cross_attention_dim.
+  TensorView hidden_states = {};
+  std::vector<double> scale = {1.0};  ///< one a layer, or one for all
+};
+
+/// The arguments of diffusers' Transformer2DModel.forward after hidden_states. Views are read during the call only.
+struct Transformer2DForwardOptions {
+  /// (N, S, D), a row of tokens a row of hidden_states as in diffusers; or (E, S, D) with E a divisor of N, of which
+  /// row n reads n * E / N: a row a video for its frames, or one for all.
+  TensorView encoder_hidden_states = {};
+  /// One value a row, (N), or one for all, () or (1); as ForwardOptions::timestep.
+  TensorView timestep = {};
+  /// One a row, (N), or one for all, () or (1); as ForwardOptions::class_labels.
+  TensorView class_labels = {};
+  /// For attn1, whose keys are the row's own H*W pixels (with only_cross_attention the S tokens): (N, K) of 1 or true
+  /// for keys that are kept and 0 for those that are discarded, which get -10000 added to their scores; or a floating
+  /// bias (N, 1, K), (N, H*W, K), (N * heads, 1, K) or (N * heads, H*W, K) that is added to the scores.
+  TensorView attention_mask = {};
+  /// The same for attn2, whose keys are encoder_hidden_states' tokens.
+  TensorView encoder_attention_mask = {};
+  /// One for each of the configuration's num_ip_adapters, in order; or none, which leaves the adapters out.
+  std::vector<ImagePrompt> image_prompts = {};
+  /// Threads to use; 0 takes KINEOGRAPH_NUM_THREADS, or all cores.
+  int num_threads = 0;
+  /// Called for accepted arguments that have no effect.
+  WarningHandler on_warning = {};
+};
+
+/// diffusers' Transformer2DModel over continuous latents: the transformer over the pixels of an image that the UNets of
+/// Stable Diffusion, AnimateDiff, ModelScope and I2VGen-XL use.
+class Transformer2DModel : public ModelMixin {
+ public:
+  /// As TransformerTemporalModel's.
+  static Transformer2DModel from_pretrained(const std::filesystem::path& directory, ModelOptions options = {});
+  /// As TransformerTemporalModel's.
+  static Transformer2DModel from_config(const Transformer2DConfig& config, std::uint64_t seed = 0,
+                                        ModelOptions options = {}, DType dtype = DType::f32);
+  /// As TransformerTemporalModel's.
+  static Transformer2DModel from_state_dict(const Transformer2DConfig& config, const std::vector<Parameter>& state_dict,
+                                            std::shared_ptr<const void> owner, ModelOptions options = {});
+
+  /// hidden_states: (N, C, H, W); f32, f16 or bf16; any strides. Throws ArgumentError before any work starts.
+  Transformer2DModelOutput forward(TensorView hidden_states, const Transformer2DForwardOptions& options = {}) const;
+  /// The same into the caller's memory; `sample` may be hidden_states' own memory if its layout is the same.
+  void forward(TensorView hidden_states, MutableTensorView sample,
+               const Transformer2DForwardOptions& options = {}) const;
+
+  /// The configuration it was made with.
+  const Transformer2DConfig& config() const noexcept;
+  /// Bytes of working memory that one forward holds beyond its input, output and packed weights.
+  std::size_t workspace_bytes(TensorView hidden_states, const Transformer2DForwardOptions& options = {}) const;
+
+ private:
+  using ModelMixin::ModelMixin;
+};
+
+/// The arguments of diffusers' TransformerSpatioTemporalModel.forward after hidden_states.
+struct TransformerSpatioTemporalForwardOptions {
+  /// F; hidden_states has B*F rows. 0: image_only_indicator's last extent, as in diffusers, or 1 without one.
+  std::int64_t num_frames = 0;
+  /// (B*F, S, D) as in diffusers, whose temporal blocks read the first frame's row of every video; or (B, S, D), a row
+  /// a video, or (1, S, D). Without one every attention attends to its own tokens, if cross_attention_dim is I or none.
+  TensorView encoder_hidden_states = {};
+  /// (B, F), or (F) or (1, F) for all videos: other than zero for frames that are images by themselves, which take
+  /// nothing from the temporal blocks. Absent: all are frames of videos.
+  TensorView image_only_indicator = {};
+  /// Threads to use; 0 takes KINEOGRAPH_NUM_THREADS, or all cores.
+  int num_threads = 0;
+  /// Called for accepted arguments that have no effect.
+  WarningHandler on_warning = {};
+};
+
+/// diffusers' TransformerSpatioTemporalModel: Stable Video Diffusion's transformer over the pixels of a frame and the
+/// frames of a video in turn.
+class TransformerSpatioTemporalModel : public ModelMixin {
+ public:
+  /// As TransformerTemporalModel's.
+  static TransformerSpatioTemporalModel from_pretrained(const std::filesystem::path& directory,
+                                                        ModelOptions options = {});
+  /// As TransformerTemporalModel's; time_mixer.mix_factor is 0.5.
+  static TransformerSpatioTemporalModel from_config(const TransformerSpatioTemporalConfig& config,
+                                                    std::uint64_t seed = 0, ModelOptions options = {},
+                                                    DType dtype = DType::f32);
+  /// As TransformerTemporalModel's.
+  static TransformerSpatioTemporalModel from_state_dict(const TransformerSpatioTemporalConfig& config,
+                                                        const std::vector<Parameter>& state_dict,
+                                                        std::shared_ptr<const void> owner, ModelOptions options = {});
+
+  /// hidden_states: (B*F, C, H, W), row b*F+f is frame f of video b; f32, f16 or bf16; any strides. Throws
+  /// ArgumentError before any work starts.
+  TransformerTemporalModelOutput forward(TensorView hidden_states,
+                                         const TransformerSpatioTemporalForwardOptions& options = {}) const;
+  /// The same into the caller's memory; `sample` may be hidden_states' own memory if its layout is the same.
+  void forward(TensorView hidden_states, MutableTensorView sample,
+               const TransformerSpatioTemporalForwardOptions& options = {}) const;
+
+  /// The configuration it was made with.
+  const TransformerSpatioTemporalConfig& config() const noexcept;
+  /// Bytes of working memory that one forward holds beyond its input, output and packed weights.
+  std::size_t workspace_bytes(TensorView hidden_states,
+                              const TransformerSpatioTemporalForwardOptions& options = {}) const;
+
+ private:
+  using ModelMixin::ModelMixin;
 };
 
 /// Names that ModelOptions::engine takes besides "auto", best first.

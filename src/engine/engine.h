@@ -43,7 +43,9 @@ struct AdaNormOf {
 template <class View>
 struct AttentionOf {
   LinearOf<View> to_q, to_k, to_v, to_out;
-  std::vector<LinearOf<View>> to_k_ip, to_v_ip;  // Transformer2DModel's attn2: one each per IP-Adapter, (I, D)
+  // Transformer2DModel's attn2: one each per IP-Adapter, (I, D).
+  std::vector<LinearOf<View>> to_k_ip = {};
+  std::vector<LinearOf<View>> to_v_ip = {};
 };
 
 template <class View>

@@ -1,7 +1,8 @@
-// forward and backward: arguments are checked, then the engine runs.
+// forward and backward of the models: arguments are checked, then the engine runs.
 #include <algorithm>
 
 #include "engine/engine.h"
+#include "model/arguments.h"
 #include "model/impl.h"
 #include "model/inputs.h"
 #include "model/parameters.h"
@@ -30,7 +31,7 @@ bool overlap(const TensorView& a, const TensorView& b) {
   return x.first <= y.second && y.first <= x.second;
 }
 
-void check_output(const TransformerTemporalConfig& config, const TensorView& hidden_states, const Shape& shape,
+void check_output(const TransformerConfig& config, const TensorView& hidden_states, const Shape& shape,
                   const MutableTensorView& sample) {
   const bool dtype_fits = config.is_discrete() ? sample.dtype() == DType::f32 : is_image_dtype(sample.dtype());
   if (!sample || !dtype_fits || !(sample.shape() == shape))
@@ -43,9 +44,25 @@ void check_output(const TransformerTemporalConfig& config, const TensorView& hid
                         "memory that overlaps it");
 }
 
-Shape output_shape(const TransformerTemporalConfig& config, const TensorView& hidden_states) {
+Shape output_shape(const TransformerConfig& config, const TensorView& hidden_states) {
   if (!config.is_discrete()) return hidden_states.shape();
   return {hidden_states.size(0), *config.num_vector_embeds - 1, hidden_states.size(1)};
+}
+
+/// A checked call into the caller's memory.
+void run(const ModelMixin::Impl& impl, const engine::Inputs& inputs, const MutableTensorView& sample) {
+  const TransformerConfig& config = common(impl.config);
+  check_output(config, inputs.hidden_states, output_shape(config, inputs.hidden_states), sample);
+  if (sample.numel() != 0) impl.plan->forward(inputs, sample);
+}
+
+/// A checked call into memory of its own.
+Tensor run(const ModelMixin::Impl& impl, const engine::Inputs& inputs) {
+  const TransformerConfig& config = common(impl.config);
+  Tensor sample(config.is_discrete() ? DType::f32 : inputs.hidden_states.dtype(),
+                output_shape(config, inputs.hidden_states));
+  if (sample.numel() != 0) impl.plan->forward(inputs, sample.mutable_view());
+  return sample;
 }
 
 /// What backward writes has to lie apart from what it reads: a later pass reads it again.
@@ -62,31 +79,51 @@ void check_gradient(const std::string& where, const MutableTensorView& view, con
     throw ArgumentError(where, "f32, f16 or bf16 " + to_string(shape), dtype_and_shape(view));
 }
 
+engine::Inputs read_call(const TransformerTemporalModel& model, const TensorView& hidden_states,
+                         const ForwardOptions& options) {
+  return model::read_inputs(model.config(),
+                            options.attention_processors ? model.attention_names() : std::vector<std::string>{},
+                            hidden_states, options);
+}
+
 }  // namespace
 
 void TransformerTemporalModel::forward(TensorView hidden_states, MutableTensorView sample,
                                        const ForwardOptions& options) const {
-  const engine::Inputs inputs = model::read_inputs(
-      config(), options.attention_processors ? attention_names() : std::vector<std::string>{}, hidden_states, options);
-  check_output(config(), hidden_states, output_shape(config(), hidden_states), sample);
-  if (sample.numel() == 0) return;
-  impl_->plan->forward(inputs, sample);
+  run(*impl_, read_call(*this, hidden_states, options), sample);
 }
-
 TransformerTemporalModelOutput TransformerTemporalModel::forward(TensorView hidden_states,
                                                                  const ForwardOptions& options) const {
-  const engine::Inputs inputs = model::read_inputs(
-      config(), options.attention_processors ? attention_names() : std::vector<std::string>{}, hidden_states, options);
-  TransformerTemporalModelOutput output;
-  output.sample =
-      Tensor(config().is_discrete() ? DType::f32 : hidden_states.dtype(), output_shape(config(), hidden_states));
-  if (output.sample.numel() != 0) impl_->plan->forward(inputs, output.sample.mutable_view());
-  return output;
+  return {run(*impl_, read_call(*this, hidden_states, options))};
+}
+std::size_t TransformerTemporalModel::workspace_bytes(TensorView hidden_states, const ForwardOptions& options) const {
+  return impl_->plan->workspace_bytes(read_call(*this, hidden_states, options));
 }
 
-std::size_t TransformerTemporalModel::workspace_bytes(TensorView hidden_states, const ForwardOptions& options) const {
-  return impl_->plan->workspace_bytes(model::read_inputs(
-      config(), options.attention_processors ? attention_names() : std::vector<std::string>{}, hidden_states, options));
+void Transformer2DModel::forward(TensorView hidden_states, MutableTensorView sample,
+                                 const Transformer2DForwardOptions& options) const {
+  run(*impl_, model::read_inputs(config(), hidden_states, options), sample);
+}
+Transformer2DModelOutput Transformer2DModel::forward(TensorView hidden_states,
+                                                     const Transformer2DForwardOptions& options) const {
+  return {run(*impl_, model::read_inputs(config(), hidden_states, options))};
+}
+std::size_t Transformer2DModel::workspace_bytes(TensorView hidden_states,
+                                                const Transformer2DForwardOptions& options) const {
+  return impl_->plan->workspace_bytes(model::read_inputs(config(), hidden_states, options));
+}
+
+void TransformerSpatioTemporalModel::forward(TensorView hidden_states, MutableTensorView sample,
+                                             const TransformerSpatioTemporalForwardOptions& options) const {
+  run(*impl_, model::read_inputs(config(), hidden_states, options), sample);
+}
+TransformerTemporalModelOutput TransformerSpatioTemporalModel::forward(
+    TensorView hidden_states, const TransformerSpatioTemporalForwardOptions& options) const {
+  return {run(*impl_, model::read_inputs(config(), hidden_states, options))};
+}
+std::size_t TransformerSpatioTemporalModel::workspace_bytes(
+    TensorView hidden_states, const TransformerSpatioTemporalForwardOptions& options) const {
+  return impl_->plan->workspace_bytes(model::read_inputs(config(), hidden_states, options));
 }
 
 void TransformerTemporalModel::backward(TensorView hidden_states, TensorView sample_gradient,

@@ -1,6 +1,7 @@
 // What a model holds.
 #pragma once
 
+#include <cstdint>
 #include <deque>
 #include <memory>
 #include <string>
@@ -11,8 +12,8 @@
 
 namespace kineograph {
 
-struct TransformerTemporalModel::Impl {
-  TransformerTemporalConfig config;
+struct ModelMixin::Impl {
+  ModelConfig config;
   engine::Weights weights;            // views into the owner's memory or `tensors`
   std::vector<Parameter> parameters;  // the same, by name
   std::shared_ptr<const void> owner;  // keeps mapped files alive
@@ -20,6 +21,12 @@ struct TransformerTemporalModel::Impl {
   DType dtype = DType::f32;
   std::string engine;
   std::unique_ptr<const engine::Plan> plan;
+
+  /// From tensors in the caller's memory. `owner` is kept alive.
+  static std::shared_ptr<const Impl> from_state_dict(ModelConfig config, const std::vector<Parameter>& state_dict,
+                                                     std::shared_ptr<const void> owner, const ModelOptions& options);
+  static std::shared_ptr<const Impl> from_config(ModelConfig config, std::uint64_t seed, const ModelOptions& options,
+                                                 DType dtype);
 };
 
 }  // namespace kineograph

@@ -13,10 +13,9 @@ namespace kineograph::model {
 engine::Inputs read_inputs(const TransformerTemporalConfig& config, const std::vector<std::string>& names,
                            const TensorView& hidden_states, const ForwardOptions& options);
 
-/// "f32 [2, 320, 64, 64]"
-std::string dtype_and_shape(const TensorView& view);
-
-/// What images may be made of: f32, f16 and bf16.
-bool is_image_dtype(DType dtype);
+engine::Inputs read_inputs(const Transformer2DConfig& config, const TensorView& hidden_states,
+                           const Transformer2DForwardOptions& options);
+engine::Inputs read_inputs(const TransformerSpatioTemporalConfig& config, const TensorView& hidden_states,
+                           const TransformerSpatioTemporalForwardOptions& options);
 
 }  // namespace kineograph::model

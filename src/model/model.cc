@@ -1,4 +1,4 @@
-// TransformerTemporalModel: from tensors to a prepared plan, and back to files.
+// The models: from tensors to a prepared plan, and back to files.
 #include "kineograph/model.h"
 
 #include <algorithm>
@@ -37,8 +37,14 @@ DType main_dtype(const std::vector<Parameter>& parameters) {
   return most;
 }
 
+/// The parameter that a filled slot stands for.
+void keep(ModelMixin::Impl& impl, const model::Slot& slot) {
+  impl.parameters.push_back({slot.name, *slot.view});
+  *slot.view = model::as_engine_sees(*slot.view);
+}
+
 /// Puts the state dict's tensors where the engine looks for them. Everything that does not fit is named at once.
-void fill_slots(TransformerTemporalModel::Impl& impl, const std::vector<model::Slot>& slots,
+void fill_slots(ModelMixin::Impl& impl, const std::vector<model::Slot>& slots,
                 const std::vector<Parameter>& state_dict) {
   const std::string problems = model::state_dict_problems(slots, state_dict);
   if (!problems.empty()) throw CheckpointError("The checkpoint does not fit its configuration:" + problems);
@@ -55,13 +61,21 @@ void fill_slots(TransformerTemporalModel::Impl& impl, const std::vector<model::S
     } else {
       *slot.view = view;
     }
-    impl.parameters.push_back({slot.name, *slot.view});
+    keep(impl, slot);
   }
 }
 
-TransformerTemporalConfig with_overrides(TransformerTemporalConfig config, const ModelOptions& options) {
-  if (options.group_norm_scope) config.group_norm_scope = *options.group_norm_scope;
-  config.validate();
+ModelConfig with_overrides(ModelConfig config, const ModelOptions& options) {
+  if (options.group_norm_scope) {
+    auto* temporal = std::get_if<TransformerTemporalConfig>(&config);
+    if (temporal == nullptr)
+      throw ArgumentError(
+          "group_norm_scope",
+          "none, as the GroupNorm of " + std::string(class_name(config)) + " spans a row of hidden_states",
+          std::string(name_of(*options.group_norm_scope)));
+    temporal->group_norm_scope = *options.group_norm_scope;
+  }
+  std::visit([](const auto& one) { one.validate(); }, config);
   return config;
 }
 
@@ -71,7 +85,7 @@ std::vector<const engine::Engine*> candidates(const std::string& name) {
   return {&find_engine(name)};
 }
 
-void prepare(TransformerTemporalModel::Impl& impl, const ModelOptions& options) {
+void prepare(ModelMixin::Impl& impl, const ModelOptions& options) {
   impl.dtype = main_dtype(impl.parameters);
   const DType compute = options.compute_dtype.value_or(impl.dtype == DType::bf16 ? DType::bf16 : DType::f32);
   if (compute != DType::f32 && compute != DType::bf16)
@@ -89,46 +103,98 @@ void prepare(TransformerTemporalModel::Impl& impl, const ModelOptions& options) 
   throw ArgumentError("engine", "auto or one that runs " + std::string(class_name(impl.config)), options.engine);
 }
 
+/// What a folder that save_pretrained wrote holds.
+template <class Config>
+std::shared_ptr<const ModelMixin::Impl> load_folder(const std::filesystem::path& directory,
+                                                    const ModelOptions& options) {
+  const auto config = Config::from_file(directory / "config.json", options.unknown_keys, options.on_warning);
+  const Checkpoint checkpoint = Checkpoint::open(directory, options.variant);
+  std::vector<Parameter> state_dict;
+  for (const auto& [name, view] : checkpoint.tensors()) state_dict.push_back({name, view});
+  return ModelMixin::Impl::from_state_dict(config, state_dict, checkpoint.owner(), options);
+}
+
 }  // namespace
 
-TransformerTemporalModel TransformerTemporalModel::from_state_dict(const TransformerTemporalConfig& config,
-                                                                   const std::vector<Parameter>& state_dict,
-                                                                   std::shared_ptr<const void> owner,
-                                                                   ModelOptions options) {
+std::shared_ptr<const ModelMixin::Impl> ModelMixin::Impl::from_state_dict(ModelConfig config,
+                                                                          const std::vector<Parameter>& state_dict,
+                                                                          std::shared_ptr<const void> owner,
+                                                                          const ModelOptions& options) {
   auto impl = std::make_shared<Impl>();
-  impl->config = with_overrides(config, options);
+  impl->config = with_overrides(std::move(config), options);
   impl->owner = std::move(owner);
   fill_slots(*impl, model::parameter_slots(impl->config, impl->weights), state_dict);
   prepare(*impl, options);
-  return TransformerTemporalModel(std::move(impl));
+  return impl;
+}
+
+std::shared_ptr<const ModelMixin::Impl> ModelMixin::Impl::from_config(ModelConfig config, std::uint64_t seed,
+                                                                      const ModelOptions& options, DType dtype) {
+  if (dtype != DType::f32 && dtype != DType::f16 && dtype != DType::bf16)
+    throw ArgumentError("dtype", "f32, f16 or bf16", std::string(name_of(dtype)));
+  auto impl = std::make_shared<Impl>();
+  impl->config = with_overrides(std::move(config), options);
+  for (const model::Slot& slot : model::parameter_slots(impl->config, impl->weights)) {
+    impl->tensors.push_back(model::seeded_parameter(slot, seed, dtype));
+    *slot.view = impl->tensors.back();
+    keep(*impl, slot);
+  }
+  prepare(*impl, options);
+  return impl;
 }
 
 TransformerTemporalModel TransformerTemporalModel::from_pretrained(const std::filesystem::path& directory,
                                                                    ModelOptions options) {
-  const auto config =
-      TransformerTemporalConfig::from_file(directory / "config.json", options.unknown_keys, options.on_warning);
-  const Checkpoint checkpoint = Checkpoint::open(directory, options.variant);
-  std::vector<Parameter> state_dict;
-  for (const auto& [name, view] : checkpoint.tensors()) state_dict.push_back({name, view});
-  return from_state_dict(config, state_dict, checkpoint.owner(), std::move(options));
+  return TransformerTemporalModel(load_folder<TransformerTemporalConfig>(directory, options));
 }
-
 TransformerTemporalModel TransformerTemporalModel::from_config(const TransformerTemporalConfig& config,
                                                                std::uint64_t seed, ModelOptions options, DType dtype) {
-  if (dtype != DType::f32 && dtype != DType::f16 && dtype != DType::bf16)
-    throw ArgumentError("dtype", "f32, f16 or bf16", std::string(name_of(dtype)));
-  auto impl = std::make_shared<Impl>();
-  impl->config = with_overrides(config, options);
-  for (const model::Slot& slot : model::parameter_slots(impl->config, impl->weights)) {
-    impl->tensors.push_back(model::seeded_parameter(slot, seed, dtype));
-    *slot.view = impl->tensors.back();
-    impl->parameters.push_back({slot.name, *slot.view});
-  }
-  prepare(*impl, options);
-  return TransformerTemporalModel(std::move(impl));
+  return TransformerTemporalModel(Impl::from_config(config, seed, options, dtype));
+}
+TransformerTemporalModel TransformerTemporalModel::from_state_dict(const TransformerTemporalConfig& config,
+                                                                   const std::vector<Parameter>& state_dict,
+                                                                   std::shared_ptr<const void> owner,
+                                                                   ModelOptions options) {
+  return TransformerTemporalModel(Impl::from_state_dict(config, state_dict, std::move(owner), options));
+}
+const TransformerTemporalConfig& TransformerTemporalModel::config() const noexcept {
+  return *std::get_if<TransformerTemporalConfig>(&impl_->config);
 }
 
-void TransformerTemporalModel::save_pretrained(const std::filesystem::path& directory, std::string_view variant) const {
+Transformer2DModel Transformer2DModel::from_pretrained(const std::filesystem::path& directory, ModelOptions options) {
+  return Transformer2DModel(load_folder<Transformer2DConfig>(directory, options));
+}
+Transformer2DModel Transformer2DModel::from_config(const Transformer2DConfig& config, std::uint64_t seed,
+                                                   ModelOptions options, DType dtype) {
+  return Transformer2DModel(Impl::from_config(config, seed, options, dtype));
+}
+Transformer2DModel Transformer2DModel::from_state_dict(const Transformer2DConfig& config,
+                                                       const std::vector<Parameter>& state_dict,
+                                                       std::shared_ptr<const void> owner, ModelOptions options) {
+  return Transformer2DModel(Impl::from_state_dict(config, state_dict, std::move(owner), options));
+}
+const Transformer2DConfig& Transformer2DModel::config() const noexcept {
+  return *std::get_if<Transformer2DConfig>(&impl_->config);
+}
+
+TransformerSpatioTemporalModel TransformerSpatioTemporalModel::from_pretrained(const std::filesystem::path& directory,
+                                                                               ModelOptions options) {
+  return TransformerSpatioTemporalModel(load_folder<TransformerSpatioTemporalConfig>(directory, options));
+}
+TransformerSpatioTemporalModel TransformerSpatioTemporalModel::from_config(
+    const TransformerSpatioTemporalConfig& config, std::uint64_t seed, ModelOptions options, DType dtype) {
+  return TransformerSpatioTemporalModel(Impl::from_config(config, seed, options, dtype));
+}
+TransformerSpatioTemporalModel TransformerSpatioTemporalModel::from_state_dict(
+    const TransformerSpatioTemporalConfig& config, const std::vector<Parameter>& state_dict,
+    std::shared_ptr<const void> owner, ModelOptions options) {
+  return TransformerSpatioTemporalModel(Impl::from_state_dict(config, state_dict, std::move(owner), options));
+}
+const TransformerSpatioTemporalConfig& TransformerSpatioTemporalModel::config() const noexcept {
+  return *std::get_if<TransformerSpatioTemporalConfig>(&impl_->config);
+}
+
+void ModelMixin::save_pretrained(const std::filesystem::path& directory, std::string_view variant) const {
   std::error_code error;
   std::filesystem::create_directories(directory, error);
   if (error) throw IoError(directory.string(), "a folder that can be made", error.message());
@@ -138,20 +204,19 @@ void TransformerTemporalModel::save_pretrained(const std::filesystem::path& dire
   // Both files are whole on the disk before either takes its name: a full disk leaves an older model as it was, not
   // with the other one's configuration.
   AtomicFile file(directory / "config.json");
-  file.write(config().to_json());
+  file.write(std::visit([](const auto& one) { return one.to_json(); }, impl_->config));
   file.flush();
   save_safetensors(directory / ("diffusion_pytorch_model" + dotted + ".safetensors"), tensors, {{"format", "pt"}});
   file.commit();
 }
 
-const TransformerTemporalConfig& TransformerTemporalModel::config() const noexcept { return impl_->config; }
-const std::vector<Parameter>& TransformerTemporalModel::parameters() const noexcept { return impl_->parameters; }
-DType TransformerTemporalModel::dtype() const noexcept { return impl_->dtype; }
-std::string_view TransformerTemporalModel::engine() const noexcept { return impl_->engine; }
-std::string_view TransformerTemporalModel::isa() const noexcept { return impl_->plan->isa(); }
-DType TransformerTemporalModel::compute_dtype() const noexcept { return impl_->plan->compute_dtype(); }
+const std::vector<Parameter>& ModelMixin::parameters() const noexcept { return impl_->parameters; }
+DType ModelMixin::dtype() const noexcept { return impl_->dtype; }
+std::string_view ModelMixin::engine() const noexcept { return impl_->engine; }
+std::string_view ModelMixin::isa() const noexcept { return impl_->plan->isa(); }
+DType ModelMixin::compute_dtype() const noexcept { return impl_->plan->compute_dtype(); }
 
-std::int64_t TransformerTemporalModel::num_parameters() const {
+std::int64_t ModelMixin::num_parameters() const {
   std::int64_t count = 0;
   for (const Parameter& parameter : parameters()) count += parameter.value.numel();
   return count;

@@ -12,7 +12,7 @@
 namespace kineograph::model {
 
 /// What a parameter is; decides how a seed fills it.
-enum class Role { linear_weight, linear_bias, norm_weight, norm_bias, embedding, positions };
+enum class Role { linear_weight, linear_bias, norm_weight, norm_bias, embedding, positions, mix_factor };
 
 /// One parameter: its name in diffusers' state dict, its shape, and where an engine finds it.
 template <class View>
@@ -28,7 +28,10 @@ using Slot = SlotOf<TensorView>;
 /// Every parameter of `config` in the state dict's order, over weights (TensorView) or their gradients
 /// (MutableTensorView). `weights` gets its blocks; the slots point into it.
 template <class View>
-std::vector<SlotOf<View>> parameter_slots(const TransformerTemporalConfig& config, engine::WeightsOf<View>& weights);
+std::vector<SlotOf<View>> parameter_slots(const ModelConfig& config, engine::WeightsOf<View>& weights);
+
+/// What an engine gets of a slot's tensor: the weight (N, K, 1, 1) of a 1 x 1 convolution is a Linear layer's (N, K).
+TensorView as_engine_sees(const TensorView& view);
 
 /// What of `state_dict` does not fit the slots, a line each; empty where all does. Positions may be missing.
 std::string state_dict_problems(const std::vector<Slot>& slots, const std::vector<Parameter>& state_dict);

@@ -45,20 +45,20 @@ def integers(seed, name, shape, bound):
     return np.floor(unit * bound).astype(np.int64)
 
 
-NORM = re.compile(r"(norm|norm_out|transformer_blocks\.\d+\.norm[123])\.(weight|bias)")
+NORM = re.compile(r"(norm|norm_out|(temporal_)?transformer_blocks\.\d+\.norm(_in|[123]))\.(weight|bias)")
 EMBEDDING = re.compile(r"(latent_image_embedding\.\w+|.*\.norm[12]\.emb|.*\.class_embedder\.embedding_table)\.weight")
 QUERY_OR_KEY = re.compile(r".*\.attn[12]\.to_[qk]\.weight")
-POSITIONS = re.compile(r"transformer_blocks\.\d+\.pos_embed\.pe")
+AS_IT_IS = re.compile(r"transformer_blocks\.\d+\.pos_embed\.pe|time_mixer\.mix_factor")
 
 
 def draw(seed, name, shapes):
     """The float32 value of parameter `name`; `shapes` maps every name of the state dict to its shape."""
     u = uniform(seed, name, shapes[name])
-    if POSITIONS.fullmatch(name):
+    if AS_IT_IS.fullmatch(name):
         return u
     if norm := NORM.fullmatch(name):
         quarter = np.float32(0.25) * u
-        return np.float32(1) + quarter if norm[2] == "weight" else quarter
+        return np.float32(1) + quarter if norm[4] == "weight" else quarter
     if EMBEDDING.fullmatch(name):
         return np.float32(math.sqrt(3.0)) * u
     # Everything else is a Linear, and its bias is as wide as its weight's rows say.

@@ -123,13 +123,13 @@ class Backward {
     const Array d_projected =
         activate_backward(passage_.config.activation_fn, tape.projected, d_hidden, tokens(run), block.ff_out.cols);
     Array d_n = linear_backward(block.ff_in, tape.n3, d_projected, tokens(run), sums.ff_in);
-    add(d_x,
-        normalise(block.norm3, tape.x2, d_n, 1e-5, by.norm3_scale, sums.norm3, d_by.norm3_scale, d_by.norm3_shift));
+    add(d_x, normalise(block.norm3, tape.x2, d_n, passage_.config.norm_eps, by.norm3_scale, sums.norm3,
+                       d_by.norm3_scale, d_by.norm3_shift));
 
     if (passage_.config.has_attn2()) {
       d_n = attention(layer, 2, run, tape.n2, tape.attn2, d_x);
-      add(d_x,
-          normalise(block.norm2, tape.x1, d_n, 1e-5, by.norm2_scale, sums.norm2, d_by.norm2_scale, d_by.norm2_shift));
+      add(d_x, normalise(block.norm2, tape.x1, d_n, passage_.norm2_epsilon(), by.norm2_scale, sums.norm2,
+                         d_by.norm2_scale, d_by.norm2_shift));
     }
 
     if (!by.gate_attn1.empty()) add_gate(d_x, tape.attn1.y, d_by.gate_attn1, passage_.inner);
@@ -201,7 +201,7 @@ void group_norm_backward(const Passage& passage, const TensorView& d_output, con
                          const MutableTensorView& d_input, NormLayer& sums) {
   const Inputs& in = passage.inputs;
   const std::int64_t channels = in.channels, pixels = in.height * in.width, rows = in.num_videos * in.num_frames;
-  const std::int64_t frames = passage.config.group_norm_scope == GroupNormScope::frame ? 1 : in.num_frames;
+  const std::int64_t frames = passage.scope == GroupNormScope::frame ? 1 : in.num_frames;
   const std::int64_t per_group = channels / passage.config.norm_num_groups;
   const auto count = static_cast<double>(frames * per_group * pixels);
   const TensorView& input = in.hidden_states;

@@ -15,8 +15,19 @@ LinearLayer load(const Linear& from) {
 
 NormLayer load(const Norm& from) { return {load(from.weight), load(from.bias)}; }
 
+std::vector<LinearLayer> load(const std::vector<Linear>& from) {
+  std::vector<LinearLayer> layers;
+  for (const Linear& linear : from) layers.push_back(load(linear));
+  return layers;
+}
+
 AttentionLayer load(const Attention& from) {
-  return {load(from.to_q), load(from.to_k), load(from.to_v), load(from.to_out)};
+  return {load(from.to_q), load(from.to_k), load(from.to_v), load(from.to_out), load(from.to_k_ip), load(from.to_v_ip)};
+}
+
+BlockLayers load(const Block& from) {
+  return {load(from.norm1), load(from.norm2), load(from.norm3),  load(from.attn1),
+          load(from.attn2), load(from.ff_in), load(from.ff_out), load(from.pe)};
 }
 
 // The one list of arrays: visit(array, its counterpart in another structure of the same members).
@@ -65,15 +76,27 @@ Layers load(const Weights& weights) {
   layers.norm = load(weights.norm);
   layers.proj_in = load(weights.proj_in);
   layers.proj_out = load(weights.proj_out);
-  for (const Block& block : weights.blocks)
-    layers.blocks.push_back({load(block.norm1), load(block.norm2), load(block.norm3), load(block.attn1),
-                             load(block.attn2), load(block.ff_in), load(block.ff_out), load(block.pe)});
+  for (const Block& block : weights.blocks) layers.blocks.push_back(load(block));
   layers.latent_emb = load(weights.latent_emb);
   layers.latent_height_emb = load(weights.latent_height_emb);
   layers.latent_width_emb = load(weights.latent_width_emb);
   layers.norm_out = load(weights.norm_out);
   layers.out = load(weights.out);
   return layers;
+}
+
+Layers load_temporal(const Weights& weights) {
+  Layers layers;
+  for (const TemporalBlock& block : weights.temporal_blocks)
+    layers.blocks.push_back(load(static_cast<const Block&>(block)));
+  return layers;
+}
+
+std::vector<TemporalEntry> load_entries(const Weights& weights) {
+  std::vector<TemporalEntry> entries;
+  for (const TemporalBlock& block : weights.temporal_blocks)
+    entries.push_back({load(block.norm_in), load(block.first_ff_in), load(block.first_ff_out)});
+  return entries;
 }
 
 Layers zeros_like(const Layers& layers) {

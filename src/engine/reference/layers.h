@@ -14,6 +14,7 @@ struct NormLayer {
 
 struct AttentionLayer {
   LinearLayer to_q, to_k, to_v, to_out;
+  std::vector<LinearLayer> to_k_ip, to_v_ip;
 };
 
 struct BlockLayers {
@@ -32,7 +33,17 @@ struct Layers {
   LinearLayer out;
 };
 
+/// What stands in front of a temporal block of TransformerSpatioTemporalModel.
+struct TemporalEntry {
+  NormLayer norm_in;
+  LinearLayer ff_in, ff_out;  // ff_in.net.0.proj, ff_in.net.2
+};
+
 Layers load(const Weights& weights);
+
+/// The temporal blocks alone, as the blocks of a model without projections; and what stands in front of each.
+Layers load_temporal(const Weights& weights);
+std::vector<TemporalEntry> load_entries(const Weights& weights);
 
 /// Zeros of the same shapes, to add gradients to.
 Layers zeros_like(const Layers& layers);

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numbers>
+
+#include "engine/conditioning.h"
 
 namespace kineograph::engine::reference {
 namespace {
@@ -132,17 +135,30 @@ Array layer_norm_backward(const Array& x, const Array& d_y, std::size_t tokens, 
   return d_x;
 }
 
+ScoreBias::ScoreBias(const TensorView& view, std::int64_t row, std::int64_t head)
+    : view_(view ? &view : nullptr), offset_(view ? row * view.strides()[0] + head * view.strides()[1] : 0) {}
+
+double ScoreBias::operator()(std::size_t query, std::size_t key) const {
+  if (view_ == nullptr) return 0.0;
+  return element(*view_, offset_ + static_cast<std::int64_t>(query) * view_->strides()[2] +
+                             static_cast<std::int64_t>(key) * view_->strides()[3]);
+}
+
 void attend(const double* q, std::size_t q_stride, std::size_t queries, const double* k, const double* v,
             std::size_t kv_stride, std::size_t keys, std::size_t head_dim, double scale, double* out,
-            std::size_t out_stride) {
+            std::size_t out_stride, const ScoreBias& bias) {
   Array scores(keys);
   for (std::size_t f = 0; f < queries; ++f) {
     for (std::size_t s = 0; s < keys; ++s) {
       double sum = 0.0;
       for (std::size_t e = 0; e < head_dim; ++e) sum += q[f * q_stride + e] * k[s * kv_stride + e];
-      scores[s] = sum * scale;
+      scores[s] = sum * scale + bias(f, s);
     }
     const double most = *std::max_element(scores.begin(), scores.end());
+    if (most == -std::numeric_limits<double>::infinity()) {
+      std::fill_n(out + f * out_stride, head_dim, 0.0);
+      continue;
+    }
     double total = 0.0;
     for (double& score : scores) total += score = std::exp(score - most);
     for (std::size_t e = 0; e < head_dim; ++e) {

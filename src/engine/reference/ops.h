@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kineograph/config.h"
+#include "kineograph/tensor.h"
 
 namespace kineograph::engine::reference {
 
@@ -38,11 +39,24 @@ Array layer_norm(const Array& x, std::size_t tokens, std::size_t width, const Ar
 Array layer_norm_backward(const Array& x, const Array& d_y, std::size_t tokens, std::size_t width, const Array& weight,
                           double epsilon, Array& d_weight, Array& d_bias);
 
-/// Attention of one head of one sequence: out[f] = sum_s softmax_s(scale * q[f] . k[s]) v[s]. `*_stride` is the
-/// distance between tokens.
+/// What is added to the scores of one head of one row; a default-made one adds nothing.
+class ScoreBias {
+ public:
+  ScoreBias() = default;
+  /// Of a view (rows, heads, queries, keys), or of none.
+  ScoreBias(const TensorView& view, std::int64_t row, std::int64_t head);
+  double operator()(std::size_t query, std::size_t key) const;
+
+ private:
+  const TensorView* view_ = nullptr;
+  std::int64_t offset_ = 0;
+};
+
+/// Attention of one head of one sequence: out[f] = sum_s softmax_s(scale * q[f] . k[s] + bias[f, s]) v[s]; zeros where
+/// every score is -inf. `*_stride` is the distance between tokens.
 void attend(const double* q, std::size_t q_stride, std::size_t queries, const double* k, const double* v,
             std::size_t kv_stride, std::size_t keys, std::size_t head_dim, double scale, double* out,
-            std::size_t out_stride);
+            std::size_t out_stride, const ScoreBias& bias = {});
 /// Adds to d_q, d_k and d_v. With p = softmax(scale q k) and dp = d_out . v: d_v += p d_out,
 /// ds = p (dp - sum(p dp)), d_q += scale ds k, d_k += scale ds q.
 void attend_backward(const double* q, std::size_t q_stride, std::size_t queries, const double* k, const double* v,

@@ -34,12 +34,24 @@ void write(const MutableTensorView& view, std::int64_t offset, double value) {
   });
 }
 
-Passage::Passage(const TransformerTemporalConfig& config_in, const Layers& layers_in, const Inputs& inputs_in,
-                 const Conditioning& conditioning_in)
+/// Rows of encoder_hidden_states, or of another view (E, S, D).
+static Array tokens_of(const TensorView& e, std::int64_t first, std::int64_t rows) {
+  Array all;
+  all.reserve(static_cast<std::size_t>(rows * e.size(1) * e.size(2)));
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t s = 0; s < e.size(1); ++s)
+      for (std::int64_t c = 0; c < e.size(2); ++c)
+        all.push_back(read(e, (first + r) * e.strides()[0] + s * e.strides()[1] + c * e.strides()[2]));
+  return all;
+}
+
+Passage::Passage(const TransformerConfig& config_in, GroupNormScope scope_in, const Layers& layers_in,
+                 const Inputs& inputs_in, const Conditioning& conditioning_in)
     : config(config_in),
       layers(layers_in),
       inputs(inputs_in),
       conditioning(conditioning_in),
+      scope(scope_in),
       inner(static_cast<std::size_t>(config_in.inner_dim())),
       heads(static_cast<std::size_t>(config_in.num_attention_heads)),
       head_dim(static_cast<std::size_t>(config_in.attention_head_dim)) {}
@@ -47,7 +59,7 @@ Passage::Passage(const TransformerTemporalConfig& config_in, const Layers& layer
 double Passage::attention_scale() const { return 1.0 / std::sqrt(static_cast<double>(head_dim)); }
 
 void Passage::take_statistics(int threads) {
-  const bool per_frame = config.group_norm_scope == GroupNormScope::frame;
+  const bool per_frame = scope == GroupNormScope::frame;
   const std::int64_t frames = per_frame ? 1 : inputs.num_frames, sets = inputs.num_videos * inputs.num_frames / frames;
   const std::int64_t groups = config.norm_num_groups, per_group = inputs.channels / groups;
   const std::int64_t pixels = inputs.height * inputs.width;
@@ -71,7 +83,7 @@ void Passage::take_statistics(int threads) {
 }
 
 const MeanVariance& Passage::statistics(std::int64_t row, std::int64_t channel) const {
-  const std::int64_t set = config.group_norm_scope == GroupNormScope::frame ? row : row / inputs.num_frames;
+  const std::int64_t set = scope == GroupNormScope::frame ? row : row / inputs.num_frames;
   const std::int64_t group = channel / (inputs.channels / config.norm_num_groups);
   return statistics_[static_cast<std::size_t>(set * config.norm_num_groups + group)];
 }
@@ -127,13 +139,13 @@ void Passage::block(std::size_t layer, const Run& run, Array& x, BlockTape* kept
 
   tape.x1 = x;
   if (config.has_attn2()) {
-    tape.n2 = normalise(block.norm2, x, 1e-5, by.norm2_scale, by.norm2_shift);
+    tape.n2 = normalise(block.norm2, x, norm2_epsilon(), by.norm2_scale, by.norm2_shift);
     add_positions(tape.n2, block.pe);
     add_gated(x, attention(layer, 2, tape.n2, run, tape.attn2), {});
   }
 
   tape.x2 = x;
-  tape.n3 = normalise(block.norm3, x, 1e-5, by.norm3_scale, by.norm3_shift);
+  tape.n3 = normalise(block.norm3, x, config.norm_eps, by.norm3_scale, by.norm3_shift);
   tape.projected = linear(block.ff_in, tape.n3, tokens(run));
   tape.hidden = activate(config.activation_fn, tape.projected, tokens(run), block.ff_out.cols);
   drop(dropout(layer, DropoutSite::feed_forward), run, block.ff_out.cols, tape.hidden);
@@ -157,7 +169,7 @@ void Passage::add_positions(Array& n, const Array& pe) const {
 Array Passage::attention(std::size_t layer, int which, const Array& n, const Run& run, AttentionTape& tape) const {
   const AttentionLayer& weights = which == 1 ? layers.blocks[layer].attn1 : layers.blocks[layer].attn2;
   const auto frames = static_cast<std::size_t>(inputs.num_frames), pixels = static_cast<std::size_t>(run.count);
-  const bool conditioned = which == 2 && inputs.encoder_hidden_states;
+  const bool conditioned = (which == 2 || config.only_cross_attention) && inputs.encoder_hidden_states;
   const bool shared = conditioned && inputs.encoder_per_video;
   const std::size_t keys = conditioned ? static_cast<std::size_t>(inputs.encoder_hidden_states.size(1)) : frames;
   if (conditioned) tape.context = context_tokens(run);
@@ -175,10 +187,13 @@ Array Passage::attention(std::size_t layer, int which, const Array& n, const Run
     for (std::size_t p = 0; p < pixels; ++p)
       for (std::size_t h = 0; h < heads; ++h) {
         const std::size_t kv = (shared ? 0 : p * keys * inner) + h * head_dim, qo = p * frames * inner + h * head_dim;
+        const ScoreBias bias(which == 1 ? inputs.attention_bias : inputs.encoder_attention_bias, run.video,
+                             static_cast<std::int64_t>(h));
         attend(tape.q.data() + qo, inner, frames, tape.k.data() + kv, tape.v.data() + kv, inner, keys, head_dim,
-               attention_scale(), tape.attended.data() + qo, inner);
+               attention_scale(), tape.attended.data() + qo, inner, bias);
       }
   }
+  if (which == 2) add_image_prompts(layer, run, tape);
   tape.y = linear(weights.to_out, tape.attended, pixels * frames);
   drop(dropout(layer, which == 1 ? DropoutSite::attn1 : DropoutSite::attn2), run, inner, tape.y);
   return tape.y;
@@ -215,16 +230,25 @@ void Passage::process(AttentionProcessor& processor, std::size_t layer, int whic
 /// encoder_hidden_states of the run: (S, D) of the video, or (pixels, S, D).
 Array Passage::context_tokens(const Run& run) const {
   const TensorView& e = inputs.encoder_hidden_states;
-  const std::int64_t rows = inputs.encoder_per_video ? 1 : run.count;
-  const std::int64_t first =
-      inputs.encoder_per_video ? run.video : run.video * inputs.height * inputs.width + run.first;
-  Array all;
-  all.reserve(static_cast<std::size_t>(rows * e.size(1) * e.size(2)));
-  for (std::int64_t r = 0; r < rows; ++r)
-    for (std::int64_t s = 0; s < e.size(1); ++s)
-      for (std::int64_t c = 0; c < e.size(2); ++c)
-        all.push_back(read(e, (first + r) * e.strides()[0] + s * e.strides()[1] + c * e.strides()[2]));
-  return all;
+  if (inputs.encoder_per_video) return tokens_of(e, run.video * e.size(0) / inputs.num_videos, 1);
+  return tokens_of(e, run.video * inputs.height * inputs.width + run.first, run.count);
+}
+
+/// attended += scale * attention(q, to_k_ip(images), to_v_ip(images))
+void Passage::add_image_prompts(std::size_t layer, const Run& run, AttentionTape& tape) const {
+  const AttentionLayer& weights = layers.blocks[layer].attn2;
+  Array attended(tape.attended.size());
+  for (std::size_t i = 0; i < inputs.image_prompts.size(); ++i) {
+    const ImagePrompt& prompt = inputs.image_prompts[i];
+    const TensorView& e = prompt.hidden_states;
+    const auto keys = static_cast<std::size_t>(e.size(1));
+    const Array images = tokens_of(e, run.video * e.size(0) / inputs.num_videos, 1);
+    const Array k = linear(weights.to_k_ip[i], images, keys), v = linear(weights.to_v_ip[i], images, keys);
+    for (std::size_t h = 0; h < heads; ++h)
+      attend(tape.q.data() + h * head_dim, inner, tokens(run), k.data() + h * head_dim, v.data() + h * head_dim, inner,
+             keys, head_dim, attention_scale(), attended.data() + h * head_dim, inner);
+    for (std::size_t j = 0; j < attended.size(); ++j) tape.attended[j] += prompt.scale[layer] * attended[j];
+  }
 }
 
 void Passage::leave(const Run& run, const Array& x, const MutableTensorView& output) const {

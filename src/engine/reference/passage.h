@@ -39,7 +39,7 @@ struct BlockTape {
 /// One call: the model's weights, its inputs, and what is computed once for all pixels.
 class Passage {
  public:
-  Passage(const TransformerTemporalConfig& config, const Layers& layers, const Inputs& inputs,
+  Passage(const TransformerConfig& config, GroupNormScope scope, const Layers& layers, const Inputs& inputs,
           const Conditioning& conditioning);
 
   /// GroupNorm's statistics: (B, groups) over (C/groups, F, H, W), or (B*F, groups) over (C/groups, H, W).
@@ -61,7 +61,13 @@ class Passage {
   void drop(const std::optional<Dropout>& dropout, const Run& run, std::size_t width, Array& x) const;
 
   std::size_t tokens(const Run& run) const { return static_cast<std::size_t>(run.count * inputs.num_frames); }
-  double norm1_epsilon() const { return config.norm_type == NormType::ada_norm_zero ? 1e-6 : 1e-5; }
+  /// The conditional norms have epsilons of their own.
+  double norm1_epsilon() const {
+    return config.norm_type == NormType::layer_norm ? config.norm_eps
+           : config.norm_type == NormType::ada_norm ? 1e-5
+                                                    : 1e-6;
+  }
+  double norm2_epsilon() const { return config.norm_type == NormType::ada_norm ? 1e-5 : config.norm_eps; }
   double attention_scale() const;
   /// Of element (row, channel, pixel) in a (B*F, C, H, W) view.
   std::int64_t offset(const TensorView& view, std::int64_t row, std::int64_t channel, std::int64_t pixel) const {
@@ -69,10 +75,11 @@ class Passage {
            pixel % inputs.width * view.strides()[3];
   }
 
-  const TransformerTemporalConfig& config;
+  const TransformerConfig& config;
   const Layers& layers;
   const Inputs& inputs;
   const Conditioning& conditioning;
+  GroupNormScope scope;
   std::size_t inner, heads, head_dim;
 
  private:
@@ -80,6 +87,7 @@ class Passage {
   void add_positions(Array& n, const Array& pe) const;
   Array attention(std::size_t layer, int which, const Array& n, const Run& run, AttentionTape& tape) const;
   Array context_tokens(const Run& run) const;
+  void add_image_prompts(std::size_t layer, const Run& run, AttentionTape& tape) const;
   void process(AttentionProcessor& processor, std::size_t layer, int which, const Run& run, std::size_t keys,
                bool shared, AttentionTape& tape) const;
 

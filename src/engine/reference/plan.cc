@@ -4,6 +4,7 @@
 #include "engine/engine.h"
 #include "engine/reference/backward.h"
 #include "engine/reference/passage.h"
+#include "engine/reference/spatial.h"
 #include "kineograph/error.h"
 
 namespace kineograph::engine::reference {
@@ -27,7 +28,7 @@ class ReferencePlan : public Plan {
   void forward(const Inputs& inputs, const MutableTensorView& output) const override {
     const Conditioning conditioning = compute_conditioning(config_, weights_, inputs);
     const int threads = thread_count(inputs.num_threads);
-    Passage passage(config_, layers_, inputs, conditioning);
+    Passage passage(config_, config_.group_norm_scope, layers_, inputs, conditioning);
     if (!config_.is_discrete()) passage.take_statistics(threads);
     const Runs runs(inputs);
     parallel_for(runs.size(), threads, [&](std::int64_t i) {
@@ -40,7 +41,7 @@ class ReferencePlan : public Plan {
   void backward(const Inputs& inputs, const TensorView& d_output, const Gradients& gradients) const override {
     const Conditioning conditioning = compute_conditioning(config_, weights_, inputs);
     const int threads = thread_count(inputs.num_threads);
-    Passage passage(config_, layers_, inputs, conditioning);
+    Passage passage(config_, config_.group_norm_scope, layers_, inputs, conditioning);
     if (!config_.is_discrete()) passage.take_statistics(threads);
     run_backward(passage, weights_, d_output, gradients, threads);
   }
@@ -57,11 +58,11 @@ class ReferenceEngine : public Engine {
   std::vector<std::string> instruction_sets() const override { return {"portable"}; }
   std::unique_ptr<const Plan> prepare(const ModelConfig& config, const Weights& weights,
                                       const PrepareOptions& options) const override {
-    const auto* temporal = std::get_if<TransformerTemporalConfig>(&config);
-    if (temporal == nullptr) return nullptr;
     if (!options.isa.empty() && options.isa != "portable")
       throw ArgumentError("instruction set of engine reference", "portable", options.isa);
-    return std::make_unique<ReferencePlan>(*temporal, weights);
+    if (const auto* temporal = std::get_if<TransformerTemporalConfig>(&config))
+      return std::make_unique<ReferencePlan>(*temporal, weights);
+    return prepare_spatial(common(config), weights);
   }
 };
 

@@ -1,0 +1,39 @@
+// The checks of arguments that the models share.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "engine/engine.h"
+#include "kineograph/error.h"
+#include "kineograph/model.h"
+
+namespace kineograph::model {
+
+/// Throws ArgumentError.
+[[noreturn]] void refuse(const char* where, const std::string& expected, const std::string& found,
+                         const std::string& hint = {});
+void warn(const WarningHandler& on_warning, const std::string& text);
+
+/// "f32 [2, 320, 64, 64]"
+std::string dtype_and_shape(const TensorView& view);
+
+/// What images may be made of: f32, f16 and bf16.
+bool is_image_dtype(DType dtype);
+
+/// The element at an offset of a view of any dtype; integers are exact up to 2^53.
+double number(const TensorView& view, std::int64_t offset);
+
+/// `num_threads`, which is not negative.
+int checked_threads(int num_threads);
+
+/// hidden_states (rows, C, H, W) -> channels, height and width. `rows` names the first extent in errors.
+void read_image(const TransformerConfig& config, const TensorView& hidden_states, const std::string& rows,
+                engine::Inputs& inputs);
+
+/// timestep and class_labels, as far as norm_type asks for them; one a video, which errors call `each`.
+void read_conditioning(const TransformerConfig& config, const TensorView& timestep, const TensorView& class_labels,
+                       std::optional<std::uint64_t> training_seed, const WarningHandler& on_warning,
+                       const std::string& each, engine::Inputs& inputs);
+
+}  // namespace kineograph::model
