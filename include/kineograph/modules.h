@@ -1,9 +1,10 @@
-// The temporal modules of a checkpoint.
+// The modules of a checkpoint.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "kineograph/checkpoint.h"
@@ -26,18 +27,13 @@ std::string_view name_of(Layout layout) noexcept;
 /// Whether its modules are AnimateDiff's motion modules, which a MotionAdapter holds.
 bool is_motion(Layout layout) noexcept;
 
-/// One temporal module of a checkpoint, under diffusers' names whatever the layout.
-struct TemporalModule {
-  std::string name;  ///< its path in diffusers, such as "down_blocks.0.motion_modules.1"; empty for a single module
-  Layout layout = Layout::module;    ///< of the file it was found in
-  TransformerTemporalConfig config;  ///< from the tensors' shapes, a config.json and published values
-
-  /// Keys of `config` that neither the tensors' shapes nor a config.json say: the published models' values.
+/// One module of a checkpoint, under diffusers' names whatever they are in the file.
+struct CheckpointModule {
+  std::string name;  ///< its path in diffusers, such as "down_blocks.0.attentions.1"; empty for a single module
+  /// Keys of its configuration that neither the tensors' shapes nor a config.json say: the published models' values.
   std::vector<std::string> assumed;
-  std::vector<Parameter> state_dict;    ///< names inside the module; views of memory that the checkpoint keeps
-  std::vector<std::string> sources;     ///< what each of them is called in the file
-  std::vector<std::string> recomputed;  ///< position tables of the original's in the file, which are computed anew
-
+  std::vector<Parameter> state_dict;  ///< names inside the module; views of memory that the checkpoint keeps
+  std::vector<std::string> sources;   ///< what each of them is called in the file
   /// Why no model can be made of it, such as a tensor that is missing; empty where one can.
   std::string problem;
 
@@ -45,6 +41,18 @@ struct TemporalModule {
   std::int64_t num_parameters() const;
   /// The first tensor's dtype.
   DType dtype() const noexcept;
+};
+
+/// One TransformerTemporalModel of a checkpoint.
+struct TemporalModule : CheckpointModule {
+  Layout layout = Layout::module;       ///< of the file it was found in
+  TransformerTemporalConfig config;     ///< from the tensors' shapes, a config.json and published values
+  std::vector<std::string> recomputed;  ///< position tables of the original's in the file, which are computed anew
+};
+
+/// One Transformer2DModel or TransformerSpatioTemporalModel of a checkpoint.
+struct SpatialModule : CheckpointModule {
+  ModelConfig config;  ///< from the tensors' shapes, a config.json and published values
 };
 
 /// The temporal modules in a checkpoint, whole or not, found by their keys; what no shape says comes from a config.json
@@ -55,5 +63,17 @@ std::vector<TemporalModule> temporal_modules(const Checkpoint& checkpoint);
 /// One of them as a model, by its path in diffusers; an empty name for the only one. Its tensors' checksums are
 /// checked. Throws ArgumentError for a name that is not there, and what from_state_dict throws.
 TransformerTemporalModel load(const Checkpoint& checkpoint, std::string_view name = {}, ModelOptions options = {});
+
+/// The Transformer2DModels and TransformerSpatioTemporalModels in a checkpoint, whole or not: in diffusers'
+/// UNet2DConditionModel, UNetMotionModel, UNet3DConditionModel, I2VGenXLUNet and UNetSpatioTemporalConditionModel, in
+/// the original UNets of Stable Diffusion, ModelScope and Stable Video Diffusion, or by themselves. Throws as
+/// temporal_modules.
+std::vector<SpatialModule> spatial_modules(const Checkpoint& checkpoint);
+
+/// A spatial module as a model of its class.
+using SpatialModel = std::variant<Transformer2DModel, TransformerSpatioTemporalModel>;
+
+/// One of them as a model, by its path in diffusers; an empty name for the only one. As load.
+SpatialModel load_spatial(const Checkpoint& checkpoint, std::string_view name = {}, ModelOptions options = {});
 
 }  // namespace kineograph

@@ -1,13 +1,12 @@
 // The extension module kineograph._native: the C++ library, call for call. kineograph/model.py is what users see.
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
-#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/variant.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#include "arrays.h"
+#include "models.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -15,7 +14,6 @@ using namespace nb::literals;
 namespace kineograph::python {
 namespace {
 
-using NamedArrays = std::vector<std::pair<std::string, nb::object>>;
 using Kwargs = std::map<std::string, std::variant<bool, std::int64_t, double, std::string>>;
 
 /// The library's exceptions as the classes of kineograph.errors, with their parts.
@@ -43,46 +41,6 @@ void translate(const std::exception_ptr& pointer, void*) {
   }
 }
 
-/// Sentences that the library had to say during a call; issued as Python warnings once the call is over.
-class Warnings {
- public:
-  WarningHandler handler() {
-    return [this](std::string_view text) { texts_.emplace_back(text); };
-  }
-  void issue() const {
-    for (const std::string& text : texts_)
-      if (PyErr_WarnEx(PyExc_UserWarning, text.c_str(), 3) < 0) throw nb::python_error();
-  }
-
- private:
-  std::vector<std::string> texts_;
-};
-
-DType parse_dtype(const char* where, const std::string& name) {
-  for (const DType dtype : {DType::f32, DType::f16, DType::bf16})
-    if (name_of(dtype) == name) return dtype;
-  throw ArgumentError(where, "f32, f16 or bf16", name);
-}
-
-ModelOptions model_options(const std::string& engine, const std::string& compute_dtype, const std::string& isa,
-                           Warnings& warnings) {
-  ModelOptions options;
-  options.engine = engine;
-  if (compute_dtype != "auto") options.compute_dtype = parse_dtype("compute_dtype", compute_dtype);
-  options.isa = isa;
-  options.on_warning = warnings.handler();
-  return options;
-}
-
-/// Keeps Python objects alive; may be dropped by any thread.
-std::shared_ptr<const void> keep_alive(std::vector<Array> arrays) {
-  return {new std::vector<Array>(std::move(arrays)), [](const void* held) {
-            if (!nb::is_alive()) return;
-            const nb::gil_scoped_acquire gil;
-            delete static_cast<const std::vector<Array>*>(held);
-          }};
-}
-
 TransformerTemporalModel from_pretrained(const std::string& directory, const std::string& module,
                                          const std::string& engine, const std::string& compute_dtype,
                                          const std::string& isa, const std::string& variant,
@@ -105,44 +63,6 @@ TransformerTemporalModel from_pretrained(const std::string& directory, const std
   warnings.issue();
   return model;
 }
-
-TransformerTemporalModel from_config(const std::string& config, std::uint64_t seed, const std::string& dtype,
-                                     const std::string& engine, const std::string& compute_dtype,
-                                     const std::string& isa) {
-  Warnings warnings;
-  const ModelOptions options = model_options(engine, compute_dtype, isa, warnings);
-  const auto parsed = TransformerTemporalConfig::from_json(config, "config");
-  const nb::gil_scoped_release free;
-  return TransformerTemporalModel::from_config(parsed, seed, options, parse_dtype("dtype", dtype));
-}
-
-TransformerTemporalModel from_state_dict(const std::string& config, const NamedArrays& state_dict,
-                                         const std::string& engine, const std::string& compute_dtype,
-                                         const std::string& isa) {
-  Warnings warnings;
-  const ModelOptions options = model_options(engine, compute_dtype, isa, warnings);
-  const auto parsed = TransformerTemporalConfig::from_json(config, "config");
-  std::vector<Array> arrays;
-  std::vector<Parameter> parameters;
-  for (const auto& [name, object] : state_dict) {
-    arrays.push_back(as_array(name.c_str(), object));
-    parameters.push_back({name, view_of(name.c_str(), arrays.back())});
-  }
-  const auto owner = keep_alive(std::move(arrays));
-  const nb::gil_scoped_release free;
-  return TransformerTemporalModel::from_state_dict(parsed, parameters, owner, options);
-}
-
-/// An argument that may be missing, with the array that keeps its memory.
-struct OptionalView {
-  OptionalView(const char* where, nb::handle object) {
-    if (object.is_none()) return;
-    array = as_array(where, object);
-    view = view_of(where, array);
-  }
-  Array array;
-  TensorView view;
-};
 
 /// What a forward and its backward are given alike, with the arrays that keep its memory.
 struct Call {
@@ -268,13 +188,6 @@ NamedArrays backward(const TransformerTemporalModel& model, nb::handle hidden_st
   return std::move(gradients.arrays);
 }
 
-NamedArrays parameters(nb::handle self) {
-  NamedArrays named;
-  for (const Parameter& parameter : nb::cast<const TransformerTemporalModel&>(self).parameters())
-    named.emplace_back(parameter.name, array_over(parameter.value, self, Framework::numpy));
-  return named;
-}
-
 /// One number for the bytes at `addresses`, XXH3 of one after the other: whoever packed them can tell whether they
 /// still are what they were.
 std::uint64_t fingerprint(const std::vector<std::uintptr_t>& addresses, const std::vector<std::size_t>& sizes) {
@@ -307,33 +220,18 @@ NB_MODULE(_native, m) {
       .def("probabilities", recorded, "name"_a)
       .def("clear", &AttentionRecorder::clear);
 
-  nb::class_<TransformerTemporalModel>(m, "Model", nb::is_weak_referenceable())
+  bind_spatial(m);
+  auto model = nb::class_<TransformerTemporalModel>(m, "Model", nb::is_weak_referenceable());
+  bind_common<TransformerTemporalModel, TransformerTemporalConfig>(model);
+  model
       .def_static("from_pretrained", from_pretrained, "directory"_a, "module"_a, "engine"_a, "compute_dtype"_a, "isa"_a,
                   "variant"_a, "group_norm_scope"_a)
-      .def_static("from_config", from_config, "config"_a, "seed"_a, "dtype"_a, "engine"_a, "compute_dtype"_a, "isa"_a)
-      .def_static("from_state_dict", from_state_dict, "config"_a, "state_dict"_a, "engine"_a, "compute_dtype"_a,
-                  "isa"_a)
       .def("forward", forward, "hidden_states"_a.none(), "num_frames"_a, "encoder_hidden_states"_a.none(),
            "timestep"_a.none(), "class_labels"_a.none(), "cross_attention_kwargs"_a, "out"_a.none(),
            "recorder"_a.none(), "training_seed"_a.none(), "num_threads"_a)
       .def("backward", backward, "hidden_states"_a.none(), "sample_gradient"_a.none(), "wanted"_a, "num_frames"_a,
            "encoder_hidden_states"_a.none(), "timestep"_a.none(), "class_labels"_a.none(), "training_seed"_a.none(),
            "num_threads"_a)
-      .def(
-          "save_pretrained",
-          [](const TransformerTemporalModel& model, const std::string& directory, const std::string& variant) {
-            const nb::gil_scoped_release free;
-            model.save_pretrained(directory, variant);
-          },
-          "directory"_a, "variant"_a)
-      .def("parameters", [](nb::handle self) { return parameters(self); })
-      .def_prop_ro("config", [](const TransformerTemporalModel& model) { return model.config().to_json(); })
-      .def_prop_ro("num_parameters", &TransformerTemporalModel::num_parameters)
-      .def_prop_ro("dtype", [](const TransformerTemporalModel& model) { return std::string(name_of(model.dtype())); })
-      .def_prop_ro("compute_dtype",
-                   [](const TransformerTemporalModel& model) { return std::string(name_of(model.compute_dtype())); })
-      .def_prop_ro("engine", [](const TransformerTemporalModel& model) { return std::string(model.engine()); })
-      .def_prop_ro("isa", [](const TransformerTemporalModel& model) { return std::string(model.isa()); })
       .def_prop_ro("attention_names", &TransformerTemporalModel::attention_names);
 
   m.def("engines", engines);

@@ -17,6 +17,7 @@ from ._native import version as _version
 from .errors import ArgumentError, CheckpointError, ConfigError, Error, FormatError, IoError
 from .model import TransformerTemporalModel, TransformerTemporalModelOutput
 from .recording import record_attention
+from .spatial import Transformer2DModel, Transformer2DModelOutput, TransformerSpatioTemporalModel
 from .statistics import Stats, stats
 from .threads import set_num_threads
 
@@ -28,6 +29,9 @@ __all__ = [
     "FormatError",
     "IoError",
     "Stats",
+    "Transformer2DModel",
+    "Transformer2DModelOutput",
+    "TransformerSpatioTemporalModel",
     "TransformerTemporalModel",
     "TransformerTemporalModelOutput",
     "accelerate",

@@ -1,21 +1,21 @@
 """TransformerTemporalModel without torch: arrays in, arrays out."""
 
-import json
 import operator
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Tuple, Union
 
 import numpy
 
 from . import _native, errors, recording, statistics, threads
+from .native_model import Config, NativeModel, Output, numbers
 
 __all__ = ["TransformerTemporalModel", "TransformerTemporalModelOutput", "Config"]
 
 
 @dataclass
-class TransformerTemporalModelOutput:
+class TransformerTemporalModelOutput(Output):
     """What a forward returns.
 
     Attributes:
@@ -23,30 +23,6 @@ class TransformerTemporalModelOutput:
     """
 
     sample: Any
-
-    def to_tuple(self) -> Tuple[Any]:
-        return (self.sample,)
-
-    def __getitem__(self, key: Union[int, str]) -> Any:
-        return getattr(self, key) if isinstance(key, str) else self.to_tuple()[key]
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.to_tuple())
-
-
-class Config(Dict[str, Any]):
-    """A configuration as diffusers has it: ``config["in_channels"]`` is ``config.in_channels``. For reading."""
-
-    def __getattr__(self, key: str) -> Any:
-        try:
-            return self[key]
-        except KeyError:
-            raise AttributeError(key) from None
-
-
-def _numbers(values: Any, dtype: Any) -> Any:
-    """Python numbers and lists of them as an array; arrays as they are."""
-    return numpy.asarray(values, dtype) if isinstance(values, (int, float, list, tuple)) else values
 
 
 def _seed(value: Any) -> Optional[int]:
@@ -66,7 +42,7 @@ def _seed(value: Any) -> Optional[int]:
     return seed
 
 
-class TransformerTemporalModel:
+class TransformerTemporalModel(NativeModel):
     """diffusers' ``TransformerTemporalModel`` as a native model over arrays: NumPy's, torch's, JAX's, anything of the
     host's memory with DLPack or the buffer protocol. Nothing is copied, and the GIL is free during a forward.
 
@@ -97,13 +73,9 @@ class TransformerTemporalModel:
         Raises:
             ConfigError, ArgumentError
         """
-        self._model = _native.Model.from_config(json.dumps(config), seed, dtype, engine, compute_dtype, isa)
+        self._draw(config, seed, dtype, engine, compute_dtype, isa)
 
-    @classmethod
-    def _over(cls, model: _native.Model) -> "TransformerTemporalModel":
-        self = cls.__new__(cls)
-        self._model = model
-        return self
+    _kind = _native.Model
 
     @classmethod
     def from_pretrained(
@@ -132,27 +104,6 @@ class TransformerTemporalModel:
         return cls._over(
             _native.Model.from_pretrained(
                 os.fspath(path), module, engine, compute_dtype, isa, variant, group_norm_scope
-            )
-        )
-
-    @classmethod
-    def from_state_dict(
-        cls,
-        config: Mapping[str, Any],
-        state_dict: Mapping[str, Any],
-        *,
-        engine: str = "auto",
-        compute_dtype: str = "auto",
-        isa: str = "",
-    ) -> "TransformerTemporalModel":
-        """A model over arrays named as in diffusers' state dict. They must not change while the model lives.
-
-        Raises:
-            ConfigError, CheckpointError, ArgumentError
-        """
-        return cls._over(
-            _native.Model.from_state_dict(
-                json.dumps(dict(config)), list(state_dict.items()), engine, compute_dtype, isa
             )
         )
 
@@ -192,8 +143,8 @@ class TransformerTemporalModel:
             hidden_states,
             num_frames,
             encoder_hidden_states,
-            _numbers(timestep, None),
-            _numbers(class_labels, numpy.int64),
+            numbers(timestep, None),
+            numbers(class_labels, numpy.int64),
             dict(cross_attention_kwargs or {}),
             out,
             recording.recorder_of(self),
@@ -249,8 +200,8 @@ class TransformerTemporalModel:
             [(name, out.get(name)) for name in names],
             num_frames,
             encoder_hidden_states,
-            _numbers(timestep, None),
-            _numbers(class_labels, numpy.int64),
+            numbers(timestep, None),
+            numbers(class_labels, numpy.int64),
             _seed(training_seed),
             threads.num_threads(),
         )
@@ -263,42 +214,3 @@ class TransformerTemporalModel:
         names = [] if config.get("num_vector_embeds") is not None else ["hidden_states"]
         names += ["encoder_hidden_states"] if attended else []
         return names + [name for name in self.state_dict() if not name.endswith(".pe")]
-
-    def save_pretrained(self, path: Union[str, "os.PathLike[str]"], variant: str = "") -> None:
-        """Writes config.json and diffusion_pytorch_model[.variant].safetensors, each whole or not at all."""
-        self._model.save_pretrained(os.fspath(path), variant)
-
-    @property
-    def config(self) -> Config:
-        return Config(json.loads(self._model.config))
-
-    def state_dict(self) -> Dict[str, Any]:
-        """Read-only arrays over the model's memory; bf16, which NumPy lacks, as objects with ``__dlpack__``."""
-        return dict(self._model.parameters())
-
-    def num_parameters(self) -> int:
-        return self._model.num_parameters
-
-    @property
-    def dtype(self) -> str:
-        """What most parameters are stored in: "f32", "f16" or "bf16"."""
-        return self._model.dtype
-
-    @property
-    def compute_dtype(self) -> str:
-        return self._model.compute_dtype
-
-    @property
-    def engine(self) -> str:
-        return self._model.engine
-
-    @property
-    def isa(self) -> str:
-        """The instruction set that the engine chose, such as "avx2"."""
-        return self._model.isa
-
-    def __repr__(self) -> str:
-        return (
-            f"TransformerTemporalModel({self.num_parameters():,} parameters, {self.dtype}, "
-            f"engine {self.engine}, {self.isa})"
-        )

@@ -16,6 +16,12 @@ using model::Place;
 // What stands before the layout's own names in some files.
 constexpr std::string_view kPrefixes[] = {"module.", "model.diffusion_model.", "diffusion_model.", "unet.", "model."};
 
+std::string_view without_prefixes(std::string_view name) {
+  for (const std::string_view prefix : kPrefixes)
+    if (name.starts_with(prefix)) name.remove_prefix(prefix.size());
+  return name;
+}
+
 Parts split(std::string_view name) {
   Parts parts;
   for (std::size_t at = 0; at <= name.size();) {
@@ -37,6 +43,43 @@ std::optional<std::int64_t> number(std::string_view text) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size() || value < 0 || value > 999) return std::nullopt;
   return value;
+}
+
+/// The own names of a spatial module: a temporal one's, and TransformerSpatioTemporalModel's.
+bool is_spatial_parameter(const Parts& parts, std::size_t from) {
+  static constexpr std::string_view kOwn[] = {
+      "norm",           "proj_in",   "proj_out", "transformer_blocks", "temporal_transformer_blocks",
+      "time_pos_embed", "time_mixer"};
+  return parts.size() > from + 1 && std::find(std::begin(kOwn), std::end(kOwn), parts[from]) != std::end(kOwn);
+}
+
+/// Stable Video Diffusion's original names as diffusers'; all others are the same.
+std::string spatial_parameter(const Parts& parts, std::size_t from) {
+  if (parts[from] == "time_stack") return "temporal_transformer_blocks." + join(parts, from + 1);
+  if (parts[from] == "time_pos_embed" && parts[from + 1] == "0")
+    return "time_pos_embed.linear_1." + join(parts, from + 2);
+  if (parts[from] == "time_pos_embed" && parts[from + 1] == "2")
+    return "time_pos_embed.linear_2." + join(parts, from + 2);
+  return join(parts, from);
+}
+
+/// The original UNets count the blocks through, three a level, with the spatial transformer second in each.
+std::optional<model::SpatialPlace> place_in_original(const Parts& parts) {
+  const auto make = [&](std::string module, std::size_t inside) -> std::optional<model::SpatialPlace> {
+    const bool own =
+        is_spatial_parameter(parts, inside) || (parts.size() > inside + 1 && parts[inside] == "time_stack");
+    if (!own) return std::nullopt;
+    return model::SpatialPlace{std::move(module), spatial_parameter(parts, inside)};
+  };
+  if (parts.size() > 3 && parts[0] == "middle_block" && parts[1] == "1") return make("mid_block.attentions.0", 2);
+  if (parts.size() < 5 || parts[2] != "1") return std::nullopt;
+  const auto index = number(parts[1]);
+  const auto block = [&](const char* name, std::int64_t i) {
+    return std::string(name) + "." + std::to_string(i / 3) + ".attentions." + std::to_string(i % 3);
+  };
+  if (parts[0] == "input_blocks" && index && *index > 0) return make(block("down_blocks", *index - 1), 3);
+  if (parts[0] == "output_blocks" && index) return make(block("up_blocks", *index), 3);
+  return std::nullopt;
 }
 
 bool is_parameter(const Parts& parts, std::size_t from) {
@@ -103,9 +146,21 @@ std::optional<Place> place_in_modelscope(const Parts& parts) {
 
 }  // namespace
 
+std::optional<model::SpatialPlace> model::spatial_place_of(std::string_view name) {
+  const Parts parts = split(without_prefixes(name));
+  if (is_spatial_parameter(parts, 0)) return SpatialPlace{"", join(parts, 0)};
+  const std::size_t block = skip_block(parts);
+  if (block == 0) return place_in_original(parts);
+  if (parts.size() < block + 3 || parts[block] != "attentions" || !number(parts[block + 1]) ||
+      !is_spatial_parameter(parts, block + 2))
+    return std::nullopt;
+  std::string module;
+  for (std::size_t i = 0; i < block + 2; ++i) module += (i == 0 ? "" : ".") + std::string(parts[i]);
+  return SpatialPlace{module, join(parts, block + 2)};
+}
+
 std::optional<Place> model::place_of(std::string_view name) {
-  for (const std::string_view prefix : kPrefixes)
-    if (name.starts_with(prefix)) name.remove_prefix(prefix.size());
+  name = without_prefixes(name);
   const Parts parts = split(name);
   if (is_parameter(parts, 0)) return Place{Layout::module, "", std::string(name)};
   if (parts[0] == "transformer_in" && is_parameter(parts, 1))

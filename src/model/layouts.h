@@ -21,6 +21,15 @@ struct Place {
 /// Where a key of any known layout belongs; nullopt for what is no temporal module's.
 std::optional<Place> place_of(std::string_view key);
 
+/// A key of a UNet as diffusers would have it, of a Transformer2DModel or a TransformerSpatioTemporalModel.
+struct SpatialPlace {
+  std::string module;     ///< "down_blocks.0.attentions.1"; empty for a module by itself
+  std::string parameter;  ///< "transformer_blocks.0.attn1.to_q.weight"
+};
+
+/// Where a key belongs; nullopt for what is no spatial module's.
+std::optional<SpatialPlace> spatial_place_of(std::string_view key);
+
 /// Sorts modules as the data passes them: transformer_in, down_blocks, mid_block, up_blocks, and numbers as numbers.
 std::vector<std::int64_t> order_of(const std::string& module);
 

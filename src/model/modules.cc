@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "model/layouts.h"
+#include "model/modules.h"
 #include "model/parameters.h"
 #include "model/unet_config.h"
 
@@ -158,14 +159,14 @@ bool is_motion(Layout layout) noexcept {
   return layout == Layout::motion_adapter || layout == Layout::unet_motion || layout == Layout::animatediff;
 }
 
-std::int64_t TemporalModule::num_parameters() const {
+std::int64_t CheckpointModule::num_parameters() const {
   std::int64_t count = 0;
   for (const Parameter& parameter : state_dict)
     if (!parameter.name.ends_with(".pos_embed.pe")) count += parameter.value.numel();
   return count;
 }
 
-DType TemporalModule::dtype() const noexcept {
+DType CheckpointModule::dtype() const noexcept {
   return state_dict.empty() ? DType::f32 : state_dict.front().value.dtype();
 }
 
@@ -187,6 +188,8 @@ std::vector<TemporalModule> temporal_modules(const Checkpoint& checkpoint) {
     TemporalModule module;
     module.name = name;
     module.layout = layout_of(tensors.layout);
+    // The keys of the models by themselves are the same.
+    if (name.empty() && (unet.is_of("Transformer2DModel") || unet.is_of("TransformerSpatioTemporalModel"))) continue;
     if (name.empty() && unet.is_of("TransformerTemporalModel")) {
       module.config = TransformerTemporalConfig::from_file(unet.path());
     } else {
@@ -217,22 +220,9 @@ std::vector<TemporalModule> temporal_modules(const Checkpoint& checkpoint) {
 
 TransformerTemporalModel load(const Checkpoint& checkpoint, std::string_view name, ModelOptions options) {
   const std::vector<TemporalModule> all = temporal_modules(checkpoint);
-  const std::string where = checkpoint.files().front().string();
-  if (all.empty())
-    throw CheckpointError(where, "at least one temporal module",
-                          "none among " + std::to_string(checkpoint.tensors().size()) + " tensors",
-                          "Known are the layouts of docs/checkpoints.md.");
-  std::string known;
-  for (const TemporalModule& module : all) {
-    known += (known.empty() ? "" : ", ") + (module.name.empty() ? std::string("the only one") : module.name);
-    if (module.name != name && !(name.empty() && all.size() == 1)) continue;
-    if (!module.problem.empty())
-      throw CheckpointError("Module " + module.name + " of " + where + " cannot be loaded:" + module.problem);
-    for (const std::string& source : module.sources) checkpoint.verify(source);
-    return TransformerTemporalModel::from_state_dict(module.config, module.state_dict, checkpoint.owner(),
-                                                     std::move(options));
-  }
-  throw ArgumentError("module", "one of " + known, name.empty() ? "none" : std::string(name));
+  const TemporalModule& module = model::pick(checkpoint, all, name, "temporal");
+  return TransformerTemporalModel::from_state_dict(module.config, module.state_dict, checkpoint.owner(),
+                                                   std::move(options));
 }
 
 }  // namespace kineograph

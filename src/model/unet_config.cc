@@ -12,9 +12,16 @@ namespace {
 
 using Json = nlohmann::json;
 
-// diffusers' classes whose config.json speaks of temporal modules; another's, beside a file by chance, is not read.
-constexpr std::string_view kConfigClasses[] = {"TransformerTemporalModel", "MotionAdapter", "UNetMotionModel",
-                                               "UNet3DConditionModel", "I2VGenXLUNet"};
+// diffusers' classes whose config.json speaks of our models; another's, beside a file by chance, is not read.
+constexpr std::string_view kConfigClasses[] = {"TransformerTemporalModel",
+                                               "MotionAdapter",
+                                               "UNetMotionModel",
+                                               "UNet3DConditionModel",
+                                               "I2VGenXLUNet",
+                                               "UNet2DConditionModel",
+                                               "UNetSpatioTemporalConditionModel",
+                                               "Transformer2DModel",
+                                               "TransformerSpatioTemporalModel"};
 
 /// N of "down_blocks.N..." for such a `prefix`.
 std::optional<std::int64_t> block_of(std::string_view module, std::string_view prefix) {

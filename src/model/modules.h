@@ -1,0 +1,34 @@
+// The choice of one module of a checkpoint.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kineograph/modules.h"
+
+namespace kineograph::model {
+
+/// The module that `name` means among `all`, the checksums of its tensors checked; an empty name means the only one.
+/// Throws CheckpointError where there is none or it cannot be loaded, ArgumentError for a name that is not there.
+template <class Module>
+const Module& pick(const Checkpoint& checkpoint, const std::vector<Module>& all, std::string_view name,
+                   const std::string& kind) {
+  const std::string where = checkpoint.files().front().string();
+  if (all.empty())
+    throw CheckpointError(where, "at least one " + kind + " module",
+                          "none among " + std::to_string(checkpoint.tensors().size()) + " tensors",
+                          "Known are the layouts of docs/checkpoints.md.");
+  std::string known;
+  for (const Module& module : all) {
+    known += (known.empty() ? "" : ", ") + (module.name.empty() ? std::string("the only one") : module.name);
+    if (module.name != name && !(name.empty() && all.size() == 1)) continue;
+    if (!module.problem.empty())
+      throw CheckpointError("Module " + module.name + " of " + where + " cannot be loaded:" + module.problem);
+    for (const std::string& source : module.sources) checkpoint.verify(source);
+    return module;
+  }
+  throw ArgumentError("module", "one of " + known, name.empty() ? "none" : std::string(name));
+}
+
+}  // namespace kineograph::model

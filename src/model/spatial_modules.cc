@@ -1,0 +1,172 @@
+// Transformer2DModels and TransformerSpatioTemporalModels out of named tensors.
+#include <algorithm>
+#include <map>
+#include <optional>
+
+#include "model/layouts.h"
+#include "model/modules.h"
+#include "model/parameters.h"
+#include "model/unet_config.h"
+
+namespace kineograph {
+namespace {
+
+using model::UNetConfig;
+
+// What published models have where no file says otherwise. Stable Diffusion 1 is told by the width of its text.
+constexpr std::int64_t kHeadDim = 64, kHeadsOfSd1 = 8, kTextOfSd1 = 768, kGroups = 32;
+constexpr std::int64_t kMaxWidth = 1 << 20;
+
+/// A module's tensors on the way to a SpatialModule.
+struct Found {
+  std::map<std::string, TensorView> tensors;
+  std::map<std::string, std::string> sources;
+
+  TensorView find(const std::string& name) const {
+    const auto found = tensors.find(name);
+    return found == tensors.end() ? TensorView() : found->second;
+  }
+};
+
+std::map<std::string, Found> collect(const Checkpoint& checkpoint) {
+  std::map<std::string, Found> modules;
+  for (const auto& [key, view] : checkpoint.tensors()) {
+    const auto place = model::spatial_place_of(key);
+    if (!place) continue;
+    Found& found = modules[place->module];
+    const auto [source, added] = found.sources.emplace(place->parameter, key);
+    if (!added)
+      throw CheckpointError("module " + place->module, "one tensor for " + place->parameter,
+                            source->second + " and " + key);
+    found.tensors[place->parameter] = view;
+  }
+  return modules;
+}
+
+/// Fills what shapes say; false for tensors that make no module.
+bool read_shapes(const Found& found, Transformer2DConfig& config) {
+  const TensorView norm = found.find("norm.weight"), in = found.find("proj_in.weight");
+  const std::string block = "transformer_blocks.0";
+  const TensorView proj = found.find(block + ".ff.net.0.proj.weight"), key1 = found.find(block + ".attn1.to_k.weight");
+  if (norm.rank() != 1 || (in.rank() != 2 && in.rank() != 4) || proj.rank() != 2 || key1.rank() != 2) return false;
+  const std::int64_t inner = in.size(0);
+  if (inner < 1 || inner > kMaxWidth || norm.size(0) < 1 || norm.size(0) > kMaxWidth) return false;
+  config.in_channels = norm.size(0);
+  config.use_linear_projection = in.rank() == 2;
+  config.num_layers = 0;
+  while (found.find("transformer_blocks." + std::to_string(config.num_layers) + ".ff.net.0.proj.weight"))
+    ++config.num_layers;
+  config.attention_bias = static_cast<bool>(found.find(block + ".attn1.to_q.bias"));
+  config.norm_elementwise_affine = static_cast<bool>(found.find(block + ".norm1.weight"));
+  // An attn2 of I's width may as well be a second self-attention: to the numbers it is the same.
+  if (const TensorView key2 = found.find(block + ".attn2.to_k.weight"); key2.rank() == 2)
+    config.cross_attention_dim = key2.size(1);
+  config.only_cross_attention = key1.size(1) != inner;
+  while (found.find(block + ".attn2.processor.to_k_ip." + std::to_string(config.num_ip_adapters) + ".weight"))
+    ++config.num_ip_adapters;
+  config.activation_fn = proj.size(0) == 4 * inner ? Activation::gelu : Activation::geglu;
+  return true;
+}
+
+/// UNet3DConditionModel and I2VGenXLUNet give a head's width by the name of a number of heads; UNet2DConditionModel a
+/// number of heads by the name of a head's width.
+void read_heads(const std::string& name, const UNetConfig& unet, std::int64_t inner, Transformer2DConfig& config,
+                std::vector<std::string>& assumed) {
+  bool is_width = unet.is_of("UNet3DConditionModel") || unet.is_of("I2VGenXLUNet");
+  std::optional<std::int64_t> given = unet.integer("num_attention_heads", name);
+  if (!given) given = unet.integer("attention_head_dim", name);
+  if (!given) {
+    assumed.emplace_back("num_attention_heads");
+    is_width = config.cross_attention_dim != kTextOfSd1;
+    given = is_width ? kHeadDim : kHeadsOfSd1;
+  }
+  if (inner % *given != 0)
+    throw ConfigError("module " + name + ": num_attention_heads",
+                      "a divisor of its inner width " + std::to_string(inner), std::to_string(*given),
+                      "Put the right config.json beside the file: no shape says it.");
+  config.num_attention_heads = is_width ? inner / *given : *given;
+  config.attention_head_dim = is_width ? *given : inner / *given;
+}
+
+/// The arguments of TransformerSpatioTemporalModel among those of Transformer2DModel.
+TransformerSpatioTemporalConfig as_spatio_temporal(const Transformer2DConfig& spatial) {
+  TransformerSpatioTemporalConfig config;
+  config.num_attention_heads = spatial.num_attention_heads;
+  config.attention_head_dim = spatial.attention_head_dim;
+  config.in_channels = spatial.in_channels;
+  config.num_layers = spatial.num_layers;
+  config.cross_attention_dim = spatial.cross_attention_dim;
+  return config;
+}
+
+std::string problem_of(const SpatialModule& module) {
+  try {
+    std::visit([](const auto& one) { one.validate(); }, module.config);
+  } catch (const ConfigError& error) {
+    return std::string("\n  ") + error.what();
+  }
+  engine::Weights weights;
+  return model::state_dict_problems(model::parameter_slots(module.config, weights), module.state_dict);
+}
+
+/// The configuration of a module of a UNet, or of one by itself without a config.json.
+void read_config(const std::string& name, const Found& found, const UNetConfig& unet, SpatialModule& module) {
+  Transformer2DConfig config;
+  if (!read_shapes(found, config)) {
+    module.problem = "\n  missing or misshapen norm.weight, proj_in.weight or weights of transformer_blocks.0";
+    return;
+  }
+  read_heads(name, unet, found.find("proj_in.weight").size(0), config, module.assumed);
+  const std::optional<std::int64_t> groups = unet.integer("norm_num_groups", name);
+  if (!groups) module.assumed.emplace_back("norm_num_groups");
+  config.norm_num_groups = groups.value_or(kGroups);
+  if (found.find("time_mixer.mix_factor"))
+    module.config = as_spatio_temporal(config);
+  else
+    module.config = config;
+}
+
+/// Whether tensors at the top of a file are a spatial model's: a temporal one's have the same names.
+bool is_by_itself(const Found& found, const UNetConfig& unet) {
+  return unet.is_of("Transformer2DModel") || unet.is_of("TransformerSpatioTemporalModel") ||
+         found.find("time_mixer.mix_factor") || found.find("proj_in.weight").rank() == 4;
+}
+
+}  // namespace
+
+std::vector<SpatialModule> spatial_modules(const Checkpoint& checkpoint) {
+  const UNetConfig unet = UNetConfig::beside(checkpoint.files().front());
+  std::vector<SpatialModule> modules;
+  for (const auto& [name, found] : collect(checkpoint)) {
+    if (name.empty() && !is_by_itself(found, unet)) continue;
+    SpatialModule module;
+    module.name = name;
+    if (name.empty() && unet.is_of("Transformer2DModel"))
+      module.config = Transformer2DConfig::from_file(unet.path());
+    else if (name.empty() && unet.is_of("TransformerSpatioTemporalModel"))
+      module.config = TransformerSpatioTemporalConfig::from_file(unet.path());
+    else
+      read_config(name, found, unet, module);
+    for (const auto& [parameter, view] : found.tensors) {
+      module.state_dict.push_back({parameter, view});
+      module.sources.push_back(found.sources.at(parameter));
+    }
+    if (module.problem.empty()) module.problem = problem_of(module);
+    modules.push_back(std::move(module));
+  }
+  std::stable_sort(modules.begin(), modules.end(), [](const SpatialModule& a, const SpatialModule& b) {
+    return model::order_of(a.name) < model::order_of(b.name);
+  });
+  return modules;
+}
+
+SpatialModel load_spatial(const Checkpoint& checkpoint, std::string_view name, ModelOptions options) {
+  const std::vector<SpatialModule> all = spatial_modules(checkpoint);
+  const SpatialModule& module = model::pick(checkpoint, all, name, "spatial");
+  if (const auto* config = std::get_if<Transformer2DConfig>(&module.config))
+    return Transformer2DModel::from_state_dict(*config, module.state_dict, checkpoint.owner(), std::move(options));
+  return TransformerSpatioTemporalModel::from_state_dict(std::get<TransformerSpatioTemporalConfig>(module.config),
+                                                         module.state_dict, checkpoint.owner(), std::move(options));
+}
+
+}  // namespace kineograph
