@@ -2,6 +2,7 @@
 #include <iostream>
 #include <memory>
 
+#include "any_model.h"
 #include "commands.h"
 #include "kineograph/kineograph.h"
 
@@ -33,14 +34,13 @@ void init(const InitArguments& arguments) {
   if (arguments.config.empty() == arguments.preset.empty())
     throw CLI::ValidationError("init", "one of --config and --preset is needed");
   if (arguments.output.empty()) throw CLI::RequiredError("--output");
-  const TransformerTemporalConfig config =
+  const ModelConfig config =
       arguments.preset.empty()
-          ? TransformerTemporalConfig::from_file(
-                arguments.config, arguments.lenient ? UnknownKeys::warn : UnknownKeys::refuse, warn_once())
+          ? read_config(arguments.config, arguments.lenient ? UnknownKeys::warn : UnknownKeys::refuse, warn_once())
           : find_preset(arguments.preset).config;
   // The weights only pass through; the reference engine makes no packed copy of them.
-  const auto model = TransformerTemporalModel::from_config(config, arguments.seed, {.engine = "reference"},
-                                                           parse_dtype(arguments.dtype));
+  const AnyModel made = seeded(config, arguments.seed, {.engine = "reference"}, parse_dtype(arguments.dtype));
+  const ModelMixin& model = mixin(made);
   model.save_pretrained(arguments.output, arguments.variant);
   say("wrote " + arguments.output + ": " + std::to_string(model.num_parameters()) + " parameters in " +
       arguments.dtype + ", seed " + std::to_string(arguments.seed));

@@ -167,6 +167,10 @@ struct TransformerSpatioTemporalConfig : TransformerConfig {
 /// The configuration of any of the three models.
 using ModelConfig = std::variant<TransformerTemporalConfig, Transformer2DConfig, TransformerSpatioTemporalConfig>;
 
+/// The configuration in a config.json of any of the three: its _class_name says which, TransformerTemporalModel where
+/// it has none. Throws IoError and ConfigError, also for another class.
+ModelConfig read_config(const std::filesystem::path& path, UnknownKeys unknown = UnknownKeys::refuse,
+                        const WarningHandler& on_warning = {});
 /// What the three have in common.
 const TransformerConfig& common(const ModelConfig& config) noexcept;
 /// diffusers' class: "TransformerTemporalModel", "Transformer2DModel" or "TransformerSpatioTemporalModel".
@@ -174,9 +178,9 @@ std::string_view class_name(const ModelConfig& config) noexcept;
 
 /// A published model's module, ready for from_config.
 struct Preset {
-  std::string_view name;             ///< such as "animatediff-v3-320"
-  std::string_view description;      ///< the model, and where in it the module stands
-  TransformerTemporalConfig config;  ///< as the published files have it
+  std::string_view name;         ///< such as "animatediff-v3-320"
+  std::string_view description;  ///< the model, and where in it the module stands
+  ModelConfig config;            ///< as the published files have it
 };
 /// All of them, model by model.
 const std::vector<Preset>& presets();

@@ -93,25 +93,25 @@ class NativeModel:
         return dict(self._model.parameters())
 
     def num_parameters(self) -> int:
-        return self._model.num_parameters
+        return int(self._model.num_parameters)
 
     @property
     def dtype(self) -> str:
         """What most parameters are stored in: "f32", "f16" or "bf16"."""
-        return self._model.dtype
+        return str(self._model.dtype)
 
     @property
     def compute_dtype(self) -> str:
-        return self._model.compute_dtype
+        return str(self._model.compute_dtype)
 
     @property
     def engine(self) -> str:
-        return self._model.engine
+        return str(self._model.engine)
 
     @property
     def isa(self) -> str:
         """The instruction set that the engine chose, such as "avx2"."""
-        return self._model.isa
+        return str(self._model.isa)
 
     def __repr__(self) -> str:
         return (

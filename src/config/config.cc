@@ -304,4 +304,20 @@ TransformerSpatioTemporalConfig TransformerSpatioTemporalConfig::from_file(const
 }
 std::string TransformerSpatioTemporalConfig::to_json() const { return config::to_json(*this); }
 
+ModelConfig read_config(const std::filesystem::path& path, UnknownKeys unknown, const WarningHandler& on_warning) {
+  const std::string text = checkpoint::read_text(path), where = path.string();
+  const auto json = checkpoint::parse_json<config::Json, ConfigError>(text, where);
+  const auto given = json.find("_class_name");
+  const std::string name =
+      given == json.end() || !given->is_string() ? "TransformerTemporalModel" : given->get<std::string>();
+  if (name == config::Signature<Transformer2DConfig>::kClass)
+    return Transformer2DConfig::from_json(text, where, unknown, on_warning);
+  if (name == config::Signature<TransformerSpatioTemporalConfig>::kClass)
+    return TransformerSpatioTemporalConfig::from_json(text, where, unknown, on_warning);
+  if (name == config::Signature<TransformerTemporalConfig>::kClass)
+    return TransformerTemporalConfig::from_json(text, where, unknown, on_warning);
+  throw ConfigError(where + ": _class_name",
+                    "TransformerTemporalModel, Transformer2DModel or TransformerSpatioTemporalModel", name);
+}
+
 }  // namespace kineograph

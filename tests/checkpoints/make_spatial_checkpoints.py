@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Adds to this folder what diffusers computes for the spatial transformers of its files, and files of UNets that have no
-others.
+"""Adds to this folder what diffusers computes for the spatial transformers of its files, and files of UNets that have
+no others.
 
     pip install torch diffusers safetensors
     tests/checkpoints/make_checkpoints.py && tests/checkpoints/make_spatial_checkpoints.py
 
 FILE (or folder) has spatial/FILE.safetensors: for each module `NAME.hidden_states` (2 videos of 2 frames),
-`NAME.encoder_hidden_states` and `NAME.sample`, computed in f64 with the file's own f16 weights and rounded to f32. Of the
-UNets made here only a few modules are kept.
+`NAME.encoder_hidden_states` and `NAME.sample`, computed in f64 with the file's own f16 weights and rounded to f32. Of
+the UNets made here only a few modules are kept.
 """
 
 import json
