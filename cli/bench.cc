@@ -6,78 +6,23 @@
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <sstream>
 #include <vector>
 
 #include "base/threads.h"
+#include "bench_shapes.h"
 #include "commands.h"
 #include "kineograph/kineograph.h"
+#include "options.h"
 
 namespace kineograph::cli {
 namespace {
 
-struct BenchShape {
-  std::string id;
-  std::int64_t videos, frames, channels, height, width, heads, head_dim, positions;
-};
-
-// The modules of published models at the sizes they are used at, two videos a call for classifier-free guidance; "s" is
-// one without.
-const std::vector<BenchShape>& known_shapes() {
-  static const std::vector<BenchShape> shapes = {
-      {"AD-0", 2, 16, 320, 64, 64, 8, 40, 32},    {"AD-1", 2, 16, 640, 32, 32, 8, 80, 32},
-      {"AD-2", 2, 16, 1280, 16, 16, 8, 160, 32},  {"AD-3", 2, 16, 1280, 8, 8, 8, 160, 32},
-      {"XL-0", 2, 16, 320, 128, 128, 8, 40, 32},  {"MS-in", 2, 16, 320, 32, 32, 8, 64, 0},
-      {"MS-0", 2, 16, 320, 32, 32, 5, 64, 0},     {"ZS-in", 2, 24, 320, 40, 72, 8, 64, 0},
-      {"ZS-0", 2, 24, 320, 40, 72, 5, 64, 0},     {"ZS-1", 2, 24, 640, 20, 36, 10, 64, 0},
-      {"ZS-2", 2, 24, 1280, 10, 18, 20, 64, 0},   {"ZS-mid", 2, 24, 1280, 5, 9, 20, 64, 0},
-      {"I2V-0", 2, 16, 320, 88, 160, 5, 64, 0},   {"GRID", 2, 16, 320, 192, 192, 8, 40, 32},
-      {"AD-0s", 1, 16, 320, 64, 64, 8, 40, 32},   {"AD-1s", 1, 16, 640, 32, 32, 8, 80, 32},
-      {"AD-2s", 1, 16, 1280, 16, 16, 8, 160, 32}, {"small", 1, 16, 320, 32, 32, 8, 40, 32}};
-  return shapes;
-}
-
 struct BenchArguments {
   std::vector<std::string> shapes;
-  std::string engine = "auto", isa, dtype = "f32";
-  int threads = 0, repeats = 5;
+  EngineArguments engine{.dtype = "f32"};
+  int repeats = 5;
   bool backward = false, list = false, json = false;
 };
-
-BenchShape parse_shape(const std::string& text) {
-  for (const BenchShape& shape : known_shapes())
-    if (shape.id == text) return shape;
-  BenchShape s{text, 0, 0, 0, 0, 0, 0, 0, 0};
-  int end = 0;
-  const int read = std::sscanf(text.c_str(), "%ldx%ldx%ldx%ldx%ld:%ldx%ld%n", &s.videos, &s.frames, &s.channels,
-                               &s.height, &s.width, &s.heads, &s.head_dim, &end);
-  const bool positive = std::min({s.videos, s.frames, s.channels, s.height, s.width, s.heads, s.head_dim}) > 0;
-  if (read == 7 && static_cast<std::size_t>(end) == text.size() && positive) return s;
-  std::string known;
-  for (const BenchShape& shape : known_shapes()) known += shape.id + " ";
-  throw CLI::ValidationError("--shape", "expected one of " + known + "or BxFxCxHxW:headsxdim, found " + text);
-}
-
-TransformerTemporalConfig config_of(const BenchShape& s) {
-  TransformerTemporalConfig config;
-  config.num_attention_heads = s.heads;
-  config.attention_head_dim = s.head_dim;
-  config.in_channels = s.channels;
-  config.norm_num_groups = s.channels % 32 == 0 ? 32 : 1;
-  if (s.positions != 0) {
-    config.positional_embeddings = PositionalEmbeddings::sinusoidal;
-    config.num_positional_embeddings = s.positions;
-  }
-  return config;
-}
-
-double forward_flops(const BenchShape& s) {
-  const double inner = static_cast<double>(s.heads * s.head_dim);
-  const double tokens = static_cast<double>(s.videos * s.frames * s.height * s.width);
-  return (40.0 * inner * inner + 4.0 * static_cast<double>(s.channels) * inner +
-          8.0 * static_cast<double>(s.frames) * inner) *
-         tokens;
-}
 
 /// Numbers of mean 0.2 and spread about 1.5, cheap to make.
 Tensor draw(const Shape& shape) {
@@ -110,114 +55,109 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-nlohmann::ordered_json measure(const BenchShape& s, const BenchArguments& arguments) {
-  ModelOptions options;
-  options.engine = arguments.engine;
-  options.isa = arguments.isa;
-  options.compute_dtype = arguments.dtype == "bf16" ? DType::bf16 : DType::f32;
-  const auto model = TransformerTemporalModel::from_config(config_of(s), 1, options);
-  const double max_error = check(s, model);
-  const double allowed = arguments.dtype == "bf16" ? 0.05 : 1e-5;
-  if (!(max_error <= allowed))
-    throw Error("bench " + s.id, "an answer within " + std::to_string(allowed) + " of the reference",
-                std::to_string(max_error));
+/// One module and its arguments, timed.
+class Measurement {
+ public:
+  Measurement(const BenchShape& shape, const BenchArguments& arguments)
+      : shape_(shape),
+        arguments_(arguments),
+        model_(TransformerTemporalModel::from_config(config_of(shape), 1, arguments.engine.model_options())),
+        forward_{.num_frames = shape.frames, .num_threads = arguments.engine.threads},
+        x_(draw({shape.videos * shape.frames, shape.channels, shape.height, shape.width})),
+        y_(DType::f32, x_.shape()) {
+    if (arguments.backward) want_all_gradients();
+  }
 
-  const Tensor x = draw({s.videos * s.frames, s.channels, s.height, s.width});
-  Tensor y(DType::f32, x.shape());
-  const ForwardOptions forward{.num_frames = s.frames, .num_threads = arguments.threads};
-  // Gradients by the tokens and by the weights are as much again, each; what backward computes anew is not counted.
-  const double flops = forward_flops(s) * (arguments.backward ? 3.0 : 1.0);
-  const auto peak = [&] {
-    return peak_gflops(model.engine(), std::string(model.isa()), model.compute_dtype(), arguments.threads);
-  };
-  // Gradients of everything, into the same memory every time.
-  Tensor d_x(DType::f32, x.shape());
-  std::vector<Tensor> d_parameters;
-  Gradients gradients;
-  if (arguments.backward) {
-    gradients.hidden_states = d_x.mutable_view();
-    for (const Parameter& parameter : model.parameters()) {
+  nlohmann::ordered_json run() {
+    const double max_error = checked_error();
+    // Gradients by the tokens and by the weights are as much again, each; what backward computes anew is not counted.
+    const double flops = forward_flops(shape_) * (arguments_.backward ? 3.0 : 1.0);
+    step();  // warms the workspaces up
+    std::vector<double> seconds, peaks, shares;
+    double before = peak();
+    for (int repeat = 0; repeat < arguments_.repeats; ++repeat) {
+      const auto start = std::chrono::steady_clock::now();
+      step();
+      seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      const double after = peak();
+      // The clock drifts: each run is held to the peak measured around it.
+      peaks.push_back((before + after) / 2);
+      shares.push_back(peaks.back() > 0.0 ? flops / seconds.back() / 1e9 / peaks.back() : 0.0);
+      before = after;
+    }
+    return {{"shape", shape_.id},
+            {"engine", model_.engine()},
+            {"isa", model_.isa()},
+            {"dtype", name_of(model_.compute_dtype())},
+            {"pass", arguments_.backward ? "forward and backward" : "forward"},
+            {"threads", arguments_.engine.threads},
+            {"seconds_median", median(seconds)},
+            {"gflops", flops / median(seconds) / 1e9},
+            {"peak_gflops", median(peaks)},
+            {"peak_share", median(shares)},
+            {"max_error", max_error},
+            {"workspace_bytes", model_.workspace_bytes(x_, forward_)}};
+  }
+
+ private:
+  void want_all_gradients() {
+    d_x_ = Tensor(DType::f32, x_.shape());
+    gradients_.hidden_states = d_x_.mutable_view();
+    for (const Parameter& parameter : model_.parameters()) {
       if (parameter.name.ends_with(".pe")) continue;
-      d_parameters.emplace_back(DType::f32, parameter.value.shape());
-      gradients.parameters.push_back({parameter.name, d_parameters.back().mutable_view()});
+      d_parameters_.emplace_back(DType::f32, parameter.value.shape());
+      gradients_.parameters.push_back({parameter.name, d_parameters_.back().mutable_view()});
     }
   }
-  const auto step = [&] {
-    model.forward(x, y.mutable_view(), forward);
-    if (arguments.backward) model.backward(x, y, gradients, forward);
-  };
-  step();  // warms the workspaces up
-  std::vector<double> seconds, peaks, shares;
-  double before = peak();
-  for (int repeat = 0; repeat < arguments.repeats; ++repeat) {
-    const auto start = std::chrono::steady_clock::now();
-    step();
-    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-    const double after = peak();
-    // The clock drifts: each run is held to the peak measured around it.
-    peaks.push_back((before + after) / 2);
-    shares.push_back(peaks.back() > 0.0 ? flops / seconds.back() / 1e9 / peaks.back() : 0.0);
-    before = after;
-  }
-  return {{"shape", s.id},
-          {"engine", model.engine()},
-          {"isa", model.isa()},
-          {"dtype", arguments.dtype},
-          {"pass", arguments.backward ? "forward and backward" : "forward"},
-          {"threads", arguments.threads},
-          {"seconds_median", median(seconds)},
-          {"gflops", flops / median(seconds) / 1e9},
-          {"peak_gflops", median(peaks)},
-          {"peak_share", median(shares)},
-          {"max_error", max_error},
-          {"workspace_bytes", model.workspace_bytes(x, forward)}};
-}
 
-/// What the shapes are, for people and for the scripts of bench/.
-void list(const std::vector<BenchShape>& shapes, bool json) {
-  nlohmann::ordered_json all = nlohmann::ordered_json::array();
-  if (!json) std::cout << "shape     videos  frames  channels  height  width  heads x dim  positions    GFLOP\n";
-  for (const BenchShape& s : shapes) {
-    all.push_back({{"shape", s.id},
-                   {"videos", s.videos},
-                   {"frames", s.frames},
-                   {"channels", s.channels},
-                   {"height", s.height},
-                   {"width", s.width},
-                   {"heads", s.heads},
-                   {"head_dim", s.head_dim},
-                   {"positions", s.positions},
-                   {"flops", forward_flops(s)}});
-    if (json) continue;
-    char line[160];
-    std::snprintf(line, sizeof line, "%-9s %6ld  %6ld  %8ld  %6ld  %5ld  %11s  %9ld  %7.1f\n", s.id.c_str(), s.videos,
-                  s.frames, s.channels, s.height, s.width,
-                  (std::to_string(s.heads) + " x " + std::to_string(s.head_dim)).c_str(), s.positions,
-                  forward_flops(s) / 1e9);
-    std::cout << line;
+  /// The worst error; throws Error where it is larger than the arithmetic explains.
+  double checked_error() const {
+    const double max_error = check(shape_, model_);
+    const double allowed = model_.compute_dtype() == DType::bf16 ? 0.05 : 1e-5;
+    if (!(max_error <= allowed))
+      throw Error("bench " + shape_.id, "an answer within " + std::to_string(allowed) + " of the reference",
+                  std::to_string(max_error));
+    return max_error;
   }
-  if (json) std::cout << all.dump(2) << '\n';
-}
+
+  void step() {
+    model_.forward(x_, y_.mutable_view(), forward_);
+    if (arguments_.backward) model_.backward(x_, y_, gradients_, forward_);
+  }
+
+  double peak() const {
+    return peak_gflops(model_.engine(), std::string(model_.isa()), model_.compute_dtype(), arguments_.engine.threads);
+  }
+
+  const BenchShape& shape_;
+  const BenchArguments& arguments_;
+  TransformerTemporalModel model_;
+  ForwardOptions forward_;
+  Tensor x_, y_, d_x_;
+  std::vector<Tensor> d_parameters_;  // the same memory for every step
+  Gradients gradients_;
+};
 
 void bench(const BenchArguments& arguments) {
   std::vector<BenchShape> shapes;
   for (const std::string& text : arguments.shapes) shapes.push_back(parse_shape(text));
-  if (arguments.list) return list(shapes.empty() ? known_shapes() : shapes, arguments.json);
+  if (arguments.list) return print_shapes(shapes.empty() ? known_shapes() : shapes, arguments.json);
   if (shapes.empty()) shapes.push_back(parse_shape("AD-0s"));
   nlohmann::ordered_json all = nlohmann::ordered_json::array();
   if (!arguments.json)
     std::cout
         << "shape     engine     isa           dtype   seconds   GFLOP/s      peak   share   max error  workspace\n";
   for (const BenchShape& shape : shapes) {
-    const auto row = measure(shape, arguments);
+    const auto row = Measurement(shape, arguments).run();
     all.push_back(row);
     if (arguments.json) continue;
     char line[160];
     std::snprintf(line, sizeof line, "%-9s %-10s %-13s %-5s %9.4f %9.1f %9.1f  %5.1f%%   %.1e  %6.1f MB\n",
                   shape.id.c_str(), row["engine"].get<std::string>().c_str(), row["isa"].get<std::string>().c_str(),
-                  arguments.dtype.c_str(), row["seconds_median"].get<double>(), row["gflops"].get<double>(),
-                  row["peak_gflops"].get<double>(), 100.0 * row["peak_share"].get<double>(),
-                  row["max_error"].get<double>(), row["workspace_bytes"].get<double>() / 1e6);
+                  row["dtype"].get<std::string>().c_str(), row["seconds_median"].get<double>(),
+                  row["gflops"].get<double>(), row["peak_gflops"].get<double>(),
+                  100.0 * row["peak_share"].get<double>(), row["max_error"].get<double>(),
+                  row["workspace_bytes"].get<double>() / 1e6);
     std::cout << line << std::flush;
   }
   if (arguments.json) std::cout << all.dump(2) << '\n';
@@ -231,23 +171,17 @@ void add_bench(CLI::App& program) {
   command
       ->add_option("--shape", arguments->shapes,
                    "AD-0, ZS-1, ..., or BxFxCxHxW:headsxdim; several with commas (default: AD-0s)")
+      ->type_name("SHAPE,...")
       ->delimiter(',');
-  command->add_option("--engine", arguments->engine, "Engine")->capture_default_str();
-  command->add_option("--isa", arguments->isa, "Instruction set to force (see --version)");
-  command->add_option("--dtype", arguments->dtype, "What matrix products take")
-      ->check(CLI::IsMember({"f32", "bf16"}))
-      ->capture_default_str();
-  command->add_option("--threads", arguments->threads, "Threads; 0 for KINEOGRAPH_NUM_THREADS or all cores")
-      ->check(CLI::Range(0, 65536))
-      ->capture_default_str();
+  add_engine_options(*command, arguments->engine);
   command->add_flag("--backward", arguments->backward,
                     "A forward and a backward, as in training, instead of a forward");
-  command->add_option("--repeats", arguments->repeats, "Timed runs")->check(CLI::Range(1, 1000))->capture_default_str();
+  add_whole_number(*command, "--repeats", arguments->repeats, 1, 1000, "Timed runs")->capture_default_str();
   command->add_flag("--list", arguments->list, "Say what the shapes are, all or those of --shape, and measure nothing");
   command->add_flag("--json", arguments->json, "Write JSON");
-  command->footer("Example:\n  kineograph bench --shape AD-0s,AD-2s --dtype f32");
+  command->footer("Example:\n  kineograph bench --shape 1x8x64x8x8:4x16 --repeats 2");
   command->callback([arguments] {
-    arguments->threads = thread_count(arguments->threads);
+    arguments->engine.threads = thread_count(arguments->engine.threads);
     bench(*arguments);
   });
 }

@@ -1,11 +1,7 @@
-// The subcommands. Each adds itself, with what it does, to the program.
+// The subcommands. Each adds itself, with its options and its help, to the program.
 #pragma once
 
 #include <CLI/CLI.hpp>
-#include <string>
-#include <string_view>
-
-#include "kineograph/config.h"
 
 namespace kineograph::cli {
 
@@ -17,17 +13,9 @@ void add_restore(CLI::App& program);
 void add_run(CLI::App& program);
 void add_train(CLI::App& program);
 
-/// Thrown to leave the program with a code of its own; what there is to say has been said.
+/// Thrown to leave the program with a code of its own, after the reason was said.
 struct ExitCode {
   int code;
 };
-
-/// A name or a text from a file, fit for a terminal: control characters, which could move the cursor or fake a line,
-/// become '?'.
-std::string printable(std::string_view text);
-/// Says something on stderr; control characters but line ends become '?'.
-void say(std::string_view message);
-/// A handler that says each warning once.
-WarningHandler warn_once();
 
 }  // namespace kineograph::cli

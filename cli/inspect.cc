@@ -6,11 +6,12 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <set>
 #include <unordered_set>
 
 #include "commands.h"
 #include "kineograph/kineograph.h"
+#include "messages.h"
+#include "options.h"
 
 namespace kineograph::cli {
 namespace {
@@ -96,17 +97,10 @@ nlohmann::ordered_json describe(const TemporalModule& module) {
           {"config", nlohmann::ordered_json::parse(module.config.to_json())}};
 }
 
-void print_modules(const Contents& contents) {
-  std::vector<std::vector<std::string>> rows = {
-      {"module", "C", "I", "heads", "layers", "positions", "attn2", "dtype", "parameters"}};
-  for (const TemporalModule& module : contents.modules) {
-    const TransformerTemporalConfig& c = module.config;
-    rows.push_back(
-        {display_name(module), c.in_channels ? std::to_string(*c.in_channels) : "-", std::to_string(c.inner_dim()),
-         std::to_string(c.num_attention_heads) + " x " + std::to_string(c.attention_head_dim),
-         std::to_string(c.num_layers), c.num_positional_embeddings ? std::to_string(*c.num_positional_embeddings) : "-",
-         std::string(attn2_kind(c)), std::string(name_of(module.dtype())), std::to_string(module.num_parameters())});
-  }
+using Table = std::vector<std::vector<std::string>>;
+
+/// The first column is flush left, the others right.
+void print_table(const Table& rows) {
   std::vector<std::size_t> widths(rows.front().size(), 0);
   for (const auto& row : rows)
     for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
@@ -116,11 +110,38 @@ void print_modules(const Contents& contents) {
                 << row[i];
     std::cout << '\n';
   }
-  std::set<std::string> assumed;
-  for (const TemporalModule& module : contents.modules) assumed.insert(module.assumed.begin(), module.assumed.end());
-  for (const TemporalModule& module : contents.modules)
-    if (!module.problem.empty()) std::cout << "damaged   " << display_name(module) << module.problem << '\n';
-  for (const std::string& key : assumed) std::cout << "assumed   " << key << ": as the published models have it\n";
+}
+
+void print_modules(const std::vector<TemporalModule>& modules) {
+  Table rows = {{"module", "C", "I", "heads", "layers", "positions", "attn2", "dtype", "parameters"}};
+  for (const TemporalModule& module : modules) {
+    const TransformerTemporalConfig& c = module.config;
+    rows.push_back(
+        {display_name(module), c.in_channels ? std::to_string(*c.in_channels) : "-", std::to_string(c.inner_dim()),
+         std::to_string(c.num_attention_heads) + " x " + std::to_string(c.attention_head_dim),
+         std::to_string(c.num_layers), c.num_positional_embeddings ? std::to_string(*c.num_positional_embeddings) : "-",
+         std::string(attn2_kind(c)), std::string(name_of(module.dtype())), std::to_string(module.num_parameters())});
+  }
+  print_table(rows);
+}
+
+/// "num_attention_heads = 5, 10": the values that the file does not say, over all modules.
+void print_assumed(const std::vector<TemporalModule>& modules) {
+  std::map<std::string, std::vector<std::string>> values;
+  for (const TemporalModule& module : modules) {
+    if (module.assumed.empty()) continue;
+    const auto config = nlohmann::ordered_json::parse(module.config.to_json());
+    for (const std::string& key : module.assumed) {
+      const std::string value = config.contains(key) ? config[key].dump() : "default";
+      std::vector<std::string>& seen = values[key];
+      if (std::find(seen.begin(), seen.end(), value) == seen.end()) seen.push_back(value);
+    }
+  }
+  for (const auto& [key, seen] : values) {
+    std::cout << "assumed   " << key << " = ";
+    for (std::size_t i = 0; i < seen.size(); ++i) std::cout << (i == 0 ? "" : ", ") << seen[i];
+    std::cout << " (as the published models have it)\n";
+  }
 }
 
 void print_json(const Contents& contents) {
@@ -155,32 +176,55 @@ void print_tensors(const Contents& contents) {
               << std::setw(4) << name_of(view.dtype()) << "  " << to_string(view.shape()) << '\n';
 }
 
-void print_others(const Contents& contents) {
-  constexpr std::size_t kMost = 40;
-  std::size_t shown = 0;
-  for (const auto& [place, count] : contents.others) {
-    if (++shown > kMost) {
-      std::cout << "ignored   tensors of " << contents.others.size() - kMost << " more places; --tensors lists them\n";
-      break;
-    }
-    std::cout << "ignored   " << printable(place) << ": " << count << (count == 1 ? " tensor\n" : " tensors\n");
+/// Parts of the file that no temporal module uses: in one line, or all of them.
+void print_ignored(const Contents& contents, bool all) {
+  const auto& objects = contents.checkpoint.ignored();
+  if (all) {
+    for (const auto& [name, what] : objects)
+      std::cout << "ignored   " << printable(name) << ": " << printable(what) << '\n';
+    if (!contents.modules.empty())
+      for (const auto& [place, count] : contents.others)
+        std::cout << "ignored   " << printable(place) << ": " << counted(static_cast<std::int64_t>(count), "tensor")
+                  << '\n';
+    return;
   }
+  std::string text;
+  if (!contents.modules.empty() && contents.num_others != 0) {
+    text = counted(static_cast<std::int64_t>(contents.num_others), "tensor") + " of other parts (";
+    constexpr std::size_t kShown = 3;
+    std::size_t shown = 0;
+    for (auto place = contents.others.begin(); place != contents.others.end() && shown < kShown; ++place, ++shown)
+      text += (shown == 0 ? "" : ", ") + printable(place->first);
+    text += contents.others.size() > kShown ? ", ...)" : ")";
+  }
+  if (!objects.empty())
+    text += (text.empty() ? "" : ", ") + counted(static_cast<std::int64_t>(objects.size()), "object") + " (" +
+            printable(objects.front().name) + ": " + printable(objects.front().what) +
+            (objects.size() > 1 ? ", ...)" : ")");
+  if (!text.empty()) std::cout << "ignored   " << text << "; --tensors lists all\n";
 }
 
 void print_text(const Contents& contents, bool tensors) {
-  for (const auto& file : contents.checkpoint.files()) std::cout << "file      " << file.string() << '\n';
-  std::cout << "container " << contents.checkpoint.container() << '\n';
-  if (!contents.modules.empty()) std::cout << "layout    " << layout_of(contents.modules) << '\n';
+  const std::vector<TemporalModule>& modules = contents.modules;
+  if (!modules.empty()) {
+    print_modules(modules);
+    std::cout << "\nlayout    " << layout_of(modules) << '\n';
+    print_assumed(modules);
+    for (const TemporalModule& module : modules)
+      if (!module.problem.empty()) std::cout << "damaged   " << display_name(module) << module.problem << '\n';
+  }
+  if (tensors || modules.empty()) print_tensors(contents);
+  print_ignored(contents, tensors);
   for (const auto& [key, value] : contents.checkpoint.metadata())
     std::cout << "metadata  " << printable(key) << " = " << printable(value) << '\n';
-  for (const auto& [name, what] : contents.checkpoint.ignored())
-    std::cout << "ignored   " << printable(name) << ": " << printable(what) << '\n';
-  if (!contents.modules.empty()) print_others(contents);
-  if (!contents.modules.empty()) print_modules(contents);
-  if (tensors || contents.modules.empty()) print_tensors(contents);
-  std::cout << "total     " << contents.modules.size() << " temporal modules; " << contents.checkpoint.tensors().size()
-            << " tensors, " << contents.num_others << " of them of other things; " << contents.values << " values, "
-            << contents.bytes << " bytes\n";
+  for (const auto& file : contents.checkpoint.files())
+    std::cout << "file      " << file.string() << " (" << contents.checkpoint.container() << ")\n";
+  std::int64_t parameters = 0;
+  for (const TemporalModule& module : modules) parameters += module.num_parameters();
+  std::cout << "total     " << counted(static_cast<std::int64_t>(modules.size()), "temporal module") << " with "
+            << counted(parameters, "parameter") << "; in the file "
+            << counted(static_cast<std::int64_t>(contents.checkpoint.tensors().size()), "tensor") << " with "
+            << counted(contents.values, "value") << ", " << size_text(contents.bytes) << '\n';
 }
 
 }  // namespace
@@ -191,11 +235,12 @@ void add_inspect(CLI::App& program) {
   command
       ->add_option("PATH", arguments->path,
                    "A model folder, a .safetensors file, its .index.json, or a torch archive (.ckpt, .pth, .bin, .pt)")
+      ->type_name("PATH")
       ->required();
   command->add_flag("--json", arguments->json, "Print JSON");
-  command->add_option("--variant", arguments->variant, "Variant in the weights' file name, such as fp16");
-  command->add_flag("--tensors", arguments->tensors, "List every tensor");
-  command->footer("Example:\n  kineograph inspect module/ --json");
+  add_variant(*command, arguments->variant);
+  command->add_flag("--tensors", arguments->tensors, "List every tensor, and all that is ignored");
+  command->footer("Example:\n  kineograph inspect module --json");
   command->callback([arguments] {
     const Contents contents = read(*arguments);
     arguments->json ? print_json(contents) : print_text(contents, arguments->tensors);

@@ -2,45 +2,14 @@
 // 2 wrong usage, 128 + signal for a training run that a signal ended.
 #include <algorithm>
 #include <iostream>
-#include <memory>
 #include <new>
-#include <set>
 
 #include "commands.h"
 #include "kineograph/kineograph.h"
+#include "messages.h"
+#include "usage.h"
 
 namespace kineograph::cli {
-
-namespace {
-
-/// Control characters as '?': those below a space but `kept`, DEL, and the ones that UTF-8 spells C2 80 to C2 9F.
-std::string without_controls(std::string_view text, char kept) {
-  std::string out;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const auto byte = static_cast<unsigned char>(text[i]);
-    const bool c1 = byte == 0xc2 && i + 1 < text.size() && (static_cast<unsigned char>(text[i + 1]) & 0xe0) == 0x80;
-    i += c1 ? 1 : 0;
-    out += c1 || byte == 0x7f || (byte < 0x20 && text[i] != kept) ? '?' : text[i];
-  }
-  return out;
-}
-
-}  // namespace
-
-std::string printable(std::string_view text) {
-  std::string line(text);
-  std::replace(line.begin(), line.end(), '\n', ' ');
-  return without_controls(line, ' ');
-}
-
-void say(std::string_view message) { std::cerr << "kineograph: " << without_controls(message, '\n') << '\n'; }
-
-WarningHandler warn_once() {
-  return [said = std::make_shared<std::set<std::string, std::less<>>>()](std::string_view message) {
-    if (said->emplace(message).second) say("warning: " + std::string(message));
-  };
-}
-
 namespace {
 
 std::string version_text() {
@@ -52,11 +21,12 @@ std::string version_text() {
   return text;
 }
 
-int run_program(int argc, char** argv) {
-  CLI::App program("diffusers' TransformerTemporalModel: make, inspect, convert and run it.", "kineograph");
+int run_program(std::vector<std::string> arguments) {
+  CLI::App program("diffusers' TransformerTemporalModel: make, inspect, convert, run, train, restore video.",
+                   "kineograph");
   program.set_version_flag("--version", version_text, "Version, engines and their instruction sets, best first");
   program.require_subcommand(1);
-  program.footer("kineograph COMMAND --help explains a command and gives an example.");
+  program.footer("kineograph help COMMAND explains a command and gives an example.");
   add_init(program);
   add_inspect(program);
   add_convert(program);
@@ -65,12 +35,16 @@ int run_program(int argc, char** argv) {
   add_train(program);
   add_bench(program);
   try {
-    program.parse(argc, argv);
+    arguments = normalised(program, std::move(arguments));
+    std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
+    program.parse(std::move(arguments));
   } catch (const CLI::ParseError& error) {
-    return program.exit(error) == 0 ? 0 : 2;
+    if (error.get_exit_code() == 0) return program.exit(error);  // help and version
+    say("error: " + explain(program, error));
+    return 2;
   }
   std::cout.flush();
-  if (!std::cout) throw IoError("stdout", "to write on", "an error of the operating system");
+  if (!std::cout) throw IoError("stdout", "to write on", std::error_code(errno, std::generic_category()));
   return 0;
 }
 
@@ -81,7 +55,7 @@ int main(int argc, char** argv) {
   using kineograph::cli::say;
   std::ios::sync_with_stdio(false);
   try {
-    return kineograph::cli::run_program(argc, argv);
+    return kineograph::cli::run_program({argv + 1, argv + std::max(argc, 1)});
   } catch (const kineograph::cli::ExitCode& exit) {
     return exit.code;
   } catch (const std::bad_alloc&) {

@@ -1,16 +1,16 @@
 // kineograph run: a clip through a model.
-#include <unistd.h>
-
-#include <charconv>
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
-#include <limits>
 #include <memory>
 #include <vector>
 
+#include "clips.h"
 #include "commands.h"
 #include "kineograph/kineograph.h"
+#include "messages.h"
+#include "options.h"
 #include "progress.h"
 #include "verify.h"
 #include "video/clip_io.h"
@@ -21,76 +21,67 @@ using namespace video;
 
 namespace {
 
-// The frames of a video that are one clip, where nobody says: what the published motion modules were trained on.
+// Frames of one clip of a video by default: those that the published motion modules were trained on.
 constexpr std::int64_t kVideoWindow = 16;
 
 struct RunArguments {
   std::string model, module, input, output, encoder_hidden_states;
-  std::string engine = "auto", dtype = "auto", isa, variant, group_norm_scope;
+  std::string variant, group_norm_scope;
+  EngineArguments engine;
   std::vector<double> timestep;
   std::vector<std::int64_t> class_labels;
   std::int64_t num_frames = 0, patch = 8;
-  int threads = 0;
   bool lenient = false, verify = false;
 };
 
 ModelOptions model_options(const RunArguments& arguments) {
-  ModelOptions options;
-  options.engine = arguments.engine;
-  options.isa = arguments.isa;
+  ModelOptions options = arguments.engine.model_options();
   options.variant = arguments.variant;
-  if (arguments.dtype != "auto") options.compute_dtype = arguments.dtype == "bf16" ? DType::bf16 : DType::f32;
   if (!arguments.group_norm_scope.empty())
     options.group_norm_scope =
         arguments.group_norm_scope == name_of(GroupNormScope::frame) ? GroupNormScope::frame : GroupNormScope::clip;
   options.unknown_keys = arguments.lenient ? UnknownKeys::warn : UnknownKeys::refuse;
-  options.on_warning = warn_once();
   return options;
 }
 
 void check_paths(const RunArguments& arguments) {
-  for (const auto& [option, path] : {std::pair{"--input", arguments.input}, {"--output", arguments.output}})
-    if (!kind_of(path))
-      throw CLI::ValidationError(option, "expected .safetensors, .npy, .y4m or - (a pipe of .y4m), found " + path);
-  if (arguments.input == "-" && isatty(STDIN_FILENO)) throw CLI::ValidationError("--input", "- needs a pipe on stdin");
-  if (arguments.output == "-" && isatty(STDOUT_FILENO))
-    throw CLI::ValidationError("--output", "- needs a pipe on stdout; video is nothing for a terminal");
-  if (!arguments.encoder_hidden_states.empty()) {
-    const auto kind = kind_of(arguments.encoder_hidden_states);
-    if (!kind || kind == ClipKind::y4m)
-      throw CLI::ValidationError("--encoder-hidden-states",
-                                 "expected .safetensors or .npy, found " + arguments.encoder_hidden_states);
-  }
+  check_clip_path("--input", arguments.input);
+  check_clip_path("--output", arguments.output);
+  if (arguments.encoder_hidden_states.empty()) return;
+  const auto kind = kind_of(arguments.encoder_hidden_states);
+  if (!kind || kind == ClipKind::y4m)
+    throw CLI::ValidationError("--encoder-hidden-states",
+                               "expected .safetensors or .npy, found " + arguments.encoder_hidden_states);
 }
 
-// What the command line sets over what the input holds.
+// Arguments of forward from the command line, which win over the input's own.
 struct Overrides {
   TensorView encoder_hidden_states;
   std::shared_ptr<const void> encoder_owner;
   Tensor timestep, class_labels;
 };
 
+/// i64 where all are whole, else f32.
+Tensor timesteps_of(const std::vector<double>& values) {
+  const bool whole = std::all_of(values.begin(), values.end(),
+                                 [](double value) { return std::abs(value) < 9e15 && value == std::trunc(value); });
+  Tensor timestep(whole ? DType::i64 : DType::f32, {static_cast<std::int64_t>(values.size())});
+  for (std::size_t i = 0; i < values.size(); ++i)
+    if (whole)
+      timestep.data_as<std::int64_t>()[i] = static_cast<std::int64_t>(values[i]);
+    else
+      timestep.data_as<float>()[i] = static_cast<float>(values[i]);
+  return timestep;
+}
+
 Overrides read_overrides(const RunArguments& arguments) {
   Overrides overrides;
   if (!arguments.encoder_hidden_states.empty())
     overrides.encoder_hidden_states =
         read_tensor(arguments.encoder_hidden_states, "encoder_hidden_states", overrides.encoder_owner);
-  if (!arguments.timestep.empty()) {
-    const auto count = static_cast<std::int64_t>(arguments.timestep.size());
-    bool integers = true;
-    for (double value : arguments.timestep) integers = integers && std::abs(value) < 9e15 && value == std::trunc(value);
-    overrides.timestep = Tensor(integers ? DType::i64 : DType::f32, {count});
-    for (std::int64_t i = 0; i < count; ++i) {
-      const double value = arguments.timestep[static_cast<std::size_t>(i)];
-      if (integers)
-        overrides.timestep.data_as<std::int64_t>()[i] = static_cast<std::int64_t>(value);
-      else
-        overrides.timestep.data_as<float>()[i] = static_cast<float>(value);
-    }
-  }
+  if (!arguments.timestep.empty()) overrides.timestep = timesteps_of(arguments.timestep);
   if (!arguments.class_labels.empty()) {
-    const auto count = static_cast<std::int64_t>(arguments.class_labels.size());
-    overrides.class_labels = Tensor(DType::i64, {count});
+    overrides.class_labels = Tensor(DType::i64, {static_cast<std::int64_t>(arguments.class_labels.size())});
     std::copy(arguments.class_labels.begin(), arguments.class_labels.end(),
               overrides.class_labels.data_as<std::int64_t>());
   }
@@ -106,7 +97,7 @@ ForwardOptions forward_options(const RunArguments& arguments, const Clip& clip, 
       overrides.encoder_hidden_states ? overrides.encoder_hidden_states : clip.encoder_hidden_states;
   options.timestep = overrides.timestep ? overrides.timestep.view() : clip.timestep;
   options.class_labels = overrides.class_labels ? overrides.class_labels.view() : clip.class_labels;
-  options.num_threads = arguments.threads;
+  options.num_threads = arguments.engine.threads;
   options.on_warning = on_warning;
   return options;
 }
@@ -125,52 +116,76 @@ void check_video(const TransformerTemporalConfig& config, std::int64_t patch) {
 
 /// A folder of a single model, or one module of any known checkpoint.
 TransformerTemporalModel open_model(const RunArguments& arguments, const ModelOptions& options) {
+  check_model_path(arguments.model);
   if (arguments.module.empty() && !std::filesystem::is_regular_file(arguments.model))
     return TransformerTemporalModel::from_pretrained(arguments.model, options);
   return load(Checkpoint::open(arguments.model, arguments.variant), arguments.module, options);
 }
 
+/// diffusers' default for a tensor is one frame a clip, which is seldom meant for many rows.
+void warn_of_single_frames(const RunArguments& arguments, const Clip& clip, const WarningHandler& on_warning) {
+  const std::int64_t rows = clip.hidden_states.rank() > 0 ? clip.hidden_states.size(0) : 0;
+  if (arguments.num_frames != 0 || clip.num_frames != 0 || rows <= 1) return;
+  on_warning("without --num-frames the " + counted(rows, "row") + " of " + arguments.input +
+             " are videos of one frame each; --num-frames " + std::to_string(rows) + " takes them for one clip");
+}
+
+struct Totals {
+  std::int64_t rows = 0;
+  std::chrono::steady_clock::duration spent{};  ///< in forward
+};
+
+Totals run_pieces(const RunArguments& arguments, const TransformerTemporalModel& model, const ModelOptions& options,
+                  ClipSource& source, SampleSink& sink, Verifier* verifier) {
+  using Clock = std::chrono::steady_clock;
+  const Overrides overrides = read_overrides(arguments);
+  Totals totals;
+  Progress progress(source.total_frames());
+  while (const std::optional<Clip> clip = source.next()) {
+    warn_of_single_frames(arguments, *clip, options.on_warning);
+    const ForwardOptions forward = forward_options(arguments, *clip, overrides, options.on_warning);
+    const auto start = Clock::now();
+    Tensor sample = model.forward(clip->hidden_states, forward).sample;
+    totals.spent += Clock::now() - start;
+    if (verifier != nullptr) verifier->check(clip->hidden_states, forward, sample);
+    totals.rows += clip->hidden_states.size(0);
+    progress.advance(clip->hidden_states.size(0));
+    sink.append(std::move(sample));
+  }
+  return totals;
+}
+
 void run(const RunArguments& arguments) {
   check_paths(arguments);
-  using Clock = std::chrono::steady_clock;
   const ModelOptions options = model_options(arguments);
   const auto model = open_model(arguments, options);
-  const Overrides overrides = read_overrides(arguments);
   const auto source =
       open_clip(arguments.input, arguments.num_frames != 0 ? arguments.num_frames : kVideoWindow, arguments.patch);
-  if (source->video()) check_video(model.config(), arguments.patch);
+  if (source->video() != nullptr) check_video(model.config(), arguments.patch);
   std::optional<Verifier> verifier;
   if (arguments.verify)
     verifier.emplace([&](const ModelOptions& changed) { return open_model(arguments, changed); }, options);
   const auto sink = open_sample(arguments.output, source->video(), arguments.patch);
-
-  std::int64_t rows = 0;
-  Clock::duration spent{};
-  {
-    Progress progress(source->total_frames());
-    while (const std::optional<Clip> clip = source->next()) {
-      const ForwardOptions forward = forward_options(arguments, *clip, overrides, options.on_warning);
-      const auto start = Clock::now();
-      Tensor sample = model.forward(clip->hidden_states, forward).sample;
-      spent += Clock::now() - start;
-      if (verifier) verifier->check(clip->hidden_states, forward, sample);
-      rows += clip->hidden_states.size(0);
-      progress.advance(clip->hidden_states.size(0));
-      sink->append(std::move(sample));
-    }
-  }
+  const Totals totals = run_pieces(arguments, model, options, *source, *sink, verifier ? &*verifier : nullptr);
   if (verifier) verifier->conclude(model);
   sink->finish();
-  char seconds[32];
-  std::snprintf(seconds, sizeof seconds, "%.3f", std::chrono::duration<double>(spent).count());
-  say(std::to_string(rows) + " frames in " + seconds + " s (engine " + std::string(model.engine()) + ", " +
-      std::string(model.isa()) + ", " + std::string(name_of(model.compute_dtype())) + ")");
+  say(counted(totals.rows, "frame") + " in " + with_decimals(std::chrono::duration<double>(totals.spent).count(), 3) +
+      " s (" + engine_of(model) + ")");
 }
 
-std::vector<std::string> engine_names() {
-  std::vector<std::string> names = engines();
-  names.insert(names.begin(), "auto");
-  return names;
+void add_conditioning(CLI::App& command, RunArguments& arguments) {
+  command
+      .add_option("--encoder-hidden-states", arguments.encoder_hidden_states,
+                  "Conditioning from a .safetensors or .npy file")
+      ->type_name("FILE");
+  command.add_option("--timestep", arguments.timestep, "One, or one for each video, separated by commas")
+      ->delimiter(',')
+      ->check(number(-1e12, 1e12))
+      ->type_name("X,...");
+  command.add_option("--class-labels", arguments.class_labels, "One, or one for each video, separated by commas")
+      ->delimiter(',')
+      ->check(whole_number(0))
+      ->type_name("N,...");
 }
 
 }  // namespace
@@ -178,53 +193,40 @@ std::vector<std::string> engine_names() {
 void add_run(CLI::App& program) {
   auto arguments = std::make_shared<RunArguments>();
   CLI::App* command = program.add_subcommand("run", "Run a clip through a model");
-  const auto at_least = [](std::int64_t least) { return CLI::Range(least, std::numeric_limits<std::int64_t>::max()); };
   command
-      ->add_option("--model", arguments->model,
+      ->add_option("-m,--model", arguments->model,
                    "Model folder, as diffusers' save_pretrained writes it, or any checkpoint of docs/checkpoints.md")
+      ->type_name("PATH")
       ->required();
-  command->add_option("--module", arguments->module, "Which temporal module of a checkpoint (see inspect)");
+  command->add_option("--module", arguments->module, "Which temporal module of a checkpoint (see inspect)")
+      ->type_name("NAME");
   command
-      ->add_option("--input", arguments->input,
+      ->add_option("-i,--input", arguments->input,
                    ".safetensors (hidden_states, encoder_hidden_states, timestep, class_labels), .npy, .y4m, or - for "
                    "a pipe of .y4m")
+      ->type_name("FILE")
       ->required();
-  command->add_option("--output", arguments->output, ".safetensors (sample), .npy, .y4m, or - for a pipe of .y4m")
+  command->add_option("-o,--output", arguments->output, ".safetensors (sample), .npy, .y4m, or - for a pipe of .y4m")
+      ->type_name("FILE")
       ->required();
-  command
-      ->add_option("--num-frames", arguments->num_frames,
-                   "Frames of one clip (default: 1 for tensors, as in diffusers; 16 for video)")
-      ->check(at_least(1));
-  command->add_option("--patch", arguments->patch, "Video: pixels across one latent; channels are 3 x patch x patch")
-      ->check(CLI::Range(1, 64))
+  add_whole_number(*command, "--num-frames", arguments->num_frames, 1,
+                   "Frames of one clip (default: 1 for tensors, as in diffusers; 16 for video)");
+  add_whole_number(*command, "--patch", arguments->patch, 1, 64,
+                   "Video: pixels across one latent; channels are 3 x patch x patch")
       ->capture_default_str();
-  command->add_option("--encoder-hidden-states", arguments->encoder_hidden_states,
-                      "Conditioning from a .safetensors or .npy file");
-  command->add_option("--timestep", arguments->timestep, "One, or one for each video, separated by commas")
-      ->delimiter(',');
-  command->add_option("--class-labels", arguments->class_labels, "One, or one for each video, separated by commas")
-      ->delimiter(',');
-  command->add_option("--engine", arguments->engine, "Engine to run on")
-      ->check(CLI::IsMember(engine_names()))
-      ->capture_default_str();
-  command->add_option("--isa", arguments->isa, "Instruction set to force (see --version)");
-  command->add_option("--dtype", arguments->dtype, "What matrix products take; auto follows the checkpoint")
-      ->check(CLI::IsMember({"auto", "f32", "bf16"}))
-      ->capture_default_str();
-  command->add_option("--threads", arguments->threads, "Threads; 0 for KINEOGRAPH_NUM_THREADS or all cores")
-      ->check(CLI::Range(0, 65536))
-      ->capture_default_str();
-  command
-      ->add_option("--group-norm-scope", arguments->group_norm_scope, "Override the configuration's group_norm_scope")
-      ->check(CLI::IsMember({"clip", "frame"}));
-  command->add_option("--variant", arguments->variant, "Variant in the weights' file name, such as fp16");
-  command->add_flag("--lenient", arguments->lenient, "Warn of unknown configuration keys instead of refusing them");
+  add_conditioning(*command, *arguments);
+  add_engine_options(*command, arguments->engine);
+  add_choice(*command, "--group-norm-scope", arguments->group_norm_scope, {"clip", "frame"},
+             "Override the configuration's group_norm_scope");
+  add_variant(*command, arguments->variant);
+  add_lenient(*command, arguments->lenient);
   command->add_flag("--verify", arguments->verify,
                     "Also run the reference engine, report the worst difference, and fail if it is too large");
   command->footer(
-      "Example:\n"
-      "  ffmpeg -i in.mp4 -pix_fmt yuv420p -f yuv4mpegpipe - |\n"
-      "    kineograph run --model module/ --input - --output - | ffmpeg -i - out.mp4");
+      "Examples, of one module of a checkpoint, and of a model for patches of 8 x 8 pixels:\n"
+      "  kineograph run -m mm_sd_v15_v2.ckpt --module mid_block.motion_modules.0 -i in.npy -o out.npy --num-frames 16\n"
+      "  ffmpeg -v error -i clip.mp4 -f yuv4mpegpipe - |\n"
+      "    kineograph run -m patches -i - -o - | ffmpeg -v error -i - out.mp4");
   command->callback([arguments] { run(*arguments); });
 }
 

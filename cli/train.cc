@@ -1,13 +1,10 @@
 // kineograph train: a model that restores video.
 #include <unistd.h>
 
-#include <charconv>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
-#include <limits>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -17,7 +14,10 @@
 #include "base/threads.h"
 #include "commands.h"
 #include "kineograph/kineograph.h"
+#include "messages.h"
+#include "options.h"
 #include "progress.h"
+#include "train_settings.h"
 #include "video/restore/restoration.h"
 #include "video/train/log.h"
 #include "video/train/session.h"
@@ -33,38 +33,6 @@ namespace {
 using Json = nlohmann::ordered_json;
 namespace fs = std::filesystem;
 
-// What a run's result depends on, besides the configuration.
-struct Settings {
-  std::vector<std::string> clips;
-  std::string noise_level = "5:55", damage = "0.9:0.05:0.05";
-  std::int64_t steps = 20000, batch = 8, frames = 0, crop = 64, patches = 0, warmup = 200;
-  double learning_rate = 1e-3, weight_decay = 0.01, clip_norm = 1, ema = 0.999;
-  std::uint64_t seed = 0;
-};
-
-// The one table of them: options of the command line, and what a checkpoint remembers. `visit` takes the option's name,
-// what it is, the least and the most for a number, and the value.
-template <class Visit>
-void each_setting(Settings& s, const Visit& visit) {
-  constexpr double kMany = 1e12;
-  visit("clips", "Videos to learn from: .y4m, anything ffmpeg decodes, or drawn for drawn motion. Each is as likely",
-        0.0, 0.0, s.clips);
-  visit("noise-level", "Deviation of the noise, from LO:HI levels of 255", 0.0, 0.0, s.noise_level);
-  visit("damage", "How likely windows have NOISE:FLICKER:BOTH", 0.0, 0.0, s.damage);
-  visit("steps", "Steps of the whole run", 1.0, kMany, s.steps);
-  visit("batch", "Windows of a step", 1.0, 65536.0, s.batch);
-  visit("frames", "Frames of a window (default: what restore takes with this model)", 1.0, 65536.0, s.frames);
-  visit("crop", "Pixels across and down a window", 1.0, 65536.0, s.crop);
-  visit("patches", "Patches across and down a window, at random places of it; 0 for all that tile it", 0.0, 65536.0,
-        s.patches);
-  visit("learning-rate", "The highest: after the warm-up it falls as half a cosine", 0.0, 1.0, s.learning_rate);
-  visit("warmup", "Steps in which the learning rate rises", 0.0, kMany, s.warmup);
-  visit("weight-decay", "AdamW's decoupled decay, not of biases, norms and embeddings", 0.0, 1000.0, s.weight_decay);
-  visit("clip-norm", "The gradient's largest norm; 0 for any", 0.0, kMany, s.clip_norm);
-  visit("ema", "Decay of the weights' moving average, which is the model that is saved", 0.0, 1.0, s.ema);
-  visit("seed", "Same seed, same run", 0.0, 0x1p63, s.seed);
-}
-
 struct TrainArguments {
   Settings settings;
   std::string config, init, output, dtype = "f32", engine = "auto";
@@ -79,65 +47,6 @@ extern "C" void remember_signal(int signal) {
   received_signal = signal;
   // A second one does not wait.
   std::signal(signal, SIG_DFL);
-}
-
-// "5:55" as numbers.
-std::vector<double> parse_numbers(const std::string& option, const std::string& text, std::size_t count, double most) {
-  std::vector<double> numbers;
-  const char* from = text.data();
-  const char* const end = from + text.size();
-  while (numbers.size() < count) {
-    double value = 0;
-    const auto [rest, error] = std::from_chars(from, end, value);
-    if (error != std::errc() || !(value >= 0 && value <= most)) break;
-    numbers.push_back(value);
-    from = rest;
-    if (from == end || *from != ':') break;
-    ++from;
-  }
-  if (numbers.size() != count || from != end)
-    throw CLI::ValidationError("--" + option, "expected " + std::to_string(count) + " numbers from 0 to " +
-                                                  Json(most).dump() + " between colons, found " + text);
-  return numbers;
-}
-
-BatchOptions batch_options(const Settings& settings, const TransformerTemporalConfig& config) {
-  const std::int64_t patch = patch_of(config);
-  BatchOptions options;
-  options.config = config;
-  options.patches = settings.patches;
-  options.batch = settings.batch;
-  options.extents = {settings.frames, settings.crop};
-  options.patch = patch;
-  options.seed = settings.seed;
-  const auto sigma = parse_numbers("noise-level", settings.noise_level, 2, 255);
-  if (sigma[0] > sigma[1])
-    throw CLI::ValidationError("--noise-level", "expected LO:HI with LO at most HI, found " + settings.noise_level);
-  options.damage.least_sigma = sigma[0];
-  options.damage.most_sigma = sigma[1];
-  const auto likely = parse_numbers("damage", settings.damage, 3, 1);
-  if (likely[0] + likely[1] + likely[2] <= 0)
-    throw CLI::ValidationError("--damage", "expected one that is likely, found " + settings.damage);
-  std::copy(likely.begin(), likely.end(), options.damage.probabilities.begin());
-  if (settings.crop % patch != 0 || settings.crop < patch)
-    throw CLI::ValidationError("--crop", "expected a multiple of the model's patch, " + std::to_string(patch) +
-                                             ", found " + std::to_string(settings.crop));
-  return options;
-}
-
-TrainingOptions training_options(const Settings& settings, const TransformerTemporalConfig& config) {
-  if (settings.warmup >= settings.steps && settings.warmup > 0)
-    throw CLI::ValidationError("--warmup", "expected fewer than the " + std::to_string(settings.steps) +
-                                               " steps, found " + std::to_string(settings.warmup));
-  TrainingOptions options;
-  options.steps = settings.steps;
-  options.warmup = settings.warmup;
-  options.learning_rate = settings.learning_rate;
-  options.clip_norm = settings.clip_norm;
-  options.ema = settings.ema;
-  options.adamw.weight_decay = settings.weight_decay;
-  options.batches = batch_options(settings, config);
-  return options;
 }
 
 // Drawn weights that learning starts from: proj_out is zero, so that the sample is the input; and every block's
@@ -214,7 +123,7 @@ TransformerTemporalConfig adopt(const Checkpoint& checkpoint, const CLI::App& co
       if (command.get_option(std::string("--") + name)->count() > 0) hold(name, Json(value));
       stored.at(name).get_to(value);
     });
-    // These may change on the way; where nobody says, they stay, so that not even the last bit differs.
+    // These may change on the way; by default they stay, so that not even the last bit differs.
     const auto keep = [&](const std::string& name, auto& value) {
       if (command.get_option("--" + name)->count() == 0) stored.at(name).get_to(value);
     };
@@ -236,97 +145,118 @@ std::string short_number(double value) {
   return text;
 }
 
-void train(const CLI::App& command, TrainArguments arguments) {
-  const fs::path folder = arguments.output, checkpoint_file = folder / "checkpoint.safetensors";
-  for (std::string& clip : arguments.settings.clips)
-    if (clip != "drawn") clip = fs::absolute(clip).lexically_normal().string();
+struct Beginning {
+  TransformerTemporalModel model;
+  std::optional<Checkpoint> checkpoint;  ///< of the run that is resumed
+};
 
-  std::optional<Checkpoint> checkpoint;
-  std::optional<TransformerTemporalModel> initial;
+/// The model that the run starts with, from the command line or from the run in --output, whose settings are taken
+/// over.
+Beginning begin(const CLI::App& command, TrainArguments& arguments, const fs::path& checkpoint_file) {
   if (arguments.resume) {
-    checkpoint = Checkpoint::open(checkpoint_file);
-    initial = initial_model(adopt(*checkpoint, command, arguments), arguments.settings.seed);
-  } else {
-    if (fs::exists(checkpoint_file))
-      throw ArgumentError("--output", "a folder without a run", checkpoint_file.string(),
-                          "--resume continues it; another folder starts anew.");
-    if (arguments.settings.clips.empty()) throw CLI::RequiredError("--clips");
-    if (arguments.config.empty() == arguments.init.empty())
-      throw CLI::ValidationError("train", "one of --config and --init is needed");
-    initial = arguments.init.empty()
-                  ? initial_model(TransformerTemporalConfig::from_file(arguments.config), arguments.settings.seed)
-                  : TransformerTemporalModel::from_pretrained(arguments.init, {.engine = "reference"});
+    Checkpoint checkpoint = Checkpoint::open(checkpoint_file);
+    const TransformerTemporalConfig config = adopt(checkpoint, command, arguments);
+    return {initial_model(config, arguments.settings.seed), std::move(checkpoint)};
   }
+  if (fs::exists(checkpoint_file))
+    throw ArgumentError("--output", "a folder without a run", checkpoint_file.string(),
+                        "--resume continues it; another folder starts anew.");
+  if (arguments.settings.clips.empty()) throw CLI::RequiredError("--clips");
+  if (arguments.config.empty() && arguments.init.empty())
+    throw CLI::ValidationError("--config", "expected it or --init, found neither");
+  if (!arguments.init.empty())
+    return {TransformerTemporalModel::from_pretrained(arguments.init, {.engine = "reference"}), {}};
+  return {initial_model(TransformerTemporalConfig::from_file(arguments.config), arguments.settings.seed), {}};
+}
+
+/// Settles what the command line left open, and refuses a model for something else.
+void complete(TrainArguments& arguments, const TransformerTemporalConfig& config) {
+  patch_of(config);
   Settings& settings = arguments.settings;
-  const TransformerTemporalConfig config = initial->config();
-  patch_of(config);  // refuses a model for something else
   if (settings.frames == 0) settings.frames = default_window(config);
   if (config.num_positional_embeddings && settings.frames > *config.num_positional_embeddings)
     throw CLI::ValidationError("--frames", "expected at most the model's num_positional_embeddings, " +
                                                std::to_string(*config.num_positional_embeddings) + ", found " +
                                                std::to_string(settings.frames));
-  const TrainingOptions options = training_options(settings, config);
-  ModelOptions engine;
   if (arguments.engine == "auto") arguments.engine = engines().front();
-  engine.engine = arguments.engine;
   // A run keeps the number that it was started with.
   arguments.threads = thread_count(arguments.threads);
-  TrainingSession session(*initial, options, open_sources(settings.clips, options.batches.extents), engine,
-                          arguments.threads);
-  if (checkpoint) session.load(*checkpoint);
-  checkpoint.reset();
+}
+
+/// The losses and the speed as text, for the bar and for lines of a log.
+class Report {
+ public:
+  Report(const TrainingSession& session, const TrainingLog& log)
+      : session_(session), log_(log), from_(session.steps_done()) {}
+
+  std::string loss() const { return "loss " + short_number(log_.recent_loss()); }
+  std::string state() const {
+    const double seconds = std::chrono::duration<double>(Clock::now() - start_).count();
+    const double speed = static_cast<double>(session_.steps_done() - from_) / std::max(seconds, 1e-9);
+    return loss() + ", " + short_number(speed) + " steps/s, " +
+           short_number(speed * static_cast<double>(session_.tokens_per_step())) + " tokens/s";
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  const TrainingSession& session_;
+  const TrainingLog& log_;
+  std::int64_t from_;
+  Clock::time_point start_ = Clock::now();
+};
+
+/// Steps until the run is over or a signal came; saves now and then.
+template <class Save>
+void take_steps(const TrainArguments& arguments, TrainingSession& session, TrainingLog& log, const Report& report,
+                const Save& save) {
+  Progress progress(arguments.settings.steps, "steps");
+  progress.begin_at(session.steps_done());
+  while (!session.finished() && received_signal == 0) {
+    log.add(session.step());
+    progress.note(report.loss());
+    progress.advance(1);
+    if (session.steps_done() % arguments.checkpoint_every != 0 || session.finished()) continue;
+    save();
+    if (!progress.on_terminal()) say("step " + std::to_string(session.steps_done()) + ": " + report.state());
+  }
+}
+
+void train(const CLI::App& command, TrainArguments arguments) {
+  const fs::path folder = arguments.output, checkpoint_file = folder / "checkpoint.safetensors";
+  for (std::string& clip : arguments.settings.clips)
+    if (clip != "drawn") clip = fs::absolute(clip).lexically_normal().string();
+  Beginning beginning = begin(command, arguments, checkpoint_file);
+  const TransformerTemporalConfig config = beginning.model.config();
+  complete(arguments, config);
+  const TrainingOptions options = training_options(arguments.settings, config);
+  ModelOptions engine;
+  engine.engine = arguments.engine;
+  TrainingSession session(beginning.model, options, open_sources(arguments.settings.clips, options.batches.extents),
+                          engine, arguments.threads);
+  if (beginning.checkpoint) session.load(*beginning.checkpoint);
+  beginning.checkpoint.reset();
 
   fs::create_directories(folder);
   const std::string remembered = to_json(arguments, config).dump();
-  const DType dtype = arguments.dtype == "bf16" ? DType::bf16 : DType::f32;
   TrainingLog log(folder, session.steps_done());
   const auto save = [&] {
     session.save(checkpoint_file, remembered);
-    session.save_model(folder, dtype);
+    session.save_model(folder, dtype_named(arguments.dtype));
     log.plot();
   };
   // A folder that cannot be written to, or a full disk, should say so before the work.
   if (!arguments.resume) save();
   for (const int signal : {SIGINT, SIGTERM}) std::signal(signal, remember_signal);
-
-  using Clock = std::chrono::steady_clock;
-  const auto start = Clock::now();
-  const std::int64_t from = session.steps_done();
-  const auto speed = [&] {
-    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    return static_cast<double>(session.steps_done() - from) / std::max(seconds, 1e-9);
-  };
-  const auto state = [&] {
-    return "loss " + short_number(log.recent_loss()) + ", " + short_number(speed()) + " steps/s, " +
-           short_number(speed() * static_cast<double>(session.tokens_per_step())) + " tokens/s";
-  };
-  {
-    Progress progress(settings.steps, "steps");
-    progress.advance(from);
-    while (!session.finished() && received_signal == 0) {
-      log.add(session.step());
-      progress.note(state());
-      progress.advance(1);
-      if (session.steps_done() % arguments.checkpoint_every == 0 && !session.finished()) {
-        save();
-        if (!progress.on_terminal()) say("step " + std::to_string(session.steps_done()) + ": " + state());
-      }
-    }
-  }
+  const Report report(session, log);
+  take_steps(arguments, session, log, report, save);
   save();
   if (session.finished()) {
-    say("trained " + arguments.output + ": " + std::to_string(session.steps_done()) + " steps, " + state());
+    say("trained " + arguments.output + ": " + counted(session.steps_done(), "step") + ", " + report.state());
     return;
   }
   say("interrupted after step " + std::to_string(session.steps_done()) +
       " and saved; kineograph train --resume --output " + arguments.output + " continues");
   throw ExitCode{128 + received_signal};
-}
-
-std::vector<std::string> engine_names() {
-  std::vector<std::string> names = engines();
-  names.insert(names.begin(), "auto");
-  return names;
 }
 
 }  // namespace
@@ -335,36 +265,40 @@ void add_train(CLI::App& program) {
   auto arguments = std::make_shared<TrainArguments>();
   CLI::App* command = program.add_subcommand("train", "Train a model that restores video");
   command
-      ->add_option("--output", arguments->output,
+      ->add_option("-o,--output", arguments->output,
                    "Folder to write: the model, checkpoint.safetensors, log.csv, loss.svg")
+      ->type_name("FOLDER")
       ->required();
-  auto* config = command->add_option("--config", arguments->config, "A config.json; the weights are drawn");
-  command->add_option("--init", arguments->init, "A model folder to start from")->excludes(config);
+  auto* config =
+      command->add_option("--config", arguments->config, "A config.json; the weights are drawn")->type_name("FILE");
+  command->add_option("--init", arguments->init, "A model folder to start from")->type_name("FOLDER")->excludes(config);
   command->add_flag("--resume", arguments->resume,
                     "Continue the run in --output, as if it had never stopped; its settings are known");
   each_setting(arguments->settings, [&](const char* name, const char* text, double least, double most, auto& value) {
+    using Value = std::decay_t<decltype(value)>;
     CLI::Option* option = command->add_option(std::string("--") + name, value, text);
-    if constexpr (std::is_arithmetic_v<std::decay_t<decltype(value)>>) {
-      option->check(CLI::Range(least, most));
+    if constexpr (std::is_floating_point_v<Value>) {
+      option->check(number(least, most))->type_name("X");
+    } else if constexpr (std::is_integral_v<Value>) {
+      const bool bounded = most < 0x1p63;
+      const auto from = static_cast<std::int64_t>(least);
+      option->check(bounded ? whole_number(from, static_cast<std::int64_t>(most)) : whole_number(from))->type_name("N");
+    }
+    if constexpr (std::is_arithmetic_v<Value>) {
       if (value != 0) option->capture_default_str();
-    } else if constexpr (std::is_same_v<std::decay_t<decltype(value)>, std::string>) {
+    } else if constexpr (std::is_same_v<Value, std::string>) {
       option->capture_default_str();
     }
   });
-  command->add_option("--checkpoint-every", arguments->checkpoint_every, "Steps from one checkpoint to the next")
-      ->check(CLI::Range(std::int64_t{1}, std::numeric_limits<std::int64_t>::max()))
+  add_whole_number(*command, "--checkpoint-every", arguments->checkpoint_every, 1,
+                   "Steps from one checkpoint to the next")
       ->capture_default_str();
-  command->add_option("--dtype", arguments->dtype, "Type the model's weights are stored in; training is in f32")
-      ->check(CLI::IsMember({"f32", "bf16"}))
-      ->capture_default_str();
-  command->add_option("--engine", arguments->engine, "Engine to compute with")
-      ->check(CLI::IsMember(engine_names()))
-      ->capture_default_str();
-  command->add_option("--threads", arguments->threads, "Threads; 0 for KINEOGRAPH_NUM_THREADS or all cores")
-      ->check(CLI::Range(0, 65536))
-      ->capture_default_str();
+  add_stored_dtype(*command, arguments->dtype, {"f32", "bf16"},
+                   "Type the model's weights are stored in; training is in f32");
+  add_engine_choice(*command, arguments->engine, arguments->threads);
   command->footer(
-      "Example:\n  kineograph train --clips a.mp4 b.mp4 drawn --config examples/train/restore.json --output restorer/");
+      "Example:\n"
+      "  kineograph train --clips a.mp4 b.mp4 drawn --config examples/train/restore.json --output restorer");
   command->callback([arguments, command] { train(*command, *arguments); });
 }
 

@@ -5,8 +5,8 @@
 #include <cstdio>
 #include <limits>
 
-#include "commands.h"
 #include "kineograph/error.h"
+#include "messages.h"
 
 namespace kineograph::cli {
 namespace {

@@ -4,8 +4,11 @@
     python animatediff.py --base SD1.5_FOLDER --motion-adapter ADAPTER_FOLDER --prompt "a rocket" --output rocket.gif
 
 Both are folders, or names on the hub, as diffusers' from_pretrained takes them. Without weights of your own,
-``--random`` builds the same pipeline small, with random weights: what it draws is noise, but all of it runs.
-``--compare`` runs it a second time without kineograph and says how far the frames and the seconds differ.
+``--random`` builds the same pipeline small, with random weights: its frames are noise, but all of it runs.
+``--compare`` runs it a second time without kineograph and says how far the frames and the seconds differ; ``--maps``
+draws the attention of the first motion module: how much each frame looks at each. All of it, in half a minute:
+
+    python animatediff.py --random --frames 8 --steps 4 --compare --maps attention.png
 """
 
 import argparse
@@ -64,6 +67,18 @@ def frames_of(pipe, arguments, prompt):
     return frames, time.perf_counter() - start
 
 
+def draw_maps(pipe, arguments, prompt):
+    """Records the first motion module's attentions in one step, and draws them."""
+    from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+    from kineograph import plot
+
+    module = next(module for module in pipe.unet.modules() if isinstance(module, AnimateDiffTransformer3D))
+    with kineograph.record_attention(module) as maps:
+        frames_of(pipe, argparse.Namespace(**{**vars(arguments), "steps": 1}), prompt)
+    plot.attention(maps, path=arguments.maps)
+    print(f"wrote {arguments.maps}: rows are attentions, columns heads; a square is frames looking at frames")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", help="a Stable Diffusion 1.5 pipeline")
@@ -76,6 +91,7 @@ def main():
     parser.add_argument("--size", type=int, help="height and width in pixels; by default the model's own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", default="animation.gif")
+    parser.add_argument("--maps", help="a picture of attention maps to write; needs matplotlib")
     arguments = parser.parse_args()
 
     if arguments.random:
@@ -92,6 +108,8 @@ def main():
     print(kineograph.accelerate(pipe))
     frames, seconds = frames_of(pipe, arguments, prompt)
     print(f"{arguments.frames} frames in {seconds:.1f} s; {kineograph.stats()}")
+    if arguments.maps:
+        draw_maps(pipe, arguments, prompt)
     if arguments.compare:
         kineograph.restore(pipe)
         theirs, their_seconds = frames_of(pipe, arguments, prompt)

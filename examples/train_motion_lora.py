@@ -66,7 +66,7 @@ def read_clip(path, frames, size):
 
 @torch.no_grad()
 def encoded(pipe, clip, prompt):
-    """What the UNet sees of a clip and a prompt: latents (1, C, F, H, W) and embeddings (F, S, D), the same a frame."""
+    """The UNet's input for a clip and a prompt: latents (1, C, F, H, W) and embeddings (F, S, D), the same a frame."""
     latents = pipe.vae.encode(clip.to(pipe.vae.dtype)).latent_dist.mean * pipe.vae.config.scaling_factor
     if pipe.text_encoder is None:  # --random
         embeds = torch.randn(1, 8, pipe.unet.config.cross_attention_dim, generator=torch.Generator().manual_seed(0))

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <fstream>
 #include <iostream>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -20,7 +21,8 @@ std::ifstream open_input(const std::filesystem::path& path) {
   errno = 0;
   std::ifstream in(path, std::ios::binary);
   if (in && std::filesystem::is_directory(path)) errno = EISDIR;
-  if (!in || errno == EISDIR) throw IoError(path.string(), "a file that can be read", std::strerror(errno));
+  if (!in || errno == EISDIR)
+    throw IoError(path.string(), "a file that can be read", std::error_code(errno, std::generic_category()));
   return in;
 }
 

@@ -17,7 +17,7 @@ enum class ClipKind { safetensors, npy, y4m };
 /// By extension; "-" is y4m. Nothing for others.
 std::optional<ClipKind> kind_of(const std::filesystem::path& path);
 
-/// What forward takes, as far as the input holds it. `owner` keeps the views' memory.
+/// Arguments of forward, as far as the input holds them. `owner` keeps the views' memory.
 struct Clip {
   TensorView hidden_states, encoder_hidden_states, timestep, class_labels;
   /// F where the source decides it (the frames of a window of video); 0 where it does not.
@@ -44,7 +44,7 @@ class VideoFile {
   explicit VideoFile(const std::filesystem::path& path);
   Y4mReader& reader() noexcept { return reader_; }
   const Y4mHeader& header() const noexcept { return reader_.header(); }
-  /// What the file's size says, for progress; nothing for a pipe.
+  /// From the file's size, for progress; nothing for a pipe.
   std::optional<std::int64_t> total_frames() const noexcept { return total_frames_; }
 
  private:

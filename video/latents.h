@@ -27,7 +27,7 @@ void rgb_to_frame(const float* rgb, const Y4mHeader& header, std::span<std::uint
 /// The pixel that is shown at `place` of a line of `size` pixels which is mirrored at both ends, and again beyond.
 std::int64_t mirrored(std::int64_t place, std::int64_t size);
 
-/// Where a grid of patches takes its pixels: row y of the grid shows row rows[y] of the frame, column x column
+/// Pixels under a grid of patches: row y of the grid shows row rows[y] of the frame, column x column
 /// columns[x]. Both have a multiple of `patch` entries.
 struct PatchGrid {
   std::int64_t patch;

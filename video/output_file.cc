@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <iostream>
+#include <system_error>
 #include <vector>
 
 #include "kineograph/error.h"
@@ -16,7 +17,7 @@
 namespace kineograph::video {
 namespace {
 
-// What the signal handler removes. A plain pointer: a handler may not touch anything that allocates.
+// The path that the signal handler removes. A plain pointer: a handler may not touch anything that allocates.
 char* volatile unfinished_path = nullptr;
 
 extern "C" void remove_unfinished(int signal) {
@@ -28,7 +29,7 @@ extern "C" void remove_unfinished(int signal) {
 void handle_signals() {
   for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) {
     const auto before = std::signal(signal, remove_unfinished);
-    // What is ignored stays so, and a command that handles signals itself goes on to do so.
+    // Ignored signals stay ignored, and a command that handles signals itself goes on to do so.
     if (before != SIG_DFL && before != remove_unfinished) std::signal(signal, before);
   }
 }
@@ -40,7 +41,7 @@ void watch(const std::filesystem::path& path) {
   std::free(before);
 }
 
-std::string last_error() { return errno != 0 ? std::strerror(errno) : "an error of the operating system"; }
+std::error_code last_error() { return {errno, std::generic_category()}; }
 
 // A new file's permissions as any program would make it, or those of the file it will replace.
 mode_t permissions_for(const std::filesystem::path& path) {

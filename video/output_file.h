@@ -9,7 +9,7 @@
 namespace kineograph::video {
 
 /// Writes beside `path` and takes its name only in commit(): a run that fails, is interrupted or fills the disk leaves
-/// what was there. What is not a regular file (a pipe, a device) is written directly; "-" is stdout.
+/// the old file. Pipes and devices are written directly; "-" is stdout.
 /// One at a time in a process: a signal that ends the process removes the unfinished file.
 class OutputFile {
  public:

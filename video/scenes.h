@@ -1,4 +1,4 @@
-// Where one scene of a video ends and the next begins.
+// Cuts: places where one scene of a video ends and the next begins.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace kineograph::video {
 
-/// What a frame shows from afar: a plane's means over cells of 8 x 8 pixels, less their mean.
+/// Thumbnail of a frame: a plane's means over cells of 8 x 8 pixels, less their mean.
 struct Thumbnail {
   std::vector<float> cells;
   double deviation = 0;  ///< of the cells, in levels of 0..255

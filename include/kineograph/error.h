@@ -3,6 +3,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <system_error>
 
 namespace kineograph {
 
@@ -24,6 +25,10 @@ class Error : public std::runtime_error {
   const std::string& found() const noexcept { return found_; }
   /// The likely cause, or what to do, in whole sentences; may be empty.
   const std::string& hint() const noexcept { return hint_; }
+
+ protected:
+  /// Of the parts, and a message in other words.
+  Error(const std::string& message, std::string where, std::string expected, std::string found, std::string hint);
 
  private:
   std::string where_, expected_, found_, hint_;
@@ -51,7 +56,10 @@ class ArgumentError : public Error {
 
 /// The operating system refused: a file that cannot be opened, read, written or renamed.
 class IoError : public Error {
+ public:
   using Error::Error;
+  /// With the system's own reason; what() reads "<where>: no such file or folder".
+  IoError(const std::string& where, std::string expected, std::error_code reason, std::string hint = {});
 };
 
 }  // namespace kineograph

@@ -5,8 +5,8 @@
 
 #include <atomic>
 #include <cerrno>
-#include <cstring>
 #include <string>
+#include <system_error>
 
 #include "kineograph/error.h"
 
@@ -90,8 +90,8 @@ void AtomicFile::commit() {
 }
 
 void AtomicFile::fail(const char* action) const {
-  throw IoError(path_.string(), std::string("a file that can be ") + action, std::strerror(errno),
-                "Nothing was changed.");
+  throw IoError(path_.string(), std::string("a file that can be ") + action,
+                std::error_code(errno, std::generic_category()), "Nothing was changed.");
 }
 
 }  // namespace kineograph

@@ -6,8 +6,8 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 #include <string>
+#include <system_error>
 
 #include "kineograph/error.h"
 
@@ -15,7 +15,7 @@ namespace kineograph::checkpoint {
 namespace {
 
 [[noreturn]] void fail(const std::filesystem::path& path, const char* expected) {
-  throw IoError(path.string(), expected, std::strerror(errno));
+  throw IoError(path.string(), expected, std::error_code(errno, std::generic_category()));
 }
 
 }  // namespace

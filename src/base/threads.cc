@@ -63,7 +63,7 @@ void parallel_for(std::int64_t count, int threads, const std::function<void(std:
   try {
     for (std::int64_t i = 1; i < std::min<std::int64_t>(threads, count); ++i) others.start(loop);
   } catch (const std::exception&) {
-    // Whoever is there does all the work.
+    // The threads that were made do all the work.
   }
   loop();
   others.join();

@@ -6,6 +6,7 @@
 
 #include "base/json.h"
 #include "base/mapped_file.h"
+#include "base/nearest.h"
 #include "config/keys.h"
 #include "config/values.h"
 #include "kineograph/error.h"
@@ -71,7 +72,7 @@ const std::vector<Key<TransformerConfig>>& shared_keys() {
   return all;
 }
 
-/// What a model's config.json has: diffusers' keys in the order of its class' arguments, always written; then ours,
+/// Keys of a model's config.json: diffusers' keys in the order of its class' arguments, always written; then ours,
 /// written where they differ from the default. `own` are those that the models do not share.
 template <class Config>
 struct Signature;
@@ -176,25 +177,13 @@ auto find_key(const Keys& keys, std::string_view name) {
   return std::find_if(keys.begin(), keys.end(), [&](const auto& key) { return key.name == name; });
 }
 
-std::size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    std::size_t diagonal = row[0];
-    row[0] = i + 1;
-    for (std::size_t j = 0; j < b.size(); ++j)
-      diagonal = std::exchange(row[j + 1], std::min({row[j] + 1, row[j + 1] + 1, diagonal + (a[i] == b[j] ? 0u : 1u)}));
-  }
-  return row.back();
-}
-
+/// "Did you mean num_layers?", where a key is near; else nothing.
 template <class Config>
-std::string nearest_key(std::string_view name) {
-  const auto& all = keys<Config>();
-  const auto nearest = std::min_element(all.begin(), all.end(), [&](const auto& a, const auto& b) {
-    return edit_distance(name, a.name) < edit_distance(name, b.name);
-  });
-  return "Did you mean " + std::string(nearest->name) + "?";
+std::string suggestion(std::string_view name) {
+  std::vector<std::string_view> known;
+  for (const auto& key : keys<Config>()) known.push_back(key.name);
+  const std::string_view meant = nearest(name, known);
+  return meant.empty() ? "" : "Did you mean " + std::string(meant) + "?";
 }
 
 template <class Config>
@@ -211,9 +200,9 @@ Config from_json(std::string_view text, std::string_view where, UnknownKeys unkn
       found->read(value, source, config);
     } else if (unknown == UnknownKeys::refuse) {
       refuse(source, name, "a key of " + std::string(Signature<Config>::kClass), "an unknown one",
-             nearest_key<Config>(name));
+             suggestion<Config>(name));
     } else if (on_warning) {
-      on_warning(source + ": unknown key " + name + " is ignored. " + nearest_key<Config>(name));
+      on_warning(source + ": unknown key " + name + " is ignored. " + suggestion<Config>(name));
     }
   }
   return config;

@@ -1,4 +1,4 @@
-// What a model's config.json may have.
+// Keys of a model's config.json.
 #pragma once
 
 #include "kineograph/config.h"

@@ -128,7 +128,7 @@ Moments LevelEstimate::update(std::span<const Moments> fresh, std::span<const Mo
   double spread = 0;
   for (const Moments& frame : window) spread += (frame.mean - own.mean) * (frame.mean - own.mean);
   const double count = static_cast<double>(window.size());
-  // What the mean of a window's flicker may be off by; beyond three times that the picture is another one.
+  // Error of the mean of a window's flicker; beyond three times that the picture is another one.
   const double error = std::sqrt(spread) / count;
   if (count_ == 0 || std::abs(own.mean - level_.mean) > 3 * error + kLevel) {
     count_ = count;

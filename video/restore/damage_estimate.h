@@ -25,7 +25,7 @@ class DamageEstimate {
 
   /// The median of the last frames' noise.
   double sigma() const;
-  /// What the last frames suffer from: flicker where their mean levels jump, noise where there is any beyond rounding.
+  /// Damage of the last frames: flicker where their mean levels jump, noise where there is any beyond rounding.
   Damage damage() const;
   /// How far frames' mean levels jump from one to the next, beyond what a trend explains: a robust deviation, in the
   /// units of colours.

@@ -1,4 +1,4 @@
-// What a denoiser that sees patches gets wrong, put right.
+// Correction of the low frequencies, which a denoiser that sees patches gets wrong.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// What a model that restores video is given and what its sample means: shared by `train` and `restore`, so that a model
+// Input and sample of a model that restores video: shared by `train` and `restore`, so that a model
 // is used as it was trained.
 //
 // A window is F consecutive frames in colours of -1..1, as frame_to_rgb gives them, folded into patches. A model sees
@@ -69,7 +69,7 @@ std::int64_t patch_of(const TransformerTemporalConfig& config);
 /// Whether sample is the noise in the input, not the input without it.
 bool predicts_noise(const TransformerTemporalConfig& config, Damage damage);
 
-/// The frames of a window, where nobody says: as many as the model has positions for, at most 16; 12 without positions.
+/// Frames of a window by default: as many as the model has positions for, at most 16; 12 without positions.
 std::int64_t default_window(const TransformerTemporalConfig& config);
 
 }  // namespace kineograph::video

@@ -43,7 +43,7 @@ class Restorer {
   /// Gives the next restored frame's planes; false while it needs frames that have not come, and at the end.
   bool pop(std::vector<std::uint8_t>& frame);
 
-  /// What was taken for true in the last window: deviation of the noise in levels of 0..255, and the damage.
+  /// Estimates for the last window: deviation of the noise in levels of 0..255, and the damage.
   double sigma() const noexcept { return sigma_; }
   Damage damage() const noexcept { return damage_; }
 

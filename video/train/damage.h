@@ -17,11 +17,11 @@ struct DamageOptions {
   double gain = 0.25, offset = 20;                              ///< of a frame: 1 +- gain and +- offset, uniform
 };
 
-/// What was done to a window.
+/// Damage of a window.
 struct AppliedDamage {
   Damage damage = Damage::noise;
   double sigma = 0;  ///< in the units of colours
-  /// What a frame has on average in the same window with the same noise and no flicker.
+  /// Mean of a frame in the same window with the same noise and no flicker.
   Moments level;
 };
 

@@ -42,7 +42,7 @@ double grain(std::uint32_t seed, Point p) {
 
 using Colour = std::array<double, 3>;
 
-// What a surface looks like in its own coordinates, which are pixels.
+// Texture of a surface in its own coordinates, which are pixels.
 class Texture {
  public:
   explicit Texture(Random& random) : seed_(static_cast<std::uint32_t>(random.bits())) {

@@ -4,9 +4,9 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <limits>
 #include <string>
+#include <system_error>
 
 #include "kineograph/error.h"
 #include "video/output_file.h"
@@ -39,7 +39,8 @@ TrainingLog::TrainingLog(const std::filesystem::path& folder, std::int64_t steps
   rewritten.commit();
   errno = 0;
   file_.open(path, std::ios::app);
-  if (!file_) throw IoError(path.string(), "a file that can be written", std::strerror(errno));
+  if (!file_)
+    throw IoError(path.string(), "a file that can be written", std::error_code(errno, std::generic_category()));
 }
 
 void TrainingLog::add(const StepReport& report) {
@@ -51,7 +52,8 @@ void TrainingLog::add(const StepReport& report) {
   errno = 0;
   file_ << line << std::flush;
   if (!file_)
-    throw IoError((folder_ / "log.csv").string(), "to write on", std::strerror(errno), "The last checkpoint is whole.");
+    throw IoError((folder_ / "log.csv").string(), "to write on", std::error_code(errno, std::generic_category()),
+                  "The last checkpoint is whole.");
 }
 
 void TrainingLog::plot() const {

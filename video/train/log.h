@@ -1,4 +1,4 @@
-// What a run says about itself: log.csv and loss.svg in its folder.
+// The record of a run: log.csv and loss.svg in its folder.
 #pragma once
 
 #include <chrono>

@@ -7,17 +7,20 @@
 #include <cstdint>
 #include <initializer_list>
 
+#include "base/splitmix.h"
+
 namespace kineograph::video {
 
-/// splitmix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
+/// SplitMix64.
 class Random {
  public:
   /// The stream that belongs to `seed` and a place, such as a step and a number in its batch.
   Random(std::uint64_t seed, std::initializer_list<std::uint64_t> place) : state_(seed) {
-    for (const std::uint64_t coordinate : place) state_ = mix(state_ + kStep) ^ mix(coordinate + kStep);
+    for (const std::uint64_t coordinate : place)
+      state_ = split_mix(state_ + kSplitMixStep) ^ split_mix(coordinate + kSplitMixStep);
   }
 
-  std::uint64_t bits() { return mix(state_ += kStep); }
+  std::uint64_t bits() { return split_mix(state_ += kSplitMixStep); }
   /// Uniform in [0, 1).
   double uniform() { return static_cast<double>(bits() >> 11) * 0x1p-53; }
   double uniform(double low, double high) { return low + (high - low) * uniform(); }
@@ -36,7 +39,7 @@ class Random {
   /// Normal with deviation 1.
   double normal() { return normal_quantile((static_cast<double>(bits() >> 11) + 0.5) * 0x1p-53); }
 
-  /// What a normal variable of deviation 1 stays below with probability p, in (0, 1): Wichura's AS 241 (PPND7), good to
+  /// Quantile p, in (0, 1), of a normal variable of deviation 1: Wichura's AS 241 (PPND7), good to
   /// 7 digits.
   static double normal_quantile(double p) {
     const double q = p - 0.5;
@@ -59,13 +62,8 @@ class Random {
   }
 
  private:
-  static constexpr std::uint64_t kStep = 0x9E3779B97F4A7C15;
-  static std::uint64_t mix(std::uint64_t z) {
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB;
-    return z ^ (z >> 31);
-  }
-  // The natural logarithm by its series in (m - 1) / (m + 1), |.| <= 0.172: exact to rounding, and nobody's library.
+  // The natural logarithm by its series in (m - 1) / (m + 1), |.| <= 0.172: exact to rounding, and the same with every
+  // library.
   static double log(double x) {
     int exponent;
     double m = std::frexp(x, &exponent);

@@ -22,7 +22,7 @@ struct TrainingOptions {
   BatchOptions batches = {};
 };
 
-/// What a step did.
+/// Figures of a step.
 struct StepReport {
   std::int64_t step;  ///< counted from 1
   double loss, gradient_norm, learning_rate;

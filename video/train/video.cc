@@ -8,18 +8,16 @@
 #include <array>
 #include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <istream>
 #include <memory>
 #include <streambuf>
+#include <system_error>
 #include <utility>
 
 #include "kineograph/error.h"
 #include "video/clip_io.h"
 #include "video/latents.h"
 #include "video/y4m.h"
-
-extern char** environ;
 
 namespace kineograph::video {
 namespace {
@@ -47,7 +45,7 @@ Video read_frames(Y4mReader& reader, std::string name, std::int64_t most_bytes) 
   return video;
 }
 
-// What a process writes, as a stream.
+// A process's output as a stream.
 class PipeBuffer : public std::streambuf {
  public:
   explicit PipeBuffer(int descriptor) : descriptor_(descriptor) {}
@@ -76,7 +74,7 @@ class Decoder {
   explicit Decoder(const std::filesystem::path& path) : path_(path.string()), messages_(std::tmpfile()) {
     int ends[2];
     if (messages_ == nullptr || pipe2(ends, O_CLOEXEC) != 0)
-      throw IoError("a pipe from ffmpeg", "to be made", std::strerror(errno));
+      throw IoError("a pipe from ffmpeg", "to be made", std::error_code(errno, std::generic_category()));
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
@@ -94,7 +92,7 @@ class Decoder {
     if (failure == 0) return;
     process_ = -1;
     std::fclose(std::exchange(messages_, nullptr));
-    throw IoError("ffmpeg", "the program that decodes " + path_, std::strerror(failure),
+    throw IoError("ffmpeg", "the program that decodes " + path_, std::error_code(failure, std::generic_category()),
                   "Install ffmpeg, or give .y4m files.");
   }
   Decoder(const Decoder&) = delete;
@@ -137,7 +135,8 @@ Video read_video(const std::filesystem::path& path, std::int64_t most_bytes) {
     return read_frames(file.reader(), path.string(), most_bytes);
   }
   errno = 0;
-  if (access(path.c_str(), R_OK) != 0) throw IoError(path.string(), "a file that can be read", std::strerror(errno));
+  if (access(path.c_str(), R_OK) != 0)
+    throw IoError(path.string(), "a file that can be read", std::error_code(errno, std::generic_category()));
   Decoder decoder(path);
   std::istream in(decoder.buffer());
   Video video;

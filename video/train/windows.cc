@@ -72,7 +72,7 @@ class VideoWindows : public WindowSource {
     const std::vector<Cell> columns = cells(left, scale, extents.crop, video_.width);
     const std::vector<Cell> rows = cells(top, scale, extents.crop, video_.height);
 
-    // What is shrunk moves less, and the next frame is the usual one; some windows skip frames for faster motion.
+    // A shrunk clip moves less. Most windows take neighbouring frames; some skip frames for faster motion.
     const std::int64_t stride = random.chance(0.7) ? 1 : 2 + random.below(2);
     const std::int64_t span = (extents.frames - 1) * stride + 1;
     const Scene& scene = scene_at(random.below(video_.length()));

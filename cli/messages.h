@@ -1,0 +1,27 @@
+// Sentences on stderr.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "kineograph/config.h"
+
+namespace kineograph::cli {
+
+/// A name or a text from a file, fit for a terminal: control characters, which could move the cursor or fake a line,
+/// become '?'.
+std::string printable(std::string_view text);
+/// Says something on stderr; control characters but line ends become '?'.
+void say(std::string_view message);
+/// A handler that says each warning once.
+WarningHandler warn_once();
+
+/// "1 frame", "2 frames"; `noun` is the singular.
+std::string counted(std::int64_t count, std::string_view noun);
+/// With `decimals` digits behind the point.
+std::string with_decimals(double value, int decimals);
+/// "90 B", "3.4 MB", "1.8 GB": powers of 1000.
+std::string size_text(std::uint64_t bytes);
+
+}  // namespace kineograph::cli

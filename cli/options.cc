@@ -1,0 +1,127 @@
+#include "options.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "messages.h"
+
+namespace kineograph::cli {
+namespace {
+
+constexpr int kMostThreads = 65536;
+
+template <class T>
+bool parse(const std::string& text, T& value) {
+  const char* const end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, value);
+  return error == std::errc() && rest == end;
+}
+
+/// "expected <what>, found <text>" where `good` says no.
+template <class Good>
+CLI::Validator check(std::string what, Good good) {
+  return {[what = std::move(what), good = std::move(good)](std::string& text) {
+            return good(text) ? std::string() : "expected " + what + ", found " + (text.empty() ? "nothing" : text);
+          },
+          ""};
+}
+
+std::string short_number(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", value);
+  return text;
+}
+
+/// "a", "a or b", "a, b or c".
+std::string any_of(const std::vector<std::string>& names) {
+  std::string text;
+  for (std::size_t i = 0; i < names.size(); ++i)
+    text += (i == 0 ? "" : i + 1 == names.size() ? " or " : ", ") + names[i];
+  return text;
+}
+
+std::vector<std::string> engine_names() {
+  std::vector<std::string> names = engines();
+  names.insert(names.begin(), "auto");
+  return names;
+}
+
+}  // namespace
+
+CLI::Validator whole_number(std::int64_t least, std::int64_t most) {
+  std::string what = "a whole number from " + std::to_string(least);
+  if (most != std::numeric_limits<std::int64_t>::max()) what += " to " + std::to_string(most);
+  return check(std::move(what), [=](const std::string& text) {
+    std::int64_t value = 0;
+    return parse(text, value) && least <= value && value <= most;
+  });
+}
+
+CLI::Validator whole_number(std::int64_t least) {
+  return whole_number(least, std::numeric_limits<std::int64_t>::max());
+}
+
+CLI::Validator number(double least, double most) {
+  return check("a number from " + short_number(least) + " to " + short_number(most), [=](const std::string& text) {
+    double value = 0;
+    return parse(text, value) && least <= value && value <= most;
+  });
+}
+
+CLI::Validator one_of(std::vector<std::string> names) {
+  std::string what = any_of(names);
+  return check(std::move(what), [names = std::move(names)](const std::string& text) {
+    return std::find(names.begin(), names.end(), text) != names.end();
+  });
+}
+
+CLI::Option* add_choice(CLI::App& command, const std::string& name, std::string& value, std::vector<std::string> names,
+                        const std::string& help) {
+  std::string shown;
+  for (const std::string& known : names) shown += (shown.empty() ? "" : "|") + known;
+  CLI::Option* option = command.add_option(name, value, help)->check(one_of(std::move(names)))->type_name(shown);
+  return value.empty() ? option : option->capture_default_str();
+}
+
+ModelOptions EngineArguments::model_options() const {
+  ModelOptions options;
+  options.engine = engine;
+  options.isa = isa;
+  if (dtype != "auto") options.compute_dtype = dtype_named(dtype);
+  options.on_warning = warn_once();
+  return options;
+}
+
+void add_engine_choice(CLI::App& command, std::string& engine, int& threads) {
+  add_choice(command, "--engine", engine, engine_names(), "Engine to compute with");
+  add_whole_number(command, "--threads", threads, 0, kMostThreads, "Threads; 0 for KINEOGRAPH_NUM_THREADS or all cores")
+      ->capture_default_str();
+}
+
+void add_engine_options(CLI::App& command, EngineArguments& arguments) {
+  add_engine_choice(command, arguments.engine, arguments.threads);
+  command.add_option("--isa", arguments.isa, "Instruction set to force (see kineograph --version)")->type_name("NAME");
+  add_choice(command, "--dtype", arguments.dtype, {"auto", "f32", "bf16"},
+             "Type that inputs of matrix products are rounded to; auto follows the model's weights");
+}
+
+void add_stored_dtype(CLI::App& command, std::string& dtype, std::vector<std::string> names, const std::string& help) {
+  add_choice(command, "--dtype", dtype, std::move(names), help);
+}
+
+DType dtype_named(const std::string& name) {
+  return name == "f16" ? DType::f16 : name == "bf16" ? DType::bf16 : DType::f32;
+}
+
+void add_variant(CLI::App& command, std::string& variant) {
+  command.add_option("--variant", variant, "Variant in the weights' file name, such as fp16")->type_name("NAME");
+}
+
+void add_lenient(CLI::App& command, bool& lenient) {
+  command.add_flag("--lenient", lenient, "Warn of unknown configuration keys instead of refusing them");
+}
+
+}  // namespace kineograph::cli
