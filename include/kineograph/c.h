@@ -1,9 +1,9 @@
 /* The library for C, and for languages that call C.
  *
  * Every function that can fail returns a status; the text of the calling thread's last failure is
- * kineograph_last_error()'s. No exception crosses this header and nothing is printed. Strings are UTF-8. What a
- * function writes through a pointer is written only when it returns KINEOGRAPH_OK, but for the tensors of forward and
- * backward, which are undefined after a failure inside the computation. Structs begin with their size in bytes, so that
+ * kineograph_last_error()'s. No exception crosses this header and nothing is printed. Strings are UTF-8. Results
+ * are written through pointers only when a function returns KINEOGRAPH_OK, but for the tensors of forward and backward,
+ * which are undefined after a failure inside the computation. Structs begin with their size in bytes, so that
  * members can be added: set them up with the KINEOGRAPH_..._INIT macros.
  *
  * Shapes below: B videos, F frames, C channels, H x W pixels, S tokens of conditioning, D their width. */
@@ -52,22 +52,22 @@ typedef enum kineograph_dtype {
 
 /** A tensor in the caller's memory. Strides count elements; all zero stands for row-major. */
 typedef struct kineograph_tensor {
-  void* data;
-  kineograph_dtype dtype;
-  int32_t rank;
-  int64_t shape[KINEOGRAPH_MAX_RANK];
-  int64_t strides[KINEOGRAPH_MAX_RANK];
+  void* data;                           /**< the element at index 0 of every axis */
+  kineograph_dtype dtype;               /**< of the elements */
+  int32_t rank;                         /**< number of axes */
+  int64_t shape[KINEOGRAPH_MAX_RANK];   /**< extents of the first rank axes */
+  int64_t strides[KINEOGRAPH_MAX_RANK]; /**< in elements */
 } kineograph_tensor;
 
 /** A tensor and its name in diffusers' state dict. */
 typedef struct kineograph_parameter {
-  const char* name;
-  kineograph_tensor value;
+  const char* name;        /**< such as "transformer_blocks.0.attn1.to_q.weight" */
+  kineograph_tensor value; /**< memory of its owner */
 } kineograph_parameter;
 
 /** How a model is made ready; null pointers and zeros are the defaults. */
 typedef struct kineograph_model_options {
-  size_t size;
+  size_t size;                    /**< of the struct, in bytes */
   const char* engine;             /**< "cpu", "reference"; null or "auto": the best one */
   const char* isa;                /**< instruction set to force, such as "avx2"; null: the best one */
   kineograph_dtype compute_dtype; /**< KINEOGRAPH_F32, KINEOGRAPH_BF16 or KINEOGRAPH_DTYPE_AUTO */
@@ -77,14 +77,14 @@ typedef struct kineograph_model_options {
 
 /** The arguments of diffusers' forward after hidden_states. Tensors with null data are not given. */
 typedef struct kineograph_forward_options {
-  size_t size;
+  size_t size;                             /**< of the struct, in bytes */
   int64_t num_frames;                      /**< F; hidden_states has B*F rows */
   int num_threads;                         /**< 0: KINEOGRAPH_NUM_THREADS, or all cores */
   kineograph_tensor encoder_hidden_states; /**< (B*H*W, S, D), a row a pixel, or (B, S, D), a row a video */
   kineograph_tensor timestep;              /**< (B), (1) or () */
   kineograph_tensor class_labels;          /**< (B), (1) or (), integers */
   int training;                            /**< not 0: dropout and label drops, drawn from training_seed */
-  uint64_t training_seed;
+  uint64_t training_seed;                  /**< the same seed drops the same again */
 } kineograph_forward_options;
 #define KINEOGRAPH_FORWARD_OPTIONS_INIT                                                \
   {                                                                                    \
@@ -94,11 +94,11 @@ typedef struct kineograph_forward_options {
 
 /** The gradients that backward writes; tensors with null data are not computed. Nothing is added to what is there. */
 typedef struct kineograph_gradients {
-  size_t size;
+  size_t size;                             /**< of the struct, in bytes */
   kineograph_tensor hidden_states;         /**< of its shape; f32, f16 or bf16 */
   kineograph_tensor encoder_hidden_states; /**< likewise */
   const kineograph_parameter* parameters;  /**< contiguous f32 of the parameters' shapes; others are frozen */
-  size_t num_parameters;
+  size_t num_parameters;                   /**< of parameters */
 } kineograph_gradients;
 #define KINEOGRAPH_GRADIENTS_INIT \
   { sizeof(kineograph_gradients), {NULL, KINEOGRAPH_F32, 0, {0}, {0}}, {NULL, KINEOGRAPH_F32, 0, {0}, {0}}, NULL, 0 }

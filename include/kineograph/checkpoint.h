@@ -1,10 +1,12 @@
 // Checkpoint files: named tensors on disk.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -24,18 +26,26 @@ class Checkpoint {
   /// Throws IoError or FormatError.
   static Checkpoint open(const std::filesystem::path& path, std::string_view variant = {});
 
+  /// A safetensors file or a torch archive in the caller's memory, checked as open() checks a file. Views point into
+  /// `bytes`, which `owner` keeps alive with every copy of this; without an owner the caller does. `name` stands for
+  /// the path in errors; no config.json is looked for. Throws FormatError.
+  static Checkpoint from_bytes(std::span<const std::byte> bytes, std::shared_ptr<const void> owner = {},
+                               std::string_view name = "a checkpoint in memory");
+
   /// Names and views in the order of the file.
   const std::vector<std::pair<std::string, TensorView>>& tensors() const noexcept;
   /// A default-made view for a name that is not there.
   TensorView find(std::string_view name) const noexcept;
   /// The files' __metadata__.
   const std::map<std::string, std::string>& metadata() const noexcept;
-  /// The files that were opened.
+  /// The files that were opened; none for from_bytes.
   const std::vector<std::filesystem::path>& files() const noexcept;
+  /// The first file's path, or from_bytes' name.
+  const std::string& where() const noexcept;
   /// "safetensors", "torch archive", ...
   const std::string& container() const noexcept;
 
-  /// What a torch archive holds besides tensors: its name, and what it is.
+  /// An object of a torch archive that is no tensor.
   struct Ignored {
     std::string name;  ///< its path in the pickled object
     std::string what;  ///< its type, in words

@@ -13,9 +13,9 @@
 
 namespace kineograph {
 
-/// What convert() writes, and with which changes.
+/// Layout and changes of convert().
 struct ConvertOptions {
-  /// What to write: Layout::module, a folder for TransformerTemporalModel; Layout::motion_adapter, a folder for
+  /// The layout to write: Layout::module, a folder for TransformerTemporalModel; Layout::motion_adapter, a folder for
   /// diffusers' MotionAdapter; Layout::animatediff, one .safetensors file with the original's names.
   Layout to = Layout::motion_adapter;
   /// For Layout::module: which one; empty for the only one.

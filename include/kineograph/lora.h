@@ -21,7 +21,7 @@ class Lora {
  public:
   /// The addition to one weight: factor * up * down.
   struct Delta {
-    std::string key;        ///< what it is called in the file, without its ending
+    std::string key;        ///< its name in the file, without its ending
     std::string module;     ///< path of the module, as TemporalModule::name
     std::string parameter;  ///< "transformer_blocks.0.attn1.to_q.weight"
     TensorView down;        ///< (r, in)

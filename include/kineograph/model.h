@@ -16,7 +16,7 @@
 
 namespace kineograph {
 
-/// What forward returns, as in diffusers.
+/// Result of forward, as in diffusers.
 struct TransformerTemporalModelOutput {
   /// (B*F, C, H, W) in the dtype of hidden_states; for discrete latents (B*F, V-1, sample_size^2), f32.
   Tensor sample;
@@ -26,7 +26,8 @@ struct TransformerTemporalModelOutput {
 struct ModelOptions {
   /// "auto", or the name of an engine (see engines()).
   std::string engine = "auto";
-  /// What GEMM inputs are rounded to: f32 or bf16; nullopt follows the checkpoint (f16 and f32 files compute in f32).
+  /// Dtype that inputs of matrix products are rounded to: f32 or bf16; nullopt follows the checkpoint (f16 and f32
+  /// files compute in f32).
   std::optional<DType> compute_dtype = {};
   /// Overrides the configuration's group_norm_scope.
   std::optional<GroupNormScope> group_norm_scope = {};
@@ -71,14 +72,14 @@ struct Parameter {
   TensorView value;  ///< memory of its owner
 };
 
-/// What backward writes: the gradients of a loss. Absent views are not computed; nothing is added to what is there.
+/// Gradients of a loss, which backward writes. Absent views are not computed; nothing is added to what is there.
 /// Their memory lies apart from what backward reads.
 struct Gradients {
   /// Of hidden_states, of its shape; f32, f16 or bf16, any strides. None for discrete latents.
   MutableTensorView hidden_states = {};
   /// Of encoder_hidden_states, of the shape it is given in; f32, f16 or bf16, any strides.
   MutableTensorView encoder_hidden_states = {};
-  /// Of parameters, by their names in the state dict; contiguous f32 of their shapes. What is not named is frozen.
+  /// Of parameters, by their names in the state dict; contiguous f32 of their shapes. Others are frozen.
   struct Parameter {
     std::string name;         ///< as in the state dict
     MutableTensorView value;  ///< written whole
@@ -87,7 +88,7 @@ struct Gradients {
   std::vector<Parameter> parameters = {};
 };
 
-/// What the three models have in common. Immutable once made: forward is const and may be called from any number of
+/// The part that the three models share. Immutable once made: forward is const and may be called from any number of
 /// threads at once. Copies are cheap and share the weights.
 class ModelMixin {
  public:
@@ -109,8 +110,9 @@ class ModelMixin {
   struct Impl;  // the library's own
 
  protected:
+  /// Of members that the library made.
   explicit ModelMixin(std::shared_ptr<const Impl> impl) : impl_(std::move(impl)) {}
-  std::shared_ptr<const Impl> impl_;
+  std::shared_ptr<const Impl> impl_;  ///< shared by copies
 };
 
 /// diffusers' TransformerTemporalModel.
@@ -157,7 +159,7 @@ class TransformerTemporalModel : public ModelMixin {
   using ModelMixin::ModelMixin;
 };
 
-/// What forward returns, as in diffusers.
+/// Result of forward, as in diffusers.
 struct Transformer2DModelOutput {
   Tensor sample;  ///< (N, C, H, W) in the dtype of hidden_states
 };

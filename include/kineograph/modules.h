@@ -13,7 +13,7 @@
 
 namespace kineograph {
 
-/// Where a temporal module was found, and how its tensors are named there.
+/// Kind of a file with temporal modules: the names of its tensors.
 enum class Layout {
   module,          ///< one TransformerTemporalModel by itself
   motion_adapter,  ///< diffusers' MotionAdapter
@@ -33,7 +33,7 @@ struct CheckpointModule {
   /// Keys of its configuration that neither the tensors' shapes nor a config.json say: the published models' values.
   std::vector<std::string> assumed;
   std::vector<Parameter> state_dict;  ///< names inside the module; views of memory that the checkpoint keeps
-  std::vector<std::string> sources;   ///< what each of them is called in the file
+  std::vector<std::string> sources;   ///< the name of each in the file
   /// Why no model can be made of it, such as a tensor that is missing; empty where one can.
   std::string problem;
 

@@ -58,13 +58,21 @@ struct Checkpoint::Impl {
   std::vector<const Record*> record_of;  ///< for each of `tensors`; null where there are no checksums
   mutable std::mutex mutex;
 
+  std::string where;
+  std::shared_ptr<const void> bytes_owner;  ///< of from_bytes
+
   void add_file(const fs::path& path) {
     const checkpoint::MappedFile& file = mapped.emplace_back(path);
     files.push_back(path);
-    if (checkpoint::looks_like_torch(file.bytes()))
-      add_torch(file.bytes(), path);
+    if (where.empty()) where = path.string();
+    add_bytes(file.bytes(), path);
+  }
+
+  void add_bytes(std::span<const std::byte> bytes, const fs::path& path) {
+    if (checkpoint::looks_like_torch(bytes))
+      add_torch(bytes, path);
     else
-      add_safetensors(file.bytes(), path);
+      add_safetensors(bytes, path);
   }
 
   /// Where `name` is to be put; the last one counts, as in a Python dict.
@@ -150,6 +158,16 @@ Checkpoint Checkpoint::open(const fs::path& path, std::string_view variant) {
   return Checkpoint(std::move(impl));
 }
 
+Checkpoint Checkpoint::from_bytes(std::span<const std::byte> bytes, std::shared_ptr<const void> owner,
+                                  std::string_view name) {
+  auto impl = std::make_shared<Impl>();
+  impl->where = name;
+  impl->bytes_owner = std::move(owner);
+  impl->add_bytes(bytes, fs::path(impl->where));
+  return Checkpoint(std::move(impl));
+}
+
+const std::string& Checkpoint::where() const noexcept { return impl_->where; }
 const std::vector<std::pair<std::string, TensorView>>& Checkpoint::tensors() const noexcept { return impl_->tensors; }
 
 TensorView Checkpoint::find(std::string_view name) const noexcept {

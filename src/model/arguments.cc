@@ -2,6 +2,7 @@
 
 #include "base/half.h"
 #include "engine/dropout.h"
+#include "model/views.h"
 
 namespace kineograph::model {
 namespace {
@@ -14,6 +15,7 @@ std::vector<double> per_video(const char* where, const TensorView& view, std::in
   const std::string expected = std::string(integers ? "integers" : "numbers") + " of shape [" + std::to_string(videos) +
                                "], one a " + each + ", or one for all";
   if (!view) refuse(where, expected, "none", "The configuration's norm_type needs it.");
+  check_view(where, view);
   const bool fits = view.rank() == 0 || (view.rank() == 1 && (view.size(0) == videos || view.size(0) == 1));
   if (!fits || !(is_integer(view.dtype()) || (!integers && is_floating(view.dtype()))))
     refuse(where, expected, dtype_and_shape(view));
@@ -80,6 +82,7 @@ int checked_threads(int num_threads) {
 
 void read_image(const TransformerConfig& config, const TensorView& hidden_states, const std::string& rows,
                 engine::Inputs& inputs) {
+  check_view("hidden_states", hidden_states);
   if (!hidden_states || !is_image_dtype(hidden_states.dtype()) || hidden_states.rank() != 4 ||
       hidden_states.size(1) != *config.in_channels)
     refuse("hidden_states", "f32, f16 or bf16 (" + rows + ", " + std::to_string(*config.in_channels) + ", H, W)",

@@ -18,7 +18,7 @@ void warn(const WarningHandler& on_warning, const std::string& text);
 /// "f32 [2, 320, 64, 64]"
 std::string dtype_and_shape(const TensorView& view);
 
-/// What images may be made of: f32, f16 and bf16.
+/// Dtypes of images: f32, f16 and bf16.
 bool is_image_dtype(DType dtype);
 
 /// The element at an offset of a view of any dtype; integers are exact up to 2^53.

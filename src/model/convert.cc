@@ -68,7 +68,7 @@ class Converter {
     }
     std::error_code error;
     const bool made = std::filesystem::create_directories(output, error);
-    if (error) throw IoError(output.string(), "a folder that can be made", error.message());
+    if (error) throw IoError(output.string(), "a folder that can be made", error);
     try {
       // Both files are whole on the disk before either takes its name, as in save_pretrained.
       AtomicFile file(output / "config.json");
@@ -83,7 +83,7 @@ class Converter {
   }
 
  private:
-  std::string where() const { return checkpoint_.files().front().string(); }
+  const std::string& where() const { return checkpoint_.where(); }
 
   const TemporalModule& chosen() const {
     std::string known;

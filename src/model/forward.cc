@@ -6,30 +6,15 @@
 #include "model/impl.h"
 #include "model/inputs.h"
 #include "model/parameters.h"
+#include "model/views.h"
 
 namespace kineograph {
 namespace {
 
+using model::check_view;
 using model::dtype_and_shape;
 using model::is_image_dtype;
-
-/// First and last byte that a view touches.
-std::pair<std::uintptr_t, std::uintptr_t> extent(const TensorView& view) {
-  std::int64_t low = 0, high = 0;
-  for (std::size_t axis = 0; axis < view.rank(); ++axis) {
-    const std::int64_t reach = (view.size(axis) - 1) * view.strides()[axis];
-    (reach < 0 ? low : high) += reach;
-  }
-  const auto base = reinterpret_cast<std::uintptr_t>(view.data());
-  const auto size = static_cast<std::int64_t>(size_of(view.dtype()));
-  return {base + static_cast<std::uintptr_t>(low * size), base + static_cast<std::uintptr_t>((high + 1) * size - 1)};
-}
-
-bool overlap(const TensorView& a, const TensorView& b) {
-  if (a.numel() == 0 || b.numel() == 0) return false;
-  const auto x = extent(a), y = extent(b);
-  return x.first <= y.second && y.first <= x.second;
-}
+using model::overlap;
 
 void check_output(const TransformerConfig& config, const TensorView& hidden_states, const Shape& shape,
                   const MutableTensorView& sample) {
@@ -37,6 +22,7 @@ void check_output(const TransformerConfig& config, const TensorView& hidden_stat
   if (!sample || !dtype_fits || !(sample.shape() == shape))
     throw ArgumentError("sample", std::string(config.is_discrete() ? "f32 " : "f32, f16 or bf16 ") + to_string(shape),
                         sample ? dtype_and_shape(sample) : "none");
+  check_view("sample", sample);
   const bool same = sample.data() == hidden_states.data() && sample.dtype() == hidden_states.dtype() &&
                     sample.strides() == hidden_states.strides();
   if (!same && overlap(hidden_states, sample))
@@ -65,7 +51,7 @@ Tensor run(const ModelMixin::Impl& impl, const engine::Inputs& inputs) {
   return sample;
 }
 
-/// What backward writes has to lie apart from what it reads: a later pass reads it again.
+/// Gradients must not overlap the inputs of backward: a later pass reads those again.
 void check_apart(const std::string& where, const MutableTensorView& written, std::initializer_list<TensorView> read) {
   for (const TensorView& other : read)
     if (other && overlap(written, other))
@@ -77,6 +63,7 @@ void check_apart(const std::string& where, const MutableTensorView& written, std
 void check_gradient(const std::string& where, const MutableTensorView& view, const Shape& shape) {
   if (view && (!is_image_dtype(view.dtype()) || !(view.shape() == shape)))
     throw ArgumentError(where, "f32, f16 or bf16 " + to_string(shape), dtype_and_shape(view));
+  check_view(where, view);
 }
 
 engine::Inputs read_call(const TransformerTemporalModel& model, const TensorView& hidden_states,
@@ -135,6 +122,7 @@ void TransformerTemporalModel::backward(TensorView hidden_states, TensorView sam
   if (!sample_gradient || !is_image_dtype(sample_gradient.dtype()) || !(sample_gradient.shape() == shape))
     throw ArgumentError("sample_gradient", "f32, f16 or bf16 " + to_string(shape),
                         sample_gradient ? dtype_and_shape(sample_gradient) : "none");
+  check_view("sample_gradient", sample_gradient);
   if (gradients.hidden_states && config().is_discrete())
     throw ArgumentError("gradients.hidden_states", "none: classes have no gradient", "one");
   check_gradient("gradients.hidden_states", gradients.hidden_states, hidden_states.shape());
@@ -160,6 +148,7 @@ void TransformerTemporalModel::backward(TensorView hidden_states, TensorView sam
     if (!view || view.dtype() != DType::f32 || !(view.shape() == slot->shape) || !view.is_contiguous())
       throw ArgumentError("gradients.parameters: " + name, "contiguous f32 " + to_string(slot->shape),
                           view ? dtype_and_shape(view) : "none");
+    check_view("gradients.parameters: " + parameter.name, view);
     apart("gradients.parameters: " + parameter.name, view);
     *slot->view = view;
   }

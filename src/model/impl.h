@@ -1,4 +1,4 @@
-// What a model holds.
+// Members of a model.
 #pragma once
 
 #include <cstdint>

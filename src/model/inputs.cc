@@ -4,6 +4,7 @@
 #include <atomic>
 
 #include "model/arguments.h"
+#include "model/views.h"
 
 namespace kineograph::model {
 namespace {
@@ -12,6 +13,7 @@ namespace {
 void read_hidden_states(const TransformerTemporalConfig& config, const TensorView& hidden_states,
                         const ForwardOptions& options, engine::Inputs& inputs) {
   const char* where = "hidden_states";
+  check_view(where, hidden_states);
   if (options.num_frames < 1) refuse("num_frames", "1 or more", std::to_string(options.num_frames));
   if (config.is_discrete()) {
     const std::int64_t side = *config.sample_size;
@@ -49,6 +51,7 @@ void check_classes(const TransformerTemporalConfig& config, const TensorView& cl
 void read_encoder(const TransformerTemporalConfig& config, const ForwardOptions& options, engine::Inputs& inputs) {
   const char* where = "encoder_hidden_states";
   const TensorView& encoder = options.encoder_hidden_states;
+  check_view(where, encoder);
   const std::int64_t inner = config.inner_dim(), width = config.attn2_context_dim();
   if (!config.has_attn2()) {
     if (encoder) warn(options.on_warning, "encoder_hidden_states has no effect: the blocks have no second attention");

@@ -9,7 +9,8 @@
 
 namespace kineograph::model {
 
-/// What an engine gets. `names` are the model's attentions, where processors are given. Throws ArgumentError.
+/// The checked arguments of a forward, as an engine gets them. `names` are the model's attentions, where processors are
+/// given. Throws ArgumentError.
 engine::Inputs read_inputs(const TransformerTemporalConfig& config, const std::vector<std::string>& names,
                            const TensorView& hidden_states, const ForwardOptions& options);
 

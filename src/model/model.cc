@@ -47,7 +47,7 @@ void keep(ModelMixin::Impl& impl, const model::Slot& slot) {
 void fill_slots(ModelMixin::Impl& impl, const std::vector<model::Slot>& slots,
                 const std::vector<Parameter>& state_dict) {
   const std::string problems = model::state_dict_problems(slots, state_dict);
-  if (!problems.empty()) throw CheckpointError("The checkpoint does not fit its configuration:" + problems);
+  if (!problems.empty()) throw CheckpointError("state dict", "the tensors of its configuration", problems);
   std::map<std::string_view, const TensorView*> given;
   for (const Parameter& parameter : state_dict) given[parameter.name] = &parameter.value;
   for (const model::Slot& slot : slots) {
@@ -103,7 +103,7 @@ void prepare(ModelMixin::Impl& impl, const ModelOptions& options) {
   throw ArgumentError("engine", "auto or one that runs " + std::string(class_name(impl.config)), options.engine);
 }
 
-/// What a folder that save_pretrained wrote holds.
+/// Contents of a folder that save_pretrained wrote.
 template <class Config>
 std::shared_ptr<const ModelMixin::Impl> load_folder(const std::filesystem::path& directory,
                                                     const ModelOptions& options) {
@@ -197,7 +197,7 @@ const TransformerSpatioTemporalConfig& TransformerSpatioTemporalModel::config() 
 void ModelMixin::save_pretrained(const std::filesystem::path& directory, std::string_view variant) const {
   std::error_code error;
   std::filesystem::create_directories(directory, error);
-  if (error) throw IoError(directory.string(), "a folder that can be made", error.message());
+  if (error) throw IoError(directory.string(), "a folder that can be made", error);
   std::vector<std::pair<std::string, TensorView>> tensors;
   for (const Parameter& parameter : parameters()) tensors.emplace_back(parameter.name, parameter.value);
   const std::string dotted = variant.empty() ? "" : "." + std::string(variant);

@@ -174,7 +174,7 @@ std::vector<TemporalModule> temporal_modules(const Checkpoint& checkpoint) {
   std::map<std::string, Found> found;
   for (const auto& [name, view] : checkpoint.tensors())
     if (const auto place = model::place_of(name)) add(found, name, *place, view);
-  const UNetConfig unet = UNetConfig::beside(checkpoint.files().front());
+  const UNetConfig unet = checkpoint.files().empty() ? UNetConfig() : UNetConfig::beside(checkpoint.files().front());
   // Whole UNets have the same temporal keys as their smaller relatives, and others beside them.
   const auto layout_of = [&](Layout layout) {
     if (layout == Layout::motion_adapter && checkpoint.find("time_embedding.linear_1.weight"))

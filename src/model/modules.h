@@ -14,7 +14,7 @@ namespace kineograph::model {
 template <class Module>
 const Module& pick(const Checkpoint& checkpoint, const std::vector<Module>& all, std::string_view name,
                    const std::string& kind) {
-  const std::string where = checkpoint.files().front().string();
+  const std::string& where = checkpoint.where();
   if (all.empty())
     throw CheckpointError(where, "at least one " + kind + " module",
                           "none among " + std::to_string(checkpoint.tensors().size()) + " tensors",

@@ -11,7 +11,7 @@
 
 namespace kineograph::model {
 
-/// What a parameter is; decides how a seed fills it.
+/// Kind of a parameter: decides how a seed fills it.
 enum class Role { linear_weight, linear_bias, norm_weight, norm_bias, embedding, positions, mix_factor };
 
 /// One parameter: its name in diffusers' state dict, its shape, and where an engine finds it.
@@ -30,10 +30,10 @@ using Slot = SlotOf<TensorView>;
 template <class View>
 std::vector<SlotOf<View>> parameter_slots(const ModelConfig& config, engine::WeightsOf<View>& weights);
 
-/// What an engine gets of a slot's tensor: the weight (N, K, 1, 1) of a 1 x 1 convolution is a Linear layer's (N, K).
+/// A slot's tensor as engines take it: the weight (N, K, 1, 1) of a 1 x 1 convolution is a Linear layer's (N, K).
 TensorView as_engine_sees(const TensorView& view);
 
-/// What of `state_dict` does not fit the slots, a line each; empty where all does. Positions may be missing.
+/// Misfits between `state_dict` and the slots, a line each; empty where there are none. Positions may be missing.
 std::string state_dict_problems(const std::vector<Slot>& slots, const std::vector<Parameter>& state_dict);
 
 /// The position table (1, N, I) as diffusers' SinusoidalPositionalEmbedding computes it, in f32:

@@ -3,6 +3,7 @@
 
 #include "model/arguments.h"
 #include "model/inputs.h"
+#include "model/views.h"
 
 namespace kineograph::model {
 namespace {
@@ -36,6 +37,7 @@ TensorView spread_bias(const TensorView& bias, const Shape& shape) {
 TensorView read_mask(const char* where, const TensorView& mask, std::int64_t heads, std::int64_t keys,
                      engine::Inputs& inputs) {
   if (!mask) return {};
+  check_view(where, mask);
   const std::int64_t rows = inputs.num_videos, queries = inputs.height * inputs.width;
   const Shape shape{rows, heads, queries, keys};
   if (mask.rank() == 2 && mask.size(0) == rows && mask.size(1) == keys) return bias_of_mask(mask, shape, inputs);
@@ -66,6 +68,7 @@ std::string expected_rows(std::int64_t rows, std::int64_t width, const char* tok
 void read_encoder(const TransformerConfig& config, const TensorView& encoder, std::int64_t rows,
                   const WarningHandler& on_warning, engine::Inputs& inputs) {
   const char* where = "encoder_hidden_states";
+  check_view(where, encoder);
   const std::int64_t inner = config.inner_dim();
   std::int64_t width = config.has_attn2() ? config.attn2_context_dim() : config.attn1_context_dim();
   if (config.only_cross_attention) {
@@ -115,6 +118,7 @@ void read_image_prompts(const Transformer2DConfig& config, const std::vector<Ima
     refuse(where, "one for each of num_ip_adapters " + std::to_string(adapters) + ", or none",
            std::to_string(prompts.size()));
   for (const ImagePrompt& prompt : prompts) {
+    check_view(where, prompt.hidden_states);
     if (!prompt.hidden_states || !fits_rows(prompt.hidden_states, inputs.num_videos, config.attn2_context_dim()))
       refuse(where, expected_rows(inputs.num_videos, config.attn2_context_dim(), "T"),
              prompt.hidden_states ? dtype_and_shape(prompt.hidden_states) : "none");
@@ -131,6 +135,7 @@ std::int64_t read_num_frames(const TransformerSpatioTemporalForwardOptions& opti
   const TensorView& images = options.image_only_indicator;
   if (options.num_frames < 0) refuse("num_frames", "1 or more", std::to_string(options.num_frames));
   if (!images) return std::max<std::int64_t>(1, options.num_frames);
+  check_view("image_only_indicator", images);
   const bool shaped = (images.rank() == 1 || images.rank() == 2) && images.size(images.rank() - 1) >= 1;
   const std::int64_t frames = shaped ? images.size(images.rank() - 1) : 0;
   if (!shaped || (options.num_frames != 0 && options.num_frames != frames))

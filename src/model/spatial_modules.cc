@@ -135,7 +135,7 @@ bool is_by_itself(const Found& found, const UNetConfig& unet) {
 }  // namespace
 
 std::vector<SpatialModule> spatial_modules(const Checkpoint& checkpoint) {
-  const UNetConfig unet = UNetConfig::beside(checkpoint.files().front());
+  const UNetConfig unet = checkpoint.files().empty() ? UNetConfig() : UNetConfig::beside(checkpoint.files().front());
   std::vector<SpatialModule> modules;
   for (const auto& [name, found] : collect(checkpoint)) {
     if (name.empty() && !is_by_itself(found, unet)) continue;
