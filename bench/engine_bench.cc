@@ -1,4 +1,4 @@
-// What a forward costs beside its arithmetic, and what a model costs before its first: Google Benchmark's options, and
+// Costs of a forward beside its arithmetic, and of a model before its first: Google Benchmark's options, and
 //   cmake --preset release -DKINEOGRAPH_BENCH=ON && cmake --build build/release && build/release/bin/engine_bench
 #include <benchmark/benchmark.h>
 

@@ -1,4 +1,4 @@
-// What the fuzz targets share.
+// Pieces shared by the fuzz targets.
 #pragma once
 
 #include <sys/mman.h>

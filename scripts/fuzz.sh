@@ -7,7 +7,7 @@ shift
 targets=("$@")
 [ ${#targets[@]} -gt 0 ] || targets=(safetensors torch config y4m npy)
 for target in "${targets[@]}"; do
-  # What is found on the way is kept under build/, not in the tree.
+  # New inputs are kept under build/, not in the tree.
   mkdir -p "build/fuzz/corpus/$target"
   echo "$target: $seconds s"
   "build/fuzz/bin/${target}_fuzz" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \

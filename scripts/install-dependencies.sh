@@ -3,7 +3,7 @@
 # and needs no network, when everything is there. usage: install-dependencies.sh [lint] [docs]: what these need as well.
 set -euo pipefail
 
-# What is asked for is what will be used (a program, a header), so that a copy that apt did not install counts too.
+# Each entry names a program or header that is used, so that a copy that apt did not install counts too.
 programs=(g++:g++ cmake:cmake make:make ffmpeg:ffmpeg python3:python3)
 case " $* " in *" lint "*) programs+=(git:git clang-tidy:clang-tidy) ;; esac
 case " $* " in *" docs "*) programs+=(doxygen:doxygen) ;; esac

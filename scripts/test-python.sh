@@ -9,7 +9,7 @@ quiet=(--quiet --disable-pip-version-check)
 
 python3 -m venv "$environment"
 "$python" -m pip install "${quiet[@]}" "scikit-build-core>=0.10" "nanobind>=2.4" ninja numpy pytest
-# Packages that the tests use where they are there; torch alone is gigabytes, so nobody gets it unasked.
+# Optional packages of the tests; torch alone is gigabytes, so it is installed on request only.
 case " ${1:-} " in *" diffusers "*)
   "$python" -m pip install "${quiet[@]}" "torch>=2.4" "diffusers>=0.30" transformers accelerate peft safetensors ;;
 esac

@@ -1,4 +1,4 @@
-// What the engines' answers are compared with, and how far they may lie apart.
+// Comparison of engines' answers, and how far they may lie apart.
 #pragma once
 
 #include <string>

@@ -78,7 +78,7 @@ TEST_P(GradientTest, EqualsTorchsAutograd) {
     // CpuGradient.AgreesInBf16Too).
     const double stages = 4.0 + 10.0 * static_cast<double>(golden.config.num_layers);
     const bool pairs = runner.compute == DType::bf16 && runner.isa.ends_with("_bf16");
-    // Where logits are hundreds, a rounding to 8 bits decides which key is attended.
+    // With logits of hundreds, a rounding to 8 bits decides which key is attended.
     if (pairs && GetParam() == "cross_large_logits") continue;
     const double rounding = runner.engine == "reference" ? 0.0 : pairs ? 0x1p-8 : 16.0 * 0x1p-23;
     const double allowed =

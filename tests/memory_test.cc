@@ -1,6 +1,6 @@
-// What a forward allocates, counted at operator new: at most 16 MB a thread beyond input, output and packed weights,
-// and nothing at all once it has run before; and what a backward allocates. Alone in its program, because it replaces
-// operator new.
+// Bytes that a forward allocates, counted at operator new: at most 16 MB a thread beyond input, output and packed
+// weights, and nothing at all once it has run before; and what a backward allocates. Alone in its program, because it
+// replaces operator new.
 #include <gtest/gtest.h>
 
 #include <atomic>

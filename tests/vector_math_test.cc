@@ -20,7 +20,7 @@ struct Function {
 
 double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
 
-// Where x multiplies a sigmoid, the sigmoid's error is multiplied too: relative to |x|, hence to the result or, on the
+// A factor x multiplies the sigmoid's error: relative to |x|, hence to the result or, on the
 // negative side, to a result that fades; the worst there is |x| times 2e-7 within |x| < 90.
 constexpr Function kFunctions[] = {
     {"exp2", kExp2, [](double x) { return std::exp2(x); }, 1.2e-38, 1.2e-7},

@@ -1,4 +1,4 @@
-"""What must not be in the tree: paths of a machine, stray addresses, files too large or without a last newline."""
+"""Things that must not be in the tree: paths of a machine, stray addresses, files too large or without a last newline."""
 
 import pathlib
 import re

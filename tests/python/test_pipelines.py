@@ -171,7 +171,7 @@ def test_frames_with_and_without(make, modules):
 
 
 def test_the_motion_modules_matter():
-    """What the tests above compare is no pipeline that ignores its motion modules."""
+    """The pipelines compared above do not ignore their motion modules."""
     pipe, arguments = animatediff()
     before = frames_of(pipe, arguments)
     for module in pipe.unet.modules():

@@ -1,4 +1,4 @@
-// What a trainer does to frames, and what restoring finds out about them.
+// Damage that the trainer does to frames, and the estimates that restoring makes of it.
 #include "video/train/damage.h"
 
 #include <gtest/gtest.h>
@@ -219,7 +219,7 @@ TEST(DamageEstimate, FindsFlickerAloneAndNothing) {
   EXPECT_EQ(noise_deviation(std::vector<float>(3, 0.5f), {}, 1, 1), 0);
 }
 
-// What is shown twice has the same noise twice.
+// A frame that is shown twice has the same noise twice.
 TEST(DamageEstimate, IsNotFooledByRepeatedFrames) {
   const auto clean = moving_picture();
   std::vector<std::uint8_t> damaged(clean.size());

@@ -150,7 +150,7 @@ TEST(Npy, RefusesOtherHeaders) {
   EXPECT_NE(with_header("{'descr").find("quote"), std::string::npos);
 }
 
-// Whatever a file is cut to, it is refused, and reading it is safe.
+// A file cut anywhere is refused, and reading it is safe.
 TEST(Npy, RefusesEveryTruncation) {
   const std::string whole =
       file_of("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }", floats({0, 1, 2, 3, 4, 5}));

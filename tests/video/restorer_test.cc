@@ -179,7 +179,7 @@ TEST(LowFrequencies, TheBiasOfClippingIsNoPicture) {
   double sum = 0;
   for (const float value : restored) sum += value;
   EXPECT_NEAR(sum / static_cast<double>(restored.size()), kColour, 0.01);
-  // What a model took for noise and is none does come back, and NaN stays where it is in reach.
+  // Detail that the model took for noise comes back, and a NaN stays within the reach of its patch.
   std::fill(restored.begin(), restored.end(), kColour - 0.2f);
   restored[0] = std::numeric_limits<float>::quiet_NaN();
   keep_low_frequencies(noisy, kSigma, 96, 96, restored);
@@ -290,7 +290,7 @@ TEST(Restorer, RefusesModelsThatDoNotRestore) {
   const Y4mHeader header = header_of(16, 16, Chroma::mono);
   const auto refuse = [&](const TransformerTemporalConfig& config, const char* where) {
     try {
-      Restorer(TransformerTemporalModel::from_config(config, 1), header, {});
+      const Restorer made(TransformerTemporalModel::from_config(config, 1), header, {});
       ADD_FAILURE() << where;
     } catch (const Error& error) {
       EXPECT_NE(error.where().find(where), std::string::npos) << error.what();
