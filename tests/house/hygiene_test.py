@@ -1,4 +1,4 @@
-"""Things that must not be in the tree: paths of a machine, stray addresses, files too large or without a last newline."""
+"""Things that must not be in the tree: paths of a machine, stray addresses, files too large, no last newline."""
 
 import pathlib
 import re
