@@ -102,7 +102,7 @@ void RandomCase::draw_weights() {
     weights.proj_in = linear(inner, *config.in_channels, true);
     weights.proj_out = linear(*config.in_channels, inner, true);
   }
-  const bool gated = config.activation_fn == Activation::geglu || config.activation_fn == Activation::swiglu;
+  const bool gated = is_gated(config.activation_fn);
   for (std::int64_t layer = 0; layer < config.num_layers; ++layer) {
     Block block;
     const bool affine = config.norm_elementwise_affine;

@@ -10,7 +10,6 @@
 namespace kineograph::model {
 namespace {
 
-bool is_gated(Activation kind) { return kind == Activation::geglu || kind == Activation::swiglu; }
 
 template <class View>
 class Table {

@@ -31,6 +31,7 @@ ALLOWED = {
     "src/engine/cpu/call/statistics": [
         "src/engine/cpu/schedule",
         "src/engine/cpu/call",
+        "src/engine/cpu/kernels",
         "src/engine/cpu/pack",
         "src/engine",
         "src/base",

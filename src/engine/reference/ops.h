@@ -75,6 +75,4 @@ Array log_softmax(const Array& x, std::size_t tokens, std::size_t width);
 /// d_x = d_y - exp(y) sum(d_y), of the output y.
 Array log_softmax_backward(const Array& y, const Array& d_y, std::size_t tokens, std::size_t width);
 
-bool is_gated(Activation kind);
-
 }  // namespace kineograph::engine::reference

@@ -78,7 +78,7 @@ struct BufferSizes {
   BufferSizes(const Call& call, const TrainedModel& trained, const TileShape& shape) {
     const PackedModel& model = *call.model;
     const std::size_t panel = 2 * shape.lanes, panels = shape.panels();
-    const std::size_t context_panels = (call.context_tokens * shape.groups + 1) / 2;
+    const std::size_t context_panels = (call.context_tokens * shape.runs + 1) / 2;
     const std::size_t key_panels = std::max(panels, context_panels);
     layers = model.blocks.size();
     inner = panels * pad_channels(model.inner) * panel;

@@ -44,7 +44,7 @@ TrainedModel pack_trained(const TransformerTemporalConfig& config, const Weights
   Slab slab(2 * packed_bytes(weights, arithmetic));
   const PackOptions options{arithmetic, max_rows, &slab};
   TrainedModel model;
-  model.gated = config.activation_fn == Activation::geglu || config.activation_fn == Activation::swiglu;
+  model.gated = is_gated(config.activation_fn);
   model.hidden = 4 * static_cast<std::size_t>(config.inner_dim());
   model.chunk = choose_hidden_chunk(model.hidden);
   if (config.is_discrete()) {

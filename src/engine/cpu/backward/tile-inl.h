@@ -7,6 +7,7 @@
 #endif
 
 #include "engine/cpu/backward/backward.h"
+#include "engine/cpu/kernels/gemm-inl.h"
 #include "engine/cpu/kernels/outer-inl.h"
 #include "engine/cpu/tile/image-inl.h"
 
@@ -36,9 +37,9 @@ class BackwardTile {
     other.pixels = call_.pixels;
     other.width = call_.width;
     other.input = other.output = backward.d_output;
-    for (std::size_t g = 0; g < shape_.groups; ++g) {
-      groups_.push_back(LocateGroup(call_, tile, g));
-      d_groups_.push_back(LocateGroup(other, tile, g));
+    for (std::size_t g = 0; g < shape_.runs; ++g) {
+      runs_.push_back(LocateRun(call_, tile, g));
+      d_runs_.push_back(LocateRun(other, tile, g));
     }
   }
 
@@ -60,7 +61,7 @@ class BackwardTile {
   }
   bool Conditioned(std::size_t which) const { return which == 1 && call_.context_tokens != 0; }
   std::size_t Keys(std::size_t which) const { return Conditioned(which) ? call_.context_tokens : call_.frames; }
-  std::size_t KeyPanels(std::size_t which) const { return (Keys(which) * shape_.groups + 1) / 2; }
+  std::size_t KeyPanels(std::size_t which) const { return (Keys(which) * shape_.runs + 1) / 2; }
 
   template <class Work>
   void Panels(std::size_t count, Work&& work) {
@@ -72,7 +73,7 @@ class BackwardTile {
   /// Cuts [0, count) rows among threads, evenly: on many a whole kernel's rows would be too coarse a measure.
   template <class Work>
   void RowRanges(std::size_t count, Work&& work) {
-    const std::size_t rows = arithmetic_ == Arithmetic::bf16_tiles ? kTileRows : 2;
+    const std::size_t rows = arithmetic_ == Arithmetic::bf16_amx ? kAmxRows : 2;
     team_.for_ranges((count + rows - 1) / rows, [&](std::size_t begin, std::size_t end, Workspace&) {
       work(begin * rows, std::min(count, end * rows));
     });
@@ -97,7 +98,7 @@ class BackwardTile {
   template <class Body>
   void InArithmetic(Body&& body) {
 #if KINEOGRAPH_NATIVE_BF16
-    if (arithmetic_ == Arithmetic::bf16_tiles) return body.template operator()<Arithmetic::bf16_tiles>();
+    if (arithmetic_ == Arithmetic::bf16_amx) return body.template operator()<Arithmetic::bf16_amx>();
     if (arithmetic_ == Arithmetic::bf16) return body.template operator()<Arithmetic::bf16>();
 #endif
     body.template operator()<Arithmetic::f32>();
@@ -187,8 +188,8 @@ class BackwardTile {
     const Dropout dropout(model_.config.dropout, *inputs.training_seed, static_cast<std::int64_t>(layer), site);
     for (std::size_t v = 2 * range.begin; v < std::min(2 * range.end, shape_.vectors()); ++v)
       for (std::size_t lane = 0; lane < kLanes; ++lane) {
-        const std::size_t pixel = tile_.first + v % shape_.groups * kLanes + lane;
-        const std::size_t token = pixel * shape_.frames + v / shape_.groups;
+        const std::size_t pixel = tile_.first + v % shape_.runs * kLanes + lane;
+        const std::size_t token = pixel * shape_.frames + v / shape_.runs;
         float* value = rows(v / 2) + v % 2 * kLanes + lane;
         for (std::size_t c = 0; c < width; ++c)
           value[c * kPanel] *=
@@ -208,7 +209,7 @@ class BackwardTile {
   std::size_t video_, panels_, inner_;
   Arithmetic arithmetic_;  ///< of products
   std::size_t operand_panel_;
-  std::vector<PixelGroup> groups_, d_groups_;
+  std::vector<PixelRun> runs_, d_runs_;
 };
 
 }  // namespace kineograph::engine::cpu::HWY_NAMESPACE

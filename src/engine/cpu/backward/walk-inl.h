@@ -11,6 +11,7 @@
 #include <optional>
 
 #include "engine/cpu/backward/tile-inl.h"
+#include "engine/cpu/kernels/activation-inl.h"
 #include "engine/cpu/kernels/attention_backward-inl.h"
 #include "engine/cpu/kernels/norm_backward-inl.h"
 
@@ -62,7 +63,7 @@ class BackwardWalk : public BackwardTile {
     const Rows image = Over(at_.image, model_.channels);
     Panels(panels_, [&](PanelRange range, Workspace&) {
       DispatchPixels(call_.input.dtype, [&]<class T>(T) {
-        EachVector(range, [&](std::size_t v, std::size_t frame, const PixelGroup& g) KINEOGRAPH_ATTR {
+        EachVector(range, [&](std::size_t v, std::size_t frame, const PixelRun& g) KINEOGRAPH_ATTR {
           const std::size_t at = v % 2 * kLanes;
           for (std::size_t c = 0; c < model_.channels; ++c) {
             const Vec h = GatherNormalised<T>(call_, g, frame, c);
@@ -75,12 +76,12 @@ class BackwardWalk : public BackwardTile {
     });
   }
 
-  /// visit(vector, frame, group); past the last vector the last one is repeated.
+  /// visit(vector, frame, run); past the last vector the last one is repeated.
   template <class Visit>
   void EachVector(PanelRange range, Visit&& visit) {
     for (std::size_t v = 2 * range.begin; v < 2 * range.end; ++v) {
       const std::size_t real = std::min(v, shape_.vectors() - 1);
-      visit(v, real / shape_.groups, groups_[real % shape_.groups]);
+      visit(v, real / shape_.runs, runs_[real % shape_.runs]);
     }
   }
 
@@ -91,9 +92,9 @@ class BackwardWalk : public BackwardTile {
       for (std::size_t v = 2 * range.begin; v < 2 * range.end; ++v) {
         float* out = to(v / 2) + v % 2 * kLanes;
         const std::size_t real = std::min(v, shape_.vectors() - 1);
-        const PixelGroup& g = d_groups_[real % shape_.groups];
+        const PixelRun& g = d_runs_[real % shape_.runs];
         const auto* from = reinterpret_cast<const T*>(backward_.d_output.data) +
-                           static_cast<std::int64_t>(real / shape_.groups) * backward_.d_output.stride_n;
+                           static_cast<std::int64_t>(real / shape_.runs) * backward_.d_output.stride_n;
         for (std::size_t c = 0; c < channels; ++c, from += backward_.d_output.stride_c) {
           HWY_ALIGN float lanes[kLanes] = {};
           if (v < shape_.vectors() && g.whole) {
@@ -126,9 +127,9 @@ class BackwardWalk : public BackwardTile {
           for (std::size_t frame = 0, v = 0; frame < shape_.frames; ++frame) {
             const std::size_t set = call_.group_set_per_frame ? video_ * call_.frames + frame : video_;
             Vec along = hn::Zero(d), plain = hn::Zero(d);
-            for (std::size_t g = 0; g < shape_.groups; ++g, ++v) {
+            for (std::size_t g = 0; g < shape_.runs; ++g, ++v) {
               const Vec d_n = hn::Load(d, d_image(v / 2) + c * kPanel + v % 2 * kLanes);
-              along = hn::MulAdd(d_n, GatherNormalised<T>(call_, groups_[g], frame, c), along);
+              along = hn::MulAdd(d_n, GatherNormalised<T>(call_, runs_[g], frame, c), along);
               plain = hn::Add(plain, d_n);
             }
             sums.along[set * channels + c] += static_cast<double>(SumOf(along));
@@ -140,9 +141,9 @@ class BackwardWalk : public BackwardTile {
     DispatchPixels(call_.output.dtype, [&]<class T>(T) {
       Panels(panels_, [&](PanelRange range, Workspace&) {
         for (std::size_t v = 2 * range.begin; v < std::min(2 * range.end, shape_.vectors()); ++v) {
-          const PixelGroup& g = groups_[v % shape_.groups];
+          const PixelRun& g = runs_[v % shape_.runs];
           auto* out = reinterpret_cast<T*>(call_.output.data) +
-                      static_cast<std::int64_t>(v / shape_.groups) * call_.output.stride_n;
+                      static_cast<std::int64_t>(v / shape_.runs) * call_.output.stride_n;
           for (std::size_t c = 0; c < channels; ++c, out += call_.output.stride_c) {
             const float* from = d_image(v / 2) + c * kPanel + v % 2 * kLanes;
             if (g.whole)
@@ -171,7 +172,7 @@ class BackwardWalk : public BackwardTile {
           for (std::size_t v = 2 * range.begin; v < std::min(2 * range.end, shape_.vectors()); ++v)
             for (std::size_t c = 0; c < model_.channels; ++c)
               ScatterResidual<In, Out>(
-                  call_, groups_[v % shape_.groups], v / shape_.groups, c,
+                  call_, runs_[v % shape_.runs], v / shape_.runs, c,
                   hn::Load(D(), Over(at_.d_image, model_.channels)(v / 2) + c * kPanel + v % 2 * kLanes));
         });
       });
@@ -287,11 +288,11 @@ class BackwardWalk : public BackwardTile {
     return backward_.sums->gates[(layer * 2 + which) * call_.videos + video_];
   }
 
-  HeadRows Head(const Rows& rows, std::size_t head, std::size_t group) const {
-    return {rows.data + head * model_.head_dim * kPanel, rows.panel, shape_.groups, group};
+  HeadRows Head(const Rows& rows, std::size_t head, std::size_t run) const {
+    return {rows.data + head * model_.head_dim * kPanel, rows.panel, shape_.runs, run};
   }
-  HeadGradient HeadTo(const Rows& rows, std::size_t head, std::size_t group) const {
-    return {rows.data + head * model_.head_dim * kPanel, rows.panel, shape_.groups, group};
+  HeadGradient HeadTo(const Rows& rows, std::size_t head, std::size_t run) const {
+    return {rows.data + head * model_.head_dim * kPanel, rows.panel, shape_.runs, run};
   }
   float Scale() const { return 1.0f / std::sqrt(static_cast<float>(model_.head_dim)); }
 
@@ -326,7 +327,7 @@ class BackwardWalk : public BackwardTile {
     }
     team_.for_each(model_.heads, [&](std::size_t begin, std::size_t end, Workspace& mine) {
       for (std::size_t head = begin; head < end; ++head)
-        for (std::size_t g = 0; g < shape_.groups; ++g)
+        for (std::size_t g = 0; g < shape_.runs; ++g)
           AttendHead(Head(q, head, g), call_.frames, Head(k, head, g), Head(v, head, g), Keys(which), model_.head_dim,
                      Scale(), mine.scores.data(), HeadTo(attended, head, g));
     });
@@ -365,13 +366,13 @@ class BackwardWalk : public BackwardTile {
     AddGradients({Whole(to.to_out, inner_, d_y)}, inner_, inner_, panels_);
     team_.for_each(model_.heads, [&](std::size_t begin, std::size_t end, Workspace& mine) {
       for (std::size_t head = begin; head < end; ++head)
-        for (std::size_t g = 0; g < shape_.groups; ++g)
+        for (std::size_t g = 0; g < shape_.runs; ++g)
           AttendHeadBackward(Head(q, head, g), call_.frames, Head(k, head, g), Head(v, head, g), Keys(which),
                              model_.head_dim, Scale(), Head(d_attended, head, g), HeadTo(d_q, head, g),
                              HeadTo(d_k, head, g), HeadTo(d_v, head, g), mine.scores.data());
     });
     // A last half panel that is no token's still holds keys and values.
-    if (Keys(which) * shape_.groups % 2 == 1) {
+    if (Keys(which) * shape_.runs % 2 == 1) {
       ClearLastHalf(d_k, KeyPanels(which));
       ClearLastHalf(d_v, KeyPanels(which));
     }
@@ -411,28 +412,28 @@ class BackwardWalk : public BackwardTile {
   }
 
   /// Row of a conditioning for one lane, or -1 for a lane without a pixel.
-  std::int64_t ContextRow(std::size_t group, std::size_t lane) const {
-    if (lane >= groups_[group].valid) return -1;
-    return static_cast<std::int64_t>(call_.inputs->encoder_per_video ? video_ : tile_.first + group * kLanes + lane);
+  std::int64_t ContextRow(std::size_t run, std::size_t lane) const {
+    if (lane >= runs_[run].valid) return -1;
+    return static_cast<std::int64_t>(call_.inputs->encoder_per_video ? video_ : tile_.first + run * kLanes + lane);
   }
 
   void GatherContext() {
     const TensorView& encoder = call_.inputs->encoder_hidden_states;
-    const std::size_t vectors = call_.context_tokens * shape_.groups;
+    const std::size_t vectors = call_.context_tokens * shape_.runs;
     const Rows context = Over(at_.context, call_.context_dim);
     Panels((vectors + 1) / 2, [&](PanelRange range, Workspace&) {
       DispatchPixels(encoder.dtype(), [&]<class T>(T) {
         for (std::size_t v = 2 * range.begin; v < 2 * range.end; ++v)
           for (std::size_t lane = 0; lane < kLanes; ++lane) {
             float* to = context(v / 2) + v % 2 * kLanes + lane;
-            const std::int64_t row = v < vectors ? ContextRow(v % shape_.groups, lane) : -1;
+            const std::int64_t row = v < vectors ? ContextRow(v % shape_.runs, lane) : -1;
             for (std::size_t c = 0; c < pad_channels(call_.context_dim); ++c)
               to[c * kPanel] =
                   row < 0 || c >= call_.context_dim
                       ? 0.0f
                       : to_float(static_cast<const T*>(
                             encoder.data())[row * encoder.strides()[0] +
-                                            static_cast<std::int64_t>(v / shape_.groups) * encoder.strides()[1] +
+                                            static_cast<std::int64_t>(v / shape_.runs) * encoder.strides()[1] +
                                             static_cast<std::int64_t>(c) * encoder.strides()[2]]);
           }
       });
@@ -445,9 +446,9 @@ class BackwardWalk : public BackwardTile {
     const std::size_t tokens = call_.context_tokens, width = call_.context_dim;
     const auto each = [&](std::size_t begin, std::size_t end, auto&& visit) {
       for (std::size_t c = begin; c < end; ++c)
-        for (std::size_t v = 0; v < tokens * shape_.groups; ++v)
-          for (std::size_t lane = 0; lane < groups_[v % shape_.groups].valid; ++lane)
-            visit(ContextRow(v % shape_.groups, lane), static_cast<std::int64_t>(v / shape_.groups),
+        for (std::size_t v = 0; v < tokens * shape_.runs; ++v)
+          for (std::size_t lane = 0; lane < runs_[v % shape_.runs].valid; ++lane)
+            visit(ContextRow(v % shape_.runs, lane), static_cast<std::int64_t>(v / shape_.runs),
                   static_cast<std::int64_t>(c), d_context(v / 2)[c * kPanel + v % 2 * kLanes + lane]);
     };
     AddToSums(width, [&](std::size_t begin, std::size_t end) {
@@ -525,7 +526,7 @@ class BackwardWalk : public BackwardTile {
                                            float*) KINEOGRAPH_ATTR {
                  const D d;
                  const Vec v = hn::Load(d, value + i);
-                 if constexpr (kActivation == Activation::geglu || kActivation == Activation::swiglu)
+                 if constexpr (is_gated(kActivation))
                    hn::Store(hn::Mul(v, ActivateWithSlope<kActivation>(hn::Load(d, gate + i)).value), d, hidden + i);
                  else
                    hn::Store(ActivateWithSlope<kActivation>(v).value, d, hidden + i);
@@ -539,7 +540,7 @@ class BackwardWalk : public BackwardTile {
                    KINEOGRAPH_ATTR {
                      const D d;
                      const Vec v = hn::Load(d, value + i), d_h = hn::Load(d, d_hidden + i);
-                     if constexpr (kActivation == Activation::geglu || kActivation == Activation::swiglu) {
+                     if constexpr (is_gated(kActivation)) {
                        const Activated a = ActivateWithSlope<kActivation>(hn::Load(d, gate + i));
                        hn::Store(hn::Mul(d_h, a.value), d, value + i);
                        hn::Store(hn::Mul(hn::Mul(d_h, v), a.slope), d, gate + i);
@@ -552,20 +553,8 @@ class BackwardWalk : public BackwardTile {
   /// visit(values, gates, offset, hidden, d_hidden) for every vector of a chunk.
   template <class Visit>
   void EachHidden(const TrainedChunk& chunk, PanelRange range, Visit&& visit) {
-    switch (model_.config.activation_fn) {
-      case Activation::geglu:
-        return EachHiddenOf<Activation::geglu>(chunk, range, visit);
-      case Activation::gelu:
-        return EachHiddenOf<Activation::gelu>(chunk, range, visit);
-      case Activation::gelu_approximate:
-        return EachHiddenOf<Activation::gelu_approximate>(chunk, range, visit);
-      case Activation::geglu_approximate:
-        return EachHiddenOf<Activation::geglu_approximate>(chunk, range, visit);
-      case Activation::swiglu:
-        return EachHiddenOf<Activation::swiglu>(chunk, range, visit);
-      case Activation::linear_silu:
-        return EachHiddenOf<Activation::linear_silu>(chunk, range, visit);
-    }
+    DispatchActivation(model_.config.activation_fn,
+                       [&]<Activation kActivation>() { EachHiddenOf<kActivation>(chunk, range, visit); });
   }
   template <Activation kActivation, class Visit>
   void EachHiddenOf(const TrainedChunk& chunk, PanelRange range, Visit&& visit) {
@@ -607,9 +596,9 @@ class BackwardWalk : public BackwardTile {
   template <class Visit>
   void EachToken(Visit&& visit) {
     for (std::size_t v = 0; v < shape_.vectors(); ++v)
-      for (std::size_t lane = 0; lane < groups_[v % shape_.groups].valid; ++lane)
-        visit(v / 2, v % 2 * kLanes + lane, video_ * call_.frames + v / shape_.groups,
-              (tile_.first + v % shape_.groups * kLanes + lane) % call_.pixels);
+      for (std::size_t lane = 0; lane < runs_[v % shape_.runs].valid; ++lane)
+        visit(v / 2, v % 2 * kLanes + lane, video_ * call_.frames + v / shape_.runs,
+              (tile_.first + v % shape_.runs * kLanes + lane) % call_.pixels);
   }
 
   std::size_t ClassAt(std::size_t row, std::size_t pixel) const {
@@ -707,7 +696,7 @@ class BackwardWalk : public BackwardTile {
     });
     // Tokens that are none have no gradient.
     for (std::size_t v = 0; v < 2 * panels_; ++v)
-      for (std::size_t lane = v < shape_.vectors() ? groups_[v % shape_.groups].valid : 0; lane < kLanes; ++lane)
+      for (std::size_t lane = v < shape_.vectors() ? runs_[v % shape_.runs].valid : 0; lane < kLanes; ++lane)
         for (std::size_t k = 0; k < pad_channels(Classes()); ++k)
           d_logits(v / 2)[k * kPanel + v % 2 * kLanes + lane] = 0.0f;
     const WeightGradients& to = backward_.gradients->weights;

@@ -11,7 +11,6 @@
 #include <string>
 
 #include "engine/cpu/call/call.h"
-#include "engine/cpu/forward/feed_forward-inl.h"
 #include "engine/cpu/kernels/attention-inl.h"
 #include "engine/cpu/kernels/gemm-inl.h"
 #include "engine/cpu/kernels/norm-inl.h"
@@ -22,117 +21,12 @@
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
-/// Adds gate[row] * (product) to the residual stream.
-struct ToGatedRows {
-  using Side = ReadAhead;
-  static constexpr bool kBuffered = false, kInPlace = false;
-  float* rows;
-  std::size_t panel_floats;
-  const float* gate;
-  HWY_INLINE float* At(std::size_t row, std::size_t panel) const { return rows + panel * panel_floats + row * kPanel; }
-  HWY_INLINE void Before(std::size_t row, std::size_t, std::size_t panel, ReadAhead& ahead) const {
-    ReadRows(At(row, panel), ahead);
-  }
-  template <class Sums>
-  HWY_INLINE void Take(const Sums& sums, std::size_t row, std::size_t, std::size_t panel, std::size_t begin,
-                       std::size_t end) const {
-    const D d;
-    float* to = At(row, panel);
-    KINEOGRAPH_UNROLL for (std::size_t i = begin; i < end; ++i) KINEOGRAPH_UNROLL for (std::size_t v = 0; v < 2; ++v) {
-      float* at = to + i * kPanel + v * kLanes;
-      hn::Store(hn::MulAdd(hn::Set(d, gate[row + i]), sums(i, v), hn::Load(d, at)), d, at);
-    }
-  }
-};
-
-/// What the residual stream is with the product added, as pairs that proj_out takes: nobody else reads the stream then.
-struct ToLastPairs {
-  using Side = ReadAhead;
-  static constexpr bool kBuffered = false, kInPlace = false;
-  const float* rows;
-  std::size_t panel_floats;
-  const float* gate;  ///< or null for 1
-  std::uint32_t* pairs;
-  HWY_INLINE void Before(std::size_t row, std::size_t, std::size_t panel, ReadAhead& ahead) const {
-    ReadRows(rows + panel * panel_floats + row * kPanel, ahead);
-  }
-  template <class Sums>
-  HWY_INLINE void Take(const Sums& sums, std::size_t row, std::size_t, std::size_t panel, std::size_t begin,
-                       std::size_t end) const {
-    const D d;
-    const float* from = rows + panel * panel_floats + row * kPanel;
-    std::uint32_t* to = pairs + (panel * panel_floats + row * kPanel) / 2;
-    const auto at = [&](std::size_t i, std::size_t v) KINEOGRAPH_ATTR {
-      const Vec x = hn::Load(d, from + i * kPanel + v * kLanes);
-      return gate == nullptr ? hn::Add(sums(i, v), x) : hn::MulAdd(hn::Set(d, gate[row + i]), sums(i, v), x);
-    };
-    KINEOGRAPH_UNROLL for (std::size_t i = begin; i < end; i += 2) KINEOGRAPH_UNROLL for (std::size_t v = 0; v < 2; ++v)
-        hn::Store(Bf16Pair(at(i, v), at(i + 1, v)), DU(), to + i / 2 * kPanel + v * kLanes);
-  }
-};
-
-/// What attention in pairs takes: rows below `paired` as pairs of channels [panel][row / 2][2N], the others, which are
-/// values, as f32 [panel][row - paired][2N], or, where the two vectors of a panel are neighbouring tokens, as
-/// PairValues would leave them. `paired` is even.
-struct ToPairs {
-  using Side = ReadAhead;
-  static constexpr bool kBuffered = false, kInPlace = false;
-  float* pairs;
-  std::size_t paired;
-  float* values;
-  std::size_t value_rows;
-  bool neighbours;
-  HWY_INLINE void Before(std::size_t, std::size_t, std::size_t, ReadAhead&) const {}
-  template <class Sums>
-  HWY_INLINE void Take(const Sums& sums, std::size_t row, std::size_t, std::size_t panel, std::size_t begin,
-                       std::size_t end) const {
-    const D d;
-    KINEOGRAPH_UNROLL for (std::size_t i = begin; i < end; i += 2) {
-      if (row + i < paired) {
-        float* to = pairs + (panel * paired + row + i) / 2 * kPanel;
-        KINEOGRAPH_UNROLL for (std::size_t v = 0; v < 2; ++v)
-            hn::Store(PairOf(sums(i, v), sums(i + 1, v)), d, to + v * kLanes);
-      } else if (neighbours) {
-        float* to = values + (panel / 2 * value_rows + row + i - paired) * kPanel + panel % 2 * kLanes;
-        KINEOGRAPH_UNROLL for (std::size_t j = 0; j < 2; ++j)
-            hn::Store(PairOf(sums(i + j, 0), sums(i + j, 1)), d, to + j * kPanel);
-      } else {
-        float* to = values + (panel * value_rows + row + i - paired) * kPanel;
-        KINEOGRAPH_UNROLL for (std::size_t j = 0; j < 2; ++j) KINEOGRAPH_UNROLL for (std::size_t v = 0; v < 2; ++v)
-            hn::Store(sums(i + j, v), d, to + j * kPanel + v * kLanes);
-      }
-    }
-  }
-};
-
-/// y = linear(tokens) for `count` tokens of `dim` floats (row-major): lanes are tokens, y is [panel][rows][2N].
-/// `operands` has room for the tokens as GEMM operands.
-template <Arithmetic kArithmetic>
-void ProjectTokens(const PackedLinear& linear, const float* tokens, std::size_t count, std::size_t dim,
-                   std::uint32_t* operands, float* y) {
-  const std::size_t panels = (count + kPanel - 1) / kPanel;
-  const std::size_t panel_words = pad_channels(dim) / 2 * kPairWords<kArithmetic>;
-  HWY_ALIGN float even[kLanes], odd[kLanes];
-  for (std::size_t v = 0; v < 2 * panels; ++v) {
-    std::uint32_t* row = operands + v / 2 * panel_words + v % 2 * kLanes;
-    for (std::size_t c = 0; c < dim; c += 2, row += kPairWords<kArithmetic>) {
-      for (std::size_t lane = 0; lane < kLanes; ++lane) {
-        const std::size_t t = v * kLanes + lane;
-        even[lane] = t < count ? tokens[t * dim + c] : 0.0f;
-        odd[lane] = t < count && c + 1 < dim ? tokens[t * dim + c + 1] : 0.0f;
-      }
-      StoreOperandPair<kArithmetic>(hn::Load(D(), even), hn::Load(D(), odd), row);
-    }
-  }
-  Gemm<kArithmetic>(linear, operands, panel_words, {0, panels}, ToRows<Sum::store>{y, linear.rows * kPanel});
-}
-
 template <Arithmetic kArithmetic>
 class Walk {
  public:
   Walk(const Call& call, const Tile& tile, Team& team, Workspace& own)
       : call_(call), model_(*call.model), tile_(tile), shape_(tile.shape), team_(team), own_(own) {
-    for (std::size_t g = 0; g < shape_.groups; ++g) groups_[g] = LocateGroup(call, tile, g);
+    for (std::size_t g = 0; g < shape_.runs; ++g) runs_[g] = LocateRun(call, tile, g);
     video_ = tile.first / call.pixels;
   }
 
@@ -182,7 +76,7 @@ class Walk {
   template <class T>
   void Gather(PanelRange panels) {
     for (std::size_t panel = panels.begin; panel < panels.end; ++panel)
-      GatherRows<kArithmetic, T>(call_, PanelPlaces(groups_, shape_, panel), 0, model_.channels,
+      GatherRows<kArithmetic, T>(call_, PanelPlaces(runs_, shape_, panel), 0, model_.channels,
                                  own_.attended.data() + panel * OperandPanel(model_.channels));
   }
 
@@ -258,26 +152,26 @@ class Walk {
     Gemm<kArithmetic>(query, own_.normed.data(), OperandPanel(model_.inner), {0, shape_.panels()},
                       ToRows<Sum::store>{q, q_panel});
     Gemm<kArithmetic>(kv, conditioned ? own_.context.data() : own_.normed.data(),
-                      OperandPanel(conditioned ? call_.context_dim : model_.inner), {0, (keys * shape_.groups + 1) / 2},
+                      OperandPanel(conditioned ? call_.context_dim : model_.inner), {0, (keys * shape_.runs + 1) / 2},
                       ToRows<Sum::store>{k, kv_panel});
     return {q, k, k + model_.head_dim * kPanel, q_panel, kv_panel, keys};
   }
 
   /// One head whose keys and values belong to the pixel: the frames themselves, or a per-pixel conditioning.
   void OwnHead(const PackedAttention& attention, bool conditioned, std::size_t head, Workspace& mine) {
-    const auto output = [&](std::size_t group) {
+    const auto output = [&](std::size_t run) {
       return HeadOutput<kArithmetic>{own_.attended.data(), OperandPanel(model_.inner), head * model_.head_dim,
-                                     shape_.groups, group};
+                                     shape_.runs, run};
     };
     // Where there is a matrix unit, dot products of vectors are slower than multiply-adds.
     if constexpr (kArithmetic == Arithmetic::bf16) {
       if (model_.head_dim % 2 == 0) return OwnHeadInPairs(attention, conditioned, head, output, mine);
     }
     const HeadBuffers h = ProjectHead(attention, conditioned, head, mine);
-    for (std::size_t g = 0; g < shape_.groups; ++g)
-      AttendHead(HeadRows{h.query, h.query_panel, shape_.groups, g}, call_.frames,
-                 HeadRows{h.key, h.key_panel, shape_.groups, g}, HeadRows{h.value, h.key_panel, shape_.groups, g},
-                 h.keys, model_.head_dim, Scale(), mine.scores.data(), output(g));
+    for (std::size_t g = 0; g < shape_.runs; ++g)
+      AttendHead(HeadRows{h.query, h.query_panel, shape_.runs, g}, call_.frames,
+                 HeadRows{h.key, h.key_panel, shape_.runs, g}, HeadRows{h.value, h.key_panel, shape_.runs, g}, h.keys,
+                 model_.head_dim, Scale(), mine.scores.data(), output(g));
   }
 
   /// Queries and keys become pairs as soon as they are computed.
@@ -285,9 +179,9 @@ class Walk {
   void OwnHeadInPairs(const PackedAttention& attention, bool conditioned, std::size_t head, const OutputOf& output,
                       Workspace& mine) {
     const std::size_t d = model_.head_dim, keys = conditioned ? call_.context_tokens : call_.frames;
-    const std::size_t key_panels = (keys * shape_.groups + 1) / 2;
+    const std::size_t key_panels = (keys * shape_.runs + 1) / 2;
     const std::size_t pair_panel = d / 2 * kPanel, value_panel = d * kPanel;
-    const bool neighbours = shape_.groups == 1;
+    const bool neighbours = shape_.runs == 1;
     float* const query = mine.qkv.data();
     float* const key = query + shape_.panels() * pair_panel;
     float* const value_pairs = key + key_panels * pair_panel;
@@ -297,10 +191,10 @@ class Walk {
     Gemm<kArithmetic>(attention.kv[head], conditioned ? own_.context.data() : own_.normed.data(),
                       OperandPanel(conditioned ? call_.context_dim : model_.inner), {0, key_panels},
                       ToPairs{key, d, neighbours ? value_pairs : value, d, neighbours});
-    for (std::size_t g = 0; g < shape_.groups; ++g) {
-      if (!neighbours) PairValues(HeadRows{value, value_panel, shape_.groups, g}, keys, d, value_pairs);
-      AttendHeadInPairs(HeadRows{query, pair_panel, shape_.groups, g}, call_.frames,
-                        HeadRows{key, pair_panel, shape_.groups, g}, value_pairs, keys, d, Scale(), mine.scores.data(),
+    for (std::size_t g = 0; g < shape_.runs; ++g) {
+      if (!neighbours) PairValues(HeadRows{value, value_panel, shape_.runs, g}, keys, d, value_pairs);
+      AttendHeadInPairs(HeadRows{query, pair_panel, shape_.runs, g}, call_.frames,
+                        HeadRows{key, pair_panel, shape_.runs, g}, value_pairs, keys, d, Scale(), mine.scores.data(),
                         output(g));
     }
   }
@@ -327,16 +221,16 @@ class Walk {
       for (std::size_t slot = 0; slot < 2 && 2 * panel + slot < shape_.vectors(); ++slot) {
         const std::size_t v = 2 * panel + slot;
         const HeadOutput<kArithmetic> output{own_.attended.data(), OperandPanel(model_.inner), head * model_.head_dim,
-                                             shape_.groups, v % shape_.groups};
+                                             shape_.runs, v % shape_.runs};
         std::size_t e = 0;
         for (; e + 2 <= model_.head_dim; e += 2) {
           const Vec pair[2] = {hn::Load(D(), out + e * kPanel + slot * kLanes),
                                hn::Load(D(), out + (e + 1) * kPanel + slot * kLanes)};
-          output.Store(v / shape_.groups, e, pair);
+          output.Store(v / shape_.runs, e, pair);
         }
         if (e < model_.head_dim) {
           const Vec last[1] = {hn::Load(D(), out + e * kPanel + slot * kLanes)};
-          output.Store(v / shape_.groups, e, last);
+          output.Store(v / shape_.runs, e, last);
         }
       }
     }
@@ -345,12 +239,12 @@ class Walk {
   /// Per-pixel conditioning (B*H*W, S, D) -> operands, token by token like frames.
   void GatherContext() {
     const PixelContext& from = call_.pixel_context;
-    const std::size_t vectors = call_.context_tokens * shape_.groups;
+    const std::size_t vectors = call_.context_tokens * shape_.runs;
     const auto value = [&](std::size_t v, std::size_t lane, std::size_t c) {
-      const PixelGroup& g = groups_[v % shape_.groups];
+      const PixelRun& g = runs_[v % shape_.runs];
       if (lane >= g.valid || c >= call_.context_dim) return 0.0f;
-      const auto row = static_cast<std::int64_t>(tile_.first + v % shape_.groups * kLanes + lane);
-      const std::int64_t at = row * from.stride_row + static_cast<std::int64_t>(v / shape_.groups) * from.stride_token +
+      const auto row = static_cast<std::int64_t>(tile_.first + v % shape_.runs * kLanes + lane);
+      const std::int64_t at = row * from.stride_row + static_cast<std::int64_t>(v / shape_.runs) * from.stride_token +
                               static_cast<std::int64_t>(c) * from.stride_channel;
       float result = 0.0f;
       DispatchPixels(from.dtype, [&]<class T>(T) { result = to_float(reinterpret_cast<const T*>(from.data)[at]); });
@@ -383,7 +277,7 @@ class Walk {
     const auto copy = [&](const float* from, std::size_t panel_floats, std::size_t tokens, std::size_t head,
                           Tensor& to) {
       for (std::size_t p = 0; p < count; ++p) {
-        const HeadRows rows{from, panel_floats, shape_.groups, p / kLanes};
+        const HeadRows rows{from, panel_floats, shape_.runs, p / kLanes};
         for (std::size_t t = 0; t < tokens; ++t)
           for (std::size_t e = 0; e < d; ++e)
             to.data_as<float>()[((p * heads + head) * tokens + t) * d + e] = rows(t)[e * kPanel + p % kLanes];
@@ -428,7 +322,7 @@ class Walk {
     arguments.forward = call_.inputs->forward;
     processor(arguments);
     HWY_ALIGN float lanes[kLanes];
-    for (std::size_t g = 0; g < shape_.groups; ++g)
+    for (std::size_t g = 0; g < shape_.runs; ++g)
       for (std::size_t head = 0; head < heads; ++head)
         for (std::size_t f = 0; f < frames; ++f)
           for (std::size_t e = 0; e < d; ++e) {
@@ -437,7 +331,7 @@ class Walk {
               lanes[lane] = p < count ? output.data_as<float>()[((p * heads + head) * frames + f) * d + e] : 0.0f;
             }
             const Vec one[1] = {hn::Load(D(), lanes)};
-            HeadOutput<kArithmetic>{own_.attended.data(), OperandPanel(model_.inner), head * d, shape_.groups, g}.Store(
+            HeadOutput<kArithmetic>{own_.attended.data(), OperandPanel(model_.inner), head * d, shape_.runs, g}.Store(
                 f, e, one);
           }
   }
@@ -450,20 +344,7 @@ class Walk {
   }
 
   void FeedForwardPhase(std::size_t layer) {
-    switch (model_.config.activation_fn) {
-      case Activation::geglu:
-        return FeedForward<Activation::geglu>(layer);
-      case Activation::gelu:
-        return FeedForward<Activation::gelu>(layer);
-      case Activation::gelu_approximate:
-        return FeedForward<Activation::gelu_approximate>(layer);
-      case Activation::geglu_approximate:
-        return FeedForward<Activation::geglu_approximate>(layer);
-      case Activation::swiglu:
-        return FeedForward<Activation::swiglu>(layer);
-      case Activation::linear_silu:
-        return FeedForward<Activation::linear_silu>(layer);
-    }
+    DispatchActivation(model_.config.activation_fn, [&]<Activation kActivation>() { FeedForward<kActivation>(layer); });
   }
 
   template <Activation kActivation>
@@ -475,9 +356,10 @@ class Walk {
     for (std::size_t chunk = 0; chunk < block.ff_in.size(); ++chunk)
       Panels([&](PanelRange panels, Workspace& mine) {
         if (chunk == 0) Normalise(layer, 2, panels);
-        Gemm<kArithmetic>(block.ff_in[chunk], own_.normed.data(), OperandPanel(model_.inner), panels,
-                          ToHidden<kArithmetic, kActivation>{mine.block.data(), mine.hidden.data(), hidden_panel,
-                                                             &mine == &own_ ? &arrival_ : nullptr});
+        Gemm<kArithmetic>(
+            block.ff_in[chunk], own_.normed.data(), OperandPanel(model_.inner), panels,
+            ToHidden<kArithmetic, kActivation, Arrival<kArithmetic>>{
+                mine.block.data(), mine.hidden.data(), hidden_panel, &mine == &own_ ? &arrival_ : nullptr});
         const float* gate = Modulate(layer).gate_ff;
         if (is_paired(kArithmetic) && leaves && chunk + 1 == block.ff_in.size())
           Gemm<kArithmetic>(block.ff_out[chunk], mine.hidden.data(), hidden_panel, panels,
@@ -496,8 +378,7 @@ class Walk {
             if (model_.blocks.empty()) RoundResidual(panels);
             operand = own_.normed.data();
           }
-          ToImage<kArithmetic, In, Out> output(call_, groups_, shape_, model_.proj_out.words / kUnroll,
-                                               mine.block.data());
+          ToImage<kArithmetic, In, Out> output(call_, runs_, shape_, mine.block.data());
           Gemm<kArithmetic>(model_.proj_out, operand, OperandPanel(model_.inner), panels, output);
           output.Finish();
         });
@@ -520,7 +401,7 @@ class Walk {
         float* x = X(v / 2) + v % 2 * kLanes;
         for (std::size_t lane = 0; lane < kLanes; ++lane) {
           // Lanes without a pixel repeat the tile's first.
-          const std::size_t p = v % shape_.groups * kLanes + lane;
+          const std::size_t p = v % shape_.runs * kLanes + lane;
           const std::size_t flat = tile_.first + (p < tile_.count ? p : 0);
           const std::size_t video = flat / call_.pixels, pixel = flat % call_.pixels;
           const auto& classes = call_.inputs->hidden_states;
@@ -555,8 +436,8 @@ class Walk {
   }
 
   void LogSoftmax(float* logits, std::size_t classes, std::size_t v) {
-    const std::size_t group = v % shape_.groups, frame = v / shape_.groups;
-    const PixelGroup& g = groups_[group];
+    const std::size_t run = v % shape_.runs, frame = v / shape_.runs;
+    const PixelRun& g = runs_[run];
     auto* to = reinterpret_cast<float*>(call_.output.data);
     for (std::size_t lane = 0; lane < g.valid; ++lane) {
       float most = logits[lane];
@@ -577,7 +458,7 @@ class Walk {
   TileShape shape_;
   Team& team_;
   Workspace& own_;
-  PixelGroup groups_[kMaxGroups];
+  PixelRun runs_[kMaxRuns];
   Arrival<kArithmetic> arrival_;  ///< the owner's alone
   std::size_t video_ = 0;         ///< of the whole tile, unless tiles span videos, when nothing depends on it
 };

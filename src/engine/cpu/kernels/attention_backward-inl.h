@@ -11,14 +11,14 @@
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
-/// Where a head's gradients go, by token of one group: what HeadRows reads.
+/// Where a head's gradients go, by token of one run: what HeadRows reads.
 struct HeadGradient {
   float* data;
   std::size_t panel_floats;
-  std::size_t groups, group;
+  std::size_t runs, run;
   template <std::size_t kCount>
   HWY_INLINE void Store(std::size_t token, std::size_t e, const Vec (&value)[kCount]) const {
-    const std::size_t v = token * groups + group;
+    const std::size_t v = token * runs + run;
     float* to = data + v / 2 * panel_floats + v % 2 * kLanes;
     KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kCount; ++i) hn::Store(value[i], D(), to + (e + i) * kPanel);
   }

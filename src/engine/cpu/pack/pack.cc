@@ -53,17 +53,17 @@ void read_columns(const Row& row, std::size_t first, std::size_t count, float* o
 }
 
 /// Rows into registers of the matrix unit: biases, then [word / 16][row][16 words].
-void pack_tiles(const std::vector<Row>& rows, const PackedLinear::Block& block, std::size_t cols, bool biased,
-                std::uint32_t* out) {
+void pack_amx_block(const std::vector<Row>& rows, const PackedLinear::Block& block, std::size_t cols, bool biased,
+                    std::uint32_t* out) {
   const Row padding;
-  for (std::size_t i = 0; biased && i < round_up(block.rows, kTileRows); ++i)
-    out = std::fill_n(out, kTileWords, std::bit_cast<std::uint32_t>(i < block.rows ? rows[block.row + i].bias : 0.0f));
-  for (std::size_t first = 0; first < cols; first += 2 * kTileWords)
-    for (std::size_t i = 0; i < round_up(block.rows, kTileRows); ++i) {
-      float strip[2 * kTileWords] = {};
+  for (std::size_t i = 0; biased && i < round_up(block.rows, kAmxRows); ++i)
+    out = std::fill_n(out, kAmxWords, std::bit_cast<std::uint32_t>(i < block.rows ? rows[block.row + i].bias : 0.0f));
+  for (std::size_t first = 0; first < cols; first += 2 * kAmxWords)
+    for (std::size_t i = 0; i < round_up(block.rows, kAmxRows); ++i) {
+      float strip[2 * kAmxWords] = {};
       const Row& row = i < block.rows ? rows[block.row + i] : padding;
-      read_columns(row, first, std::min(2 * kTileWords, cols - first), strip);
-      for (std::size_t k = 0; k < 2 * kTileWords; k += 2)
+      read_columns(row, first, std::min(2 * kAmxWords, cols - first), strip);
+      for (std::size_t k = 0; k < 2 * kAmxWords; k += 2)
         *out++ = to_bf16(strip[k]).bits | static_cast<std::uint32_t>(to_bf16(strip[k + 1]).bits) << 16;
     }
 }
@@ -93,17 +93,17 @@ void pack_block(const std::vector<Row>& rows, const PackedLinear::Block& block, 
 
 /// What blocks of `rows` take, in words.
 std::size_t block_words(std::size_t rows, std::size_t words, Arithmetic arithmetic, bool biased) {
-  if (arithmetic != Arithmetic::bf16_tiles) return rows * words;
-  return round_up(rows, kTileRows) * (round_up(words, kTileWords) + (biased ? kTileWords : 0));
+  if (arithmetic != Arithmetic::bf16_amx) return rows * words;
+  return round_up(rows, kAmxRows) * (round_up(words, kAmxWords) + (biased ? kAmxWords : 0));
 }
 
 /// Cuts `rows` (a multiple of `unit`) into blocks of nearly equal height, or of the matrix unit's height and a rest.
 std::vector<PackedLinear::Block> cut_blocks(std::size_t rows, std::size_t words, std::size_t unit,
                                             const PackOptions& options, bool biased = false) {
-  if (options.arithmetic == Arithmetic::bf16_tiles) {
+  if (options.arithmetic == Arithmetic::bf16_amx) {
     std::vector<PackedLinear::Block> blocks;
-    for (std::size_t row = 0, offset = 0; row < rows; row += kTileBlockRows) {
-      const std::size_t height = std::min(kTileBlockRows, rows - row);
+    for (std::size_t row = 0, offset = 0; row < rows; row += kAmxBlockRows) {
+      const std::size_t height = std::min(kAmxBlockRows, rows - row);
       blocks.push_back({static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(height), offset});
       offset += block_words(height, words, options.arithmetic, biased);
     }
@@ -129,7 +129,7 @@ PackedLinear pack(std::vector<Row> rows, std::size_t cols, std::size_t unit, con
   linear.rows = rows.size();
   linear.cols = pad_channels(cols);
   linear.words = pairs ? linear.cols / 2 : linear.cols;
-  const bool tiles = options.arithmetic == Arithmetic::bf16_tiles;
+  const bool tiles = options.arithmetic == Arithmetic::bf16_amx;
   linear.biased = tiles && std::any_of(rows.begin(), rows.end(), [](const Row& row) { return row.bias != 0.0f; });
   linear.blocks = cut_blocks(linear.rows, linear.words, unit, options, linear.biased);
   linear.weights = Buffer<std::uint32_t>::unwritten(
@@ -141,7 +141,7 @@ PackedLinear pack(std::vector<Row> rows, std::size_t cols, std::size_t unit, con
   const auto pack_one = [&](std::size_t i) {
     std::uint32_t* const to = linear.weights.data() + linear.blocks[i].offset;
     if (tiles)
-      pack_tiles(rows, linear.blocks[i], cols, linear.biased, to);
+      pack_amx_block(rows, linear.blocks[i], cols, linear.biased, to);
     else
       pack_block(rows, linear.blocks[i], cols, pairs, to);
   };
@@ -196,8 +196,7 @@ void pack_norm(const Norm& norm, const TensorView& pe, std::size_t inner, std::s
 }
 
 void pack_feed_forward(const Block& block, PackedModel& model, PackedBlock& packed, const PackOptions& options) {
-  const bool gated =
-      model.config.activation_fn == Activation::geglu || model.config.activation_fn == Activation::swiglu;
+  const bool gated = is_gated(model.config.activation_fn);
   const auto hidden = static_cast<std::size_t>(block.ff_out.weight.size(1));
   for (std::size_t first = 0; first < hidden; first += model.hidden_chunk) {
     const std::size_t count = std::min(model.hidden_chunk, hidden - first);
@@ -255,10 +254,10 @@ std::size_t packed_bytes(const Weights& weights, Arithmetic arithmetic) {
   each_linear(weights, [&](const Linear& linear) {
     if (!linear.weight) return;
     const auto extent = [&](std::size_t axis) { return static_cast<std::size_t>(linear.weight.size(axis)); };
-    count += arithmetic == Arithmetic::bf16_tiles ? round_up(extent(0), kTileRows) * round_up(extent(1), 2 * kTileWords)
-                                                  : pad_channels(extent(0)) * pad_channels(extent(1));
+    count += arithmetic == Arithmetic::bf16_amx ? round_up(extent(0), kAmxRows) * round_up(extent(1), 2 * kAmxWords)
+                                                : pad_channels(extent(0)) * pad_channels(extent(1));
   });
-  if (arithmetic == Arithmetic::bf16_tiles) count += count / 8;  // biases, and what heads leave of registers
+  if (arithmetic == Arithmetic::bf16_amx) count += count / 8;  // biases, and what heads leave of registers
   return count * (arithmetic == Arithmetic::f32 ? 4 : 2);
 }
 

@@ -114,7 +114,7 @@ class Tiling {
     tile.first = segment * segment_pixels_ + within;
     tile.count = std::min(shape_.pixels(), segment_pixels_ - within);
     tile.shape = shape_;
-    tile.shape.groups = (tile.count + shape_.lanes - 1) / shape_.lanes;
+    tile.shape.runs = (tile.count + shape_.lanes - 1) / shape_.lanes;
     return tile;
   }
 
@@ -160,7 +160,7 @@ WorkspaceSizes workspace_sizes(const PackedModel& model, const TileShape& shape,
   const auto operand = [&](std::size_t channels, std::size_t count) {
     return count * pad_channels(channels) / 2 * pair_words;
   };
-  const std::size_t context_panels = (context_tokens * shape.groups + 1) / 2;
+  const std::size_t context_panels = (context_tokens * shape.runs + 1) / 2;
   WorkspaceSizes sizes;
   sizes.x = panels * pad_channels(model.inner) * panel;
   sizes.normed = operand(model.inner, panels);

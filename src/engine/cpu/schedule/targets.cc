@@ -9,9 +9,9 @@
 #include <chrono>
 
 #include "engine/cpu/forward/walk-inl.h"
+#include "engine/cpu/kernels/moments-inl.h"
 #include "engine/cpu/schedule/processor.h"
 #include "engine/cpu/schedule/targets.h"
-#include "engine/cpu/tile/moments-inl.h"
 
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
@@ -25,8 +25,8 @@ bool WalkTile(const Call& call, const Tile& tile, bool gathered, TileSource* nex
   return Walk<kArithmetic>(call, tile, team, workspace).Run(gathered, next);
 }
 
-RunMoments Moments(const void* pixels, DType dtype, std::size_t count) {
-  RunMoments result;
+cpu::Moments MomentsOf(const void* pixels, DType dtype, std::size_t count) {
+  cpu::Moments result;
   DispatchPixels(dtype, [&]<class T>(T) { result = PixelMoments(static_cast<const T*>(pixels), count); });
   return result;
 }
@@ -77,10 +77,10 @@ double PeakFlops(double seconds) {
 
 #if KINEOGRAPH_NATIVE_BF16
 /// The same on the matrix unit, by the kernel's four registers of sums.
-double PeakTileFlops(double seconds) {
+double PeakAmxFlops(double seconds) {
   constexpr std::size_t kRounds = 10000;
-  const TileRegisters registers;  // zeros
-  return BestRate(seconds, 4.0 * 2.0 * kTileRows * 2 * kTileWords * kLanes * kRounds, [&]() KINEOGRAPH_ATTR {
+  const AmxRegisters registers;  // zeros
+  return BestRate(seconds, 4.0 * 2.0 * kAmxRows * 2 * kAmxWords * kLanes * kRounds, [&]() KINEOGRAPH_ATTR {
     for (std::size_t r = 0; r < kRounds; ++r) {
       _tile_dpbf16ps(0, 4, 6);
       _tile_dpbf16ps(1, 4, 7);
@@ -94,7 +94,7 @@ double PeakTileFlops(double seconds) {
 double PeakOf([[maybe_unused]] Arithmetic arithmetic, double seconds) {
 #if KINEOGRAPH_NATIVE_BF16
   if (arithmetic == Arithmetic::bf16) return PeakFlops<Arithmetic::bf16>(seconds);
-  if (arithmetic == Arithmetic::bf16_tiles) return PeakTileFlops(seconds);
+  if (arithmetic == Arithmetic::bf16_amx) return PeakAmxFlops(seconds);
 #endif
   return PeakFlops<Arithmetic::f32>(seconds);
 }
@@ -146,11 +146,11 @@ Target Describe(std::string_view name, Arithmetic bf16 = Arithmetic::bf16_storag
   Offer<Arithmetic::bf16_storage>(target);
 #if KINEOGRAPH_NATIVE_BF16
   Offer<Arithmetic::bf16>(target);
-  Offer<Arithmetic::bf16_tiles>(target);
+  Offer<Arithmetic::bf16_amx>(target);
 #endif
   target.walk_backward = &WalkBackward;
   target.backward_scratch = &BackwardScratch;
-  target.moments = &Moments;
+  target.moments = &MomentsOf;
   target.peak_flops = &PeakOf;
   target.apply = &Apply;
   return target;
@@ -169,7 +169,7 @@ std::vector<Target> FindTargets() {
 #if HWY_ARCH_X86
 #if HWY_TARGETS & HWY_AVX3_DL
   const bool dot_products = (supported & HWY_AVX3_DL) && has_bf16_dot_products();
-  if (dot_products && has_bf16_tiles()) found.push_back(N_AVX3_DL::Describe("amx_bf16", Arithmetic::bf16_tiles));
+  if (dot_products && has_amx()) found.push_back(N_AVX3_DL::Describe("amx_bf16", Arithmetic::bf16_amx));
 #endif
 #if HWY_TARGETS & HWY_AVX3
   if (supported & HWY_AVX3) found.push_back(N_AVX3::Describe("avx512"));

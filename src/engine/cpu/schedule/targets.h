@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "engine/cpu/call/call.h"
-#include "engine/cpu/call/moments.h"
+#include "engine/cpu/kernels/moments.h"
 
 namespace kineograph::engine::cpu {
 
@@ -32,7 +32,7 @@ struct Target {
   /// Floats of Workspace::scores that it needs a thread.
   std::size_t (*backward_scratch)(std::size_t queries, std::size_t keys) = nullptr;
   /// Moments of `count` neighbouring pixels.
-  RunMoments (*moments)(const void* pixels, DType dtype, std::size_t count) = nullptr;
+  Moments (*moments)(const void* pixels, DType dtype, std::size_t count) = nullptr;
   /// GFLOP/s that products on registers reach on one thread in about `seconds`, for the peak of benchmarks.
   double (*peak_flops)(Arithmetic arithmetic, double seconds) = nullptr;
   /// Applies function `which` (see VectorFunction) to n floats; for tests.

@@ -5,6 +5,6 @@ namespace kineograph::engine::cpu {
 
 bool has_bf16_dot_products() { return __builtin_cpu_supports("avx512bf16"); }
 bool has_fast_bf16_dot_products() { return false; }
-bool has_bf16_tiles() { return has_bf16_dot_products(); }
+bool has_amx() { return has_bf16_dot_products(); }
 
 }  // namespace kineograph::engine::cpu

@@ -1,13 +1,13 @@
 // Moments of a run of neighbouring pixels.
-#if defined(KINEOGRAPH_CPU_TILE_MOMENTS_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef KINEOGRAPH_CPU_TILE_MOMENTS_INL_H_
-#undef KINEOGRAPH_CPU_TILE_MOMENTS_INL_H_
+#if defined(KINEOGRAPH_CPU_KERNELS_MOMENTS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef KINEOGRAPH_CPU_KERNELS_MOMENTS_INL_H_
+#undef KINEOGRAPH_CPU_KERNELS_MOMENTS_INL_H_
 #else
-#define KINEOGRAPH_CPU_TILE_MOMENTS_INL_H_
+#define KINEOGRAPH_CPU_KERNELS_MOMENTS_INL_H_
 #endif
 
-#include "engine/cpu/call/moments.h"
-#include "engine/cpu/tile/image-inl.h"
+#include "engine/cpu/kernels/moments.h"
+#include "engine/cpu/kernels/pixels-inl.h"
 
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
@@ -24,7 +24,7 @@ HWY_INLINE double SumLanes(Vec a, Vec b, Vec c, Vec e) {
 }
 
 template <class T>
-RunMoments ChunkMoments(const T* pixels, std::size_t count) {
+Moments ChunkMoments(const T* pixels, std::size_t count) {
   const D d;
   constexpr std::size_t kStep = 4 * kLanes;
   const std::size_t whole = count / kStep * kStep;
@@ -58,8 +58,8 @@ RunMoments ChunkMoments(const T* pixels, std::size_t count) {
 }
 
 template <class T>
-RunMoments PixelMoments(const T* pixels, std::size_t count) {
-  RunMoments all;
+Moments PixelMoments(const T* pixels, std::size_t count) {
+  Moments all;
   for (std::size_t i = 0; i < count; i += kChunk) append(all, ChunkMoments(pixels + i, std::min(kChunk, count - i)));
   return all;
 }
