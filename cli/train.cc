@@ -144,7 +144,7 @@ TrainingOptions training_options(const Settings& settings, const TransformerTemp
 // modulation is the identity, gates open, whatever timestep and label (DiT starts with closed gates, which for few
 // layers only delays).
 TransformerTemporalModel initial_model(const TransformerTemporalConfig& config, std::uint64_t seed) {
-  // The weights only pass through; the reference engine makes no packed copy of them.
+  // The weights only pass through; the reference engine copies none before a call.
   const ModelOptions options{.engine = "reference"};
   const auto model = TransformerTemporalModel::from_config(config, seed, options);
   std::vector<Parameter> parameters = model.parameters();

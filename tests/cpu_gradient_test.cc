@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "kineograph/kineograph.h"
+#include "model/parameters.h"
 #include "random_gradient.h"
 
 namespace kineograph::testing {

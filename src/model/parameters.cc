@@ -10,7 +10,6 @@
 namespace kineograph::model {
 namespace {
 
-
 template <class View>
 class Table {
  public:

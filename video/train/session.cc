@@ -135,7 +135,7 @@ void TrainingSession::save_model(const std::filesystem::path& folder, DType dtyp
     stored.push_back(convert(parameter.value, dtype));
     parameter.value = stored.back();
   }
-  // The weights only pass through; the reference engine makes no packed copy of them.
+  // The weights only pass through; the reference engine copies none before a call.
   TransformerTemporalModel::from_state_dict(config_, parameters, nullptr, {.engine = "reference"})
       .save_pretrained(folder);
 }

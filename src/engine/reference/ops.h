@@ -39,7 +39,7 @@ Array layer_norm(const Array& x, std::size_t tokens, std::size_t width, const Ar
 Array layer_norm_backward(const Array& x, const Array& d_y, std::size_t tokens, std::size_t width, const Array& weight,
                           double epsilon, Array& d_weight, Array& d_bias);
 
-/// What is added to the scores of one head of one row; a default-made one adds nothing.
+/// Biases of the scores of one head of one row; a default-made one adds nothing.
 class ScoreBias {
  public:
   ScoreBias() = default;

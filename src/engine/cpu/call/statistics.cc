@@ -3,12 +3,11 @@
 #include <cmath>
 
 #include "base/half.h"
-#include "engine/cpu/schedule/schedule.h"
+#include "engine/cpu/pack/parallel.h"
+#include "engine/epsilons.h"
 
 namespace kineograph::engine::cpu {
 namespace {
-
-constexpr double kEpsilon = 1e-6;
 
 /// Moments of one channel of one frame.
 Moments plane_moments(const Call& call, const Target& target, std::int64_t offset) {
@@ -56,7 +55,7 @@ void compute_group_norm(const Call& call, const Target& target, bool affine, int
       Moments all;
       for (std::size_t f = 0; f < frames_per_set; ++f)
         append(all, tables.moments[(set * frames_per_set + f) * groups + g]);
-      const double inverse = 1.0 / std::sqrt(all.m2 / all.count + kEpsilon);
+      const double inverse = 1.0 / std::sqrt(all.m2 / all.count + kGroupNormEpsilon);
       // The mean is subtracted in two parts, so that a large one costs no digits.
       const auto high = static_cast<float>(all.mean);
       const double low = all.mean - static_cast<double>(high);

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "engine/cpu/call/call.h"
-#include "engine/cpu/schedule/targets.h"
+#include "engine/cpu/call/target.h"
 
 namespace kineograph::engine::cpu {
 

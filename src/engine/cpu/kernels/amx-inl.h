@@ -2,7 +2,7 @@
 // registers of sums, 16 pairs of channels a step. Activations lie as everywhere, [pair][2N]: 16 pairs of N tokens are a
 // register as they are. Weights are packed in registers (layout.h).
 //
-// The unit works by itself for 64 cycles a step, so what becomes of a block's sums is done beside the next block's
+// The unit works by itself for 64 cycles a step, so a block's epilogue runs beside the next block's
 // steps.
 #if defined(KINEOGRAPH_CPU_KERNELS_AMX_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KINEOGRAPH_CPU_KERNELS_AMX_INL_H_
@@ -126,7 +126,7 @@ HWY_NOINLINE void AmxKernel(const std::uint32_t* HWY_RESTRICT w, bool biased, co
     pending.Take(sums, share);
   }
   if (left != 0) {
-    // Zero weights do not do: what follows the panel may be no number.
+    // Zero weights are not enough: the words behind the panel may be NaN.
     HWY_ALIGN std::uint32_t rest[kAmxWords * kPanel] = {};
     std::copy_n(x, left * kPanel, rest);
     MemoryIsRead();

@@ -29,7 +29,8 @@ struct HeadRows {
   }
 };
 
-/// e^(scale (s - max)) in place of `count` vectors s at scores, `stride` floats apart. Returns what makes their sum 1.
+/// e^(scale (s - max)) in place of `count` vectors s at scores, `stride` floats apart. Returns the factor that makes
+/// their sum 1.
 HWY_INLINE Vec ExponentialLanes(float* scores, std::size_t count, std::size_t stride, float scale) {
   const D d;
   Vec most = hn::Load(d, scores);

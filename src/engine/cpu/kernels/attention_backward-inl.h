@@ -11,7 +11,7 @@
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
-/// Where a head's gradients go, by token of one run: what HeadRows reads.
+/// Memory of a head's gradients, by token of one run: HeadRows reads it.
 struct HeadGradient {
   float* data;
   std::size_t panel_floats;
@@ -38,7 +38,7 @@ HWY_INLINE void WeightedRows(const float* weights, std::size_t count, const Head
 }
 
 /// With p = softmax(scale q k) and dp = d_out v: ds = scale p (dp - sum(p dp)), d_v = p^T d_out, d_q = ds k,
-/// d_k = ds^T q. In this order each may take the memory of what is not read again: d_value that of value, d_query that
+/// d_k = ds^T q. In this order each may take memory that is not read again: d_value that of value, d_query that
 /// of d_out, d_key that of key.
 inline void AttendHeadBackward(const HeadRows& query, std::size_t queries, const HeadRows& key, const HeadRows& value,
                                std::size_t keys, std::size_t head_dim, float scale, const HeadRows& d_out,

@@ -1,4 +1,4 @@
-// Epilogues: what becomes of a product's sums while they are in registers, or in L1. Their contract with the kernels,
+// Epilogues: the last step of a product, on sums in registers or in L1. Their contract with the kernels,
 // and all that need no more than pointers; tile/to_image-inl.h has the one that writes the caller's image.
 #if defined(KINEOGRAPH_CPU_KERNELS_EPILOGUE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KINEOGRAPH_CPU_KERNELS_EPILOGUE_INL_H_
@@ -16,7 +16,7 @@
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
-/// Sums are written, or added to what is there.
+/// Sums are stored, or added to the values there.
 enum class Sum { store, add };
 
 /// A block's sums where a kernel computed them: vector v of row i.
@@ -41,9 +41,9 @@ inline constexpr std::size_t kBlockRows = block_rows(kArithmetic, kMaxRows);
 /// Steps of a kernel between two calls of ReadAhead::Step.
 inline constexpr std::size_t kUnroll = 8;
 
-/// Lines that a kernel reads ahead for those who come after it, one of each stream at a time: a burst of prefetches
-/// would fill the queue of outstanding misses and stall. Stream 0 is the next weights; 1 and 2 are what sums are going
-/// to meet. All to the L1 cache, although weights are soon pushed out of it: a prefetch to the L2 stalls on Zen 4.
+/// Lines that a kernel reads ahead for the code behind it, one of each stream at a time: a burst of prefetches
+/// would fill the queue of outstanding misses and stall. Stream 0 is the next weights; 1 and 2 are the values that sums
+/// meet. All to the L1 cache, although weights are soon pushed out of it: a prefetch to the L2 stalls on Zen 4.
 struct ReadAhead {
   const char* line[3] = {};
   std::ptrdiff_t step[3] = {};

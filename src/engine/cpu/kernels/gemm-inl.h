@@ -44,7 +44,7 @@ requires Epilogue<std::remove_reference_t<E>> HWY_INLINE void Gemm(const PackedL
   side.step[0] = 64;
   for (std::size_t first = 0; first < blocks.size(); first += resident) {
     const std::size_t last = std::min(blocks.size(), first + resident);
-    // The next resident blocks; after the last, what follows in memory: the next layer's (see pack_model).
+    // The next resident blocks; after the last, the words behind them: the next layer's (see pack_model).
     side.line[0] = reinterpret_cast<const char*>(linear.weights.data() +
                                                  (last < blocks.size() ? blocks[last].offset : linear.weights.size()));
     for (std::size_t panel = panels.begin; panel < panels.end; ++panel)

@@ -37,7 +37,7 @@ Moments ChunkMoments(const T* pixels, std::size_t count) {
   double total = SumLanes(sum[0], sum[1], sum[2], sum[3]);
   for (std::size_t i = whole; i < count; ++i) total += static_cast<double>(to_float(pixels[i]));
   const double n = static_cast<double>(count);
-  // Deviations from the rounded mean, and what that rounding missed.
+  // Deviations from the rounded mean, and the part that rounding missed.
   const auto rough = static_cast<float>(total / n);
   const Vec centre = hn::Set(d, rough);
   Vec square[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};

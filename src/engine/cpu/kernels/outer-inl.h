@@ -37,10 +37,6 @@ HWY_INLINE Vec RowWords(const float* row, std::size_t i) {
 /// Rows of four channels of one panel, turned: four rows of words become one row of channels a word.
 template <Arithmetic kArithmetic>
 HWY_INLINE void TransposeFour(const float* HWY_RESTRICT x, float* HWY_RESTRICT out) {
-#if HWY_TARGET == HWY_SCALAR
-  for (std::size_t j = 0; j < 4; ++j)
-    for (std::size_t token = 0; token < kPanel; ++token) out[token * kPanel + j] = x[j * kPanel + token];
-#else
   const D d;
   const hn::Repartition<std::uint64_t, D> d64;
   constexpr std::size_t kBlocks = kLanes / 4;
@@ -62,7 +58,6 @@ HWY_INLINE void TransposeFour(const float* HWY_RESTRICT x, float* HWY_RESTRICT o
       for (std::size_t j = 0; j < 4; ++j)
         hn::Store(hn::Load(d4, turned[j] + 4 * block), d4, out + (v * kLanes + 4 * block + j) * kPanel);
   }
-#endif
 }
 
 /// Panels of x [panel][channel][2N tokens] -> out [channels / 2N][panel * words of a row][2N channels]; channels past

@@ -23,7 +23,7 @@
 
 namespace kineograph::engine::cpu {
 
-/// What the products of a GEMM are made of. Everything else is f32 in all three.
+/// Factors of the products in a GEMM. Everything else is f32 in all of them.
 enum class Arithmetic : std::uint8_t {
   f32,           ///< f32 weights and activations
   bf16_storage,  ///< bf16 weights, widened on the fly, f32 activations: half the memory on any machine
@@ -32,7 +32,7 @@ enum class Arithmetic : std::uint8_t {
 };
 inline constexpr std::size_t kArithmetics = 4;
 
-/// Whether what enters a product is pairs of bf16 channels.
+/// Whether the operands of a product are pairs of bf16 channels.
 inline constexpr bool is_paired(Arithmetic a) { return a == Arithmetic::bf16 || a == Arithmetic::bf16_amx; }
 
 inline constexpr std::size_t round_up(std::size_t n, std::size_t unit) { return (n + unit - 1) / unit * unit; }
@@ -75,6 +75,7 @@ struct Affine {
   const float* scale = nullptr;
   const float* shift = nullptr;
   std::size_t frame_stride = 0;  ///< 0: all frames share one shift
+  bool conditioned = false;      ///< they contain those of a timestep or label
 };
 
 /// The attention of one block, head by head, so that a head is computed and used at once. Queries stand apart from keys
@@ -90,7 +91,7 @@ struct PackedBlock {
   /// Scale and shift of norm1, norm2, norm3; the shifts of the first two contain the positions, a row a frame.
   Buffer<float> norm_scale[3], norm_shift[3];
   std::size_t norm_frame_stride[3] = {};
-  float norm_epsilon[3] = {1e-5f, 1e-5f, 1e-5f};
+  float norm_epsilon[3] = {};
   std::vector<PackedLinear> ff_in;   ///< chunks of hidden columns, values and gates interleaved block by block
   std::vector<PackedLinear> ff_out;  ///< the same chunks as columns; the first has the bias
 };
@@ -107,7 +108,7 @@ struct PackedModel {
   // Discrete input.
   Buffer<float> latent_emb, latent_height_emb, latent_width_emb, norm_out_scale, norm_out_shift;
   PackedLinear out;
-  /// What a discrete model tells apart; 0 for another one.
+  /// Classes of a discrete model; 0 for another one.
   std::size_t classes() const {
     return config.is_discrete() ? static_cast<std::size_t>(*config.num_vector_embeds) - 1 : 0;
   }

@@ -6,6 +6,7 @@
 #include "base/half.h"
 #include "base/threads.h"
 #include "engine/cpu/pack/parallel.h"
+#include "engine/epsilons.h"
 
 namespace kineograph::engine::cpu {
 namespace {
@@ -91,7 +92,7 @@ void pack_block(const std::vector<Row>& rows, const PackedLinear::Block& block, 
   }
 }
 
-/// What blocks of `rows` take, in words.
+/// Words of blocks of `rows`.
 std::size_t block_words(std::size_t rows, std::size_t words, Arithmetic arithmetic, bool biased) {
   if (arithmetic != Arithmetic::bf16_amx) return rows * words;
   return round_up(rows, kAmxRows) * (round_up(words, kAmxWords) + (biased ? kAmxWords : 0));
@@ -257,13 +258,13 @@ std::size_t packed_bytes(const Weights& weights, Arithmetic arithmetic) {
     count += arithmetic == Arithmetic::bf16_amx ? round_up(extent(0), kAmxRows) * round_up(extent(1), 2 * kAmxWords)
                                                 : pad_channels(extent(0)) * pad_channels(extent(1));
   });
-  if (arithmetic == Arithmetic::bf16_amx) count += count / 8;  // biases, and what heads leave of registers
+  if (arithmetic == Arithmetic::bf16_amx) count += count / 8;  // biases, and registers that heads fill in part
   return count * (arithmetic == Arithmetic::f32 ? 4 : 2);
 }
 
 PackedModel pack_model(const TransformerTemporalConfig& config, const Weights& weights, Arithmetic arithmetic,
                        std::size_t max_rows) {
-  // Layers lie in the order of a walk: each reads ahead what follows it in memory.
+  // Layers lie in the order of a walk: each reads ahead the words behind it.
   Slab slab(packed_bytes(weights, arithmetic));
   const PackOptions options{arithmetic, max_rows, &slab};
   PackedModel model;
@@ -291,7 +292,8 @@ PackedModel pack_model(const TransformerTemporalConfig& config, const Weights& w
     pack_norm(block.norm1, block.pe, model.inner, 0, packed);
     pack_norm(block.norm2, block.pe, model.inner, 1, packed);
     pack_norm(block.norm3, {}, model.inner, 2, packed);
-    if (config.norm_type == NormType::ada_norm_zero) packed.norm_epsilon[0] = 1e-6f;
+    for (std::size_t which = 0; which < 3; ++which)
+      packed.norm_epsilon[which] = static_cast<float>(norm_epsilon(config, which));
     pack_attention(block.attn1, model, packed.attn[0], options);
     if (config.has_attn2()) pack_attention(block.attn2, model, packed.attn[1], options);
     pack_feed_forward(block, model, packed, options);

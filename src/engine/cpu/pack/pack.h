@@ -6,7 +6,7 @@
 
 namespace kineograph::engine::cpu {
 
-/// Which rows and columns of a weight become a PackedLinear.
+/// Rows of a weight that become a PackedLinear, or a part of one.
 struct RowRange {
   TensorView weight;      ///< (rows, columns) of any floating dtype
   TensorView bias;        ///< or absent

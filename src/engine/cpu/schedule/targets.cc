@@ -8,15 +8,17 @@
 
 #include <chrono>
 
-#include "engine/cpu/forward/walk-inl.h"
-#include "engine/cpu/kernels/moments-inl.h"
 #include "engine/cpu/schedule/processor.h"
 #include "engine/cpu/schedule/targets.h"
+
+#if HWY_TARGET != HWY_SCALAR  // not offered
+#include "engine/cpu/forward/walk-inl.h"
+#include "engine/cpu/kernels/moments-inl.h"
 
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
-// backward_targets.cc
+// backward/targets.cc
 void WalkBackward(const BackwardCall& backward, const Tile& tile, Team& team, Turns& turns, BackwardBuffers& buffers);
 std::size_t BackwardScratch(std::size_t queries, std::size_t keys);
 
@@ -158,6 +160,7 @@ Target Describe(std::string_view name, Arithmetic bf16 = Arithmetic::bf16_storag
 
 }  // namespace kineograph::engine::cpu::HWY_NAMESPACE
 KINEOGRAPH_AFTER_NAMESPACE
+#endif
 
 #if HWY_ONCE
 namespace kineograph::engine::cpu {

@@ -11,16 +11,14 @@
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
-/// Runs of N pixels of the widest tile: see choose_tile.
-inline constexpr std::size_t kMaxRuns = 24;
-
-/// Which pixels a vector of a tile is.
+/// The pixels of a vector of a tile.
 struct Place {
   const PixelRun* run = nullptr;
   std::size_t frame = 0;
 };
 
-/// Those of a panel's two vectors. Past the last vector the last one is repeated: finite numbers that nobody reads.
+/// The places of a panel's two vectors. Past the last vector the last one is repeated: finite numbers that are not
+/// read.
 struct PanelPlaces {
   Place slot[2];
   PanelPlaces() = default;
@@ -32,7 +30,7 @@ struct PanelPlaces {
   }
 };
 
-/// Where channel c of a vector begins in the input.
+/// Address of a vector's channel c in the input.
 template <class T>
 HWY_INLINE const T* InputAt(const Call& call, const Place& place, std::size_t c) {
   return reinterpret_cast<const T*>(call.input.data) + place.run->input[0] +
@@ -66,7 +64,7 @@ class Arrival {
     call_ = &call;
     shape_ = tile.shape;
     channels_ = call.model->channels;
-    for (std::size_t g = 0; g < shape_.runs; ++g) runs_[g] = LocateRun(call, tile, g);
+    for (std::size_t g = 0; g < shape_.runs; ++g) runs_[g] = LocateRun(call, call.input, call.output, tile, g);
     image_ = image;
     const std::size_t units = shape_.panels() * pad_channels(channels_) / 2;
     each_ = (units + times - 1) / times;
@@ -80,7 +78,7 @@ class Arrival {
   HWY_INLINE void Step() {
     if (here_.panel < shape_.panels()) (this->*gather_)(each_);
   }
-  /// Brings what is left. Whether there was anything at all.
+  /// Brings the rest. Returns true if there was anything to bring.
   bool Finish() {
     while (here_.panel < shape_.panels()) (this->*gather_)(each_);
     return call_ != nullptr;

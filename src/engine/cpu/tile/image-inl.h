@@ -8,11 +8,12 @@
 
 #include "engine/cpu/call/call.h"
 #include "engine/cpu/kernels/pixels-inl.h"
+#include "engine/cpu/tile/tile.h"
 
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
-/// Where the N pixels of one run of a tile lie.
+/// Offsets of the N pixels of one run of a tile in two images.
 struct PixelRun {
   bool whole = false;          ///< N pixels of one video, next to each other in memory: one load
   std::size_t valid = 0;       ///< lanes that are pixels; the rest are zeros
@@ -21,7 +22,9 @@ struct PixelRun {
   std::int64_t output[kLanes];
 };
 
-inline PixelRun LocateRun(const Call& call, const Tile& tile, std::size_t run) {
+/// `input` and `output` have the call's extents; an absent one lies where the other does.
+inline PixelRun LocateRun(const Call& call, const Image& input, const Image& output, const Tile& tile,
+                          std::size_t run) {
   PixelRun g;
   const std::size_t begin = run * kLanes;
   g.valid = tile.count > begin ? std::min(kLanes, tile.count - begin) : 0;
@@ -35,8 +38,8 @@ inline PixelRun LocateRun(const Call& call, const Tile& tile, std::size_t run) {
     const auto at = [&](const Image& image) {
       return video_row * image.stride_n + row * image.stride_h + col * image.stride_w;
     };
-    g.input[lane] = at(call.input);
-    g.output[lane] = at(call.output);
+    g.input[lane] = at(input ? input : output);
+    g.output[lane] = at(output ? output : input);
   }
   g.whole = g.valid == kLanes;
   for (std::size_t lane = 1; lane < g.valid; ++lane)

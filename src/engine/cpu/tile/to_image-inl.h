@@ -86,7 +86,7 @@ class ToImage {
 
   HWY_INLINE float* Target(std::size_t, std::size_t) const { return block_; }
 
-  /// Delivers what the kernel had no steps for: the memory is needed for the next block.
+  /// Delivers the rows that the kernel had no steps for: their memory is needed for the next block.
   HWY_INLINE void After(const Side& side) {
     if constexpr (kDelivers) {
       left_ = side.leaving;
@@ -153,11 +153,11 @@ class ToImage {
   const PixelRun* runs_;
   TileShape shape_;
   float* block_;  ///< sums
-  Out* pixels_;   ///< that leave, or what becomes of them
+  Out* pixels_;   ///< sums or pixels that leave
   bool regular_;  ///< whole vectors only
   Leaving<Out> left_;
   PanelPlaces places_;
-  std::size_t panel_ = ~std::size_t{0};  ///< whose they are
+  std::size_t panel_ = ~std::size_t{0};  ///< of places_
 };
 
 }  // namespace kineograph::engine::cpu::HWY_NAMESPACE

@@ -1,7 +1,4 @@
-// Weights for the way back: each of them as it is, and transposed.
-#include "engine/cpu/pack/pack.h"
-
-#include "engine/cpu/backward/backward.h"
+#include "engine/cpu/pack/trained.h"
 
 namespace kineograph::engine::cpu {
 namespace {
