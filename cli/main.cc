@@ -8,6 +8,7 @@
 
 #include "commands.h"
 #include "kineograph/kineograph.h"
+#include "signals.h"
 
 namespace kineograph::cli {
 
@@ -80,6 +81,7 @@ int run_program(int argc, char** argv) {
 int main(int argc, char** argv) {
   using kineograph::cli::say;
   std::ios::sync_with_stdio(false);
+  kineograph::cli::explain_changed_files();
   try {
     return kineograph::cli::run_program(argc, argv);
   } catch (const kineograph::cli::ExitCode& exit) {

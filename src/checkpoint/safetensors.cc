@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/atomic_file.h"
+#include "base/mapped_file.h"
 #include "kineograph/checkpoint.h"
 #include "kineograph/error.h"
 
@@ -220,7 +221,7 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> bytes, std::strin
   return header;
 }
 
-void write_safetensors(const std::filesystem::path& path, const std::vector<LazyTensor>& tensors,
+void write_safetensors(AtomicFile& file, const std::vector<LazyTensor>& tensors,
                        const std::map<std::string, std::string>& metadata,
                        const std::function<void(std::size_t, std::size_t)>& on_progress) {
   std::vector<const LazyTensor*> order;
@@ -245,7 +246,6 @@ void write_safetensors(const std::filesystem::path& path, const std::vector<Lazy
   std::string text = header.dump();
   text.resize((text.size() + 7) / 8 * 8, ' ');
   const std::uint64_t length = text.size();
-  AtomicFile file(path);
   file.write(&length, sizeof(length));
   file.write(text);
   std::uint64_t done = 0;
@@ -256,12 +256,17 @@ void write_safetensors(const std::filesystem::path& path, const std::vector<Lazy
       scratch = convert(view, view.dtype());
       view = scratch;
     }
-    file.write(view.data(), bytes_of(*tensor));
+    try {
+      file.write(view.data(), bytes_of(*tensor));
+    } catch (const IoError&) {
+      check_unchanged(view.data());  // the likelier cause: the system cannot read what is no longer there
+      throw;
+    }
+    check_unchanged(view.data());
     if (tensor->written) tensor->written();
     done += bytes_of(*tensor);
     if (on_progress) on_progress(done, offset);
   }
-  file.commit();
 }
 
 }  // namespace kineograph::checkpoint
@@ -273,7 +278,9 @@ void save_safetensors(const std::filesystem::path& path, const std::vector<std::
   std::vector<checkpoint::LazyTensor> lazy;
   for (const auto& [name, view] : tensors)
     lazy.push_back({name, view.dtype(), view.shape(), [&view = view](Tensor&) { return view; }, {}});
-  checkpoint::write_safetensors(path, lazy, metadata);
+  AtomicFile file(path);
+  checkpoint::write_safetensors(file, lazy, metadata);
+  file.commit();
 }
 
 }  // namespace kineograph

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <numeric>
 
+#include "base/mapped_file.h"
 #include "base/threads.h"
 #include "engine/conditioning.h"
 #include "engine/cpu/backward/backward.h"
@@ -24,6 +25,8 @@ struct CallState {
   GroupNormTables group_norm;
   Conditioning conditioning;
   std::vector<float> modulations;
+  std::vector<float> positioned;  ///< [layer][norm1, norm2][frame][I]: shifts with the positions of `positioned_frames`
+  std::size_t positioned_frames = 0;
   std::vector<float> context_tokens;
 };
 
@@ -158,21 +161,56 @@ class CpuPlan : public Plan {
   /// the lock keeps none of the arena's places, and whoever holds it waits for its own pieces of work only.
   BackwardPlan& trained() const {
     const std::lock_guard lock(trained_mutex_);
-    if (!trained_) trained_ = std::make_unique<BackwardPlan>(weights_, model_, target_);
+    if (!trained_) {
+      check_unchanged();
+      auto packed = std::make_unique<BackwardPlan>(weights_, model_, target_);
+      check_unchanged();
+      trained_ = std::move(packed);
+    }
     return *trained_;
+  }
+
+  /// Throws IoError if weights are of a file that is not what it was: reading it might end the process.
+  void check_unchanged() const {
+    each_linear(weights_, [](const Linear& linear) {
+      for (const TensorView* view : {&linear.weight, &linear.bias})
+        if (*view) checkpoint::check_unchanged(view->data());
+    });
+  }
+
+  /// Made for the frames that come, not for all that the table has.
+  void add_positions(std::size_t frames, CallState& state) const {
+    const bool some = std::any_of(model_.blocks.begin(), model_.blocks.end(),
+                                  [](const PackedBlock& block) { return block.positions != nullptr; });
+    if (!some || state.positioned_frames == frames) return;
+    const std::size_t inner = model_.inner;
+    state.positioned_frames = 0;
+    state.positioned.resize(model_.blocks.size() * 2 * frames * inner);
+    float* to = state.positioned.data();
+    for (const PackedBlock& block : model_.blocks)
+      for (std::size_t which = 0; which < 2; ++which)
+        for (std::size_t f = 0; f < frames; ++f)
+          for (std::size_t c = 0; c < inner; ++c)
+            *to++ = (block.positions == nullptr ? 0.0f : block.positions[f * inner + c]) + block.norm_shift[which][c];
+    state.positioned_frames = frames;
   }
 
   /// Scales, shifts and gates of every block and video.
   void modulate(const Inputs& inputs, CallState& state) const {
     Call& call = state.call;
     const std::size_t layers = model_.blocks.size(), inner = model_.inner, frames = call.frames;
+    add_positions(frames, state);
     call.modulations.assign(layers * call.videos, {});
     for (std::size_t layer = 0; layer < layers; ++layer)
       for (std::size_t video = 0; video < call.videos; ++video)
         for (std::size_t which = 0; which < 3; ++which) {
           const PackedBlock& block = model_.blocks[layer];
+          const bool positions = which < 2 && block.positions != nullptr;
           call.modulations[layer * call.videos + video].norm[which] = {
-              block.norm_scale[which].data(), block.norm_shift[which].data(), block.norm_frame_stride[which]};
+              block.norm_scale[which].data(),
+              positions ? state.positioned.data() + (2 * layer + which) * frames * inner
+                        : block.norm_shift[which].data(),
+              positions ? inner : 0};
         }
     if (model_.config.norm_type == NormType::layer_norm) return;
     state.conditioning = compute_conditioning(model_.config, weights_, inputs);

@@ -226,7 +226,6 @@ void finish_parameters(const BackwardCall& backward, const Weights& weights) {
         // modulated scale.
         const float* own = model.blocks[layer].norm_scale[which].data();
         const float* own_bias = model.blocks[layer].norm_shift[which].data();
-        const bool positions = model.blocks[layer].norm_frame_stride[which] != 0;
         const Affine& modulated = call.modulation(layer, video).norm[which];
         const bool conditioned = modulated.scale != own;
         if (conditioned) {
@@ -236,9 +235,8 @@ void finish_parameters(const BackwardCall& backward, const Weights& weights) {
         for (std::size_t c = 0; c < inner; ++c) {
           double factor = 1.0;
           if (conditioned) {
-            // A conditioned norm with positions has no bias of its own.
-            const double b = positions ? 0.0 : static_cast<double>(own_bias[c]);
-            (*d_scale[which])[c] = s.along[c] * static_cast<double>(own[c]) + s.plain[c] * b;
+            (*d_scale[which])[c] =
+                s.along[c] * static_cast<double>(own[c]) + s.plain[c] * static_cast<double>(own_bias[c]);
             (*d_shift[which])[c] = s.plain[c];
             const BlockConditioning& by = backward.conditioning->at(layer, video);
             const Vector& scale = which == 0 ? by.norm1_scale : which == 1 ? by.norm2_scale : by.norm3_scale;
