@@ -5,6 +5,7 @@
 #   make test    the same, then the whole suite
 #   make python  build the Python package and run its tests; PYTHON_EXTRAS="diffusers plot" brings what they can use
 #   make fuzz    run every fuzz target for SECONDS (needs clang and its runtime)
+#   make torture kill a saving process at random moments for SECONDS
 #   make lint    clang-format, ruff and clang-tidy over everything, changing nothing
 #   make docs    the public headers' pages and the Python package's, build/docs
 PRESET ?= release
@@ -15,7 +16,7 @@ PYTHON_EXTRAS ?=
 
 SECONDS ?= 60
 
-.PHONY: build test python fuzz demo lint docs deps install clean
+.PHONY: build test python fuzz torture demo lint docs deps install clean
 
 build:
 	@scripts/install-dependencies.sh --check
@@ -34,6 +35,9 @@ fuzz: deps
 	scripts/configure.sh fuzz
 	cmake --build build/fuzz --parallel $(JOBS)
 	scripts/fuzz.sh $(SECONDS)
+
+torture: build
+	KINEOGRAPH_TORTURE_SECONDS=$(SECONDS) $(BUILD)/bin/save_test --gtest_filter='*Torture*'
 
 lint:
 	@scripts/install-dependencies.sh lint

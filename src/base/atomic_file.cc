@@ -1,5 +1,6 @@
 #include "base/atomic_file.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -10,7 +11,9 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "kineograph/error.h"
@@ -74,15 +77,21 @@ std::string temporary_name(const fs::path& path) {
 void remove_strays(const fs::path& path) noexcept {
   try {
     const std::string start = "." + path.filename().string() + ".";
-    for (const fs::directory_entry& entry : fs::directory_iterator(folder_of(path))) {
-      const std::string name = entry.path().filename().string();
-      if (!name.starts_with(start) || !name.ends_with(kEnding)) continue;
-      const std::string middle = name.substr(start.size(), name.size() - start.size() - kEnding.size());
-      if (middle.empty() || middle.find_first_not_of("0123456789-") != std::string::npos) continue;
-      const int stray = ::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-      if (stray < 0) continue;
-      if (::flock(stray, LOCK_EX | LOCK_NB) == 0) ::unlink(entry.path().c_str());
-      ::close(stray);
+    // Not std::filesystem's iterator, whose constructor ends the process where memory runs out.
+    const std::string folder = folder_of(path).string();
+    const std::unique_ptr<DIR, int (*)(DIR*)> names(::opendir(folder.c_str()), ::closedir);
+    if (!names) return;
+    while (const dirent* entry = ::readdir(names.get())) {
+      const std::string_view name = entry->d_name;
+      if (!name.starts_with(start) || !name.ends_with(kEnding) || name.size() <= start.size() + kEnding.size())
+        continue;
+      const std::string_view middle = name.substr(start.size(), name.size() - start.size() - kEnding.size());
+      if (middle.find_first_not_of("0123456789-") != std::string_view::npos) continue;
+      const std::string stray = folder + "/" + entry->d_name;
+      const int descriptor = ::open(stray.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+      if (descriptor < 0) continue;
+      if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) ::unlink(stray.c_str());
+      ::close(descriptor);
     }
   } catch (const std::exception&) {
     // Strays cost space only.

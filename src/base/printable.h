@@ -11,4 +11,7 @@ namespace kineograph {
 /// UTF-8 become '?', line ends and tabs a space. Beyond `most` bytes it is cut off, and says so.
 std::string printable(std::string_view text, std::size_t most = 2000);
 
+/// The same line by line: line ends, which are the writer's own, stay.
+std::string printable_lines(std::string_view text);
+
 }  // namespace kineograph

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 #include <map>
+#include <new>
 #include <system_error>
 #include <utility>
 
@@ -60,7 +61,14 @@ StepReport TrainingSession::step() {
   const std::int64_t number = steps_done();
   const auto make = [this](std::int64_t which) { return make_batch(sources_, options_.batches, which); };
   // After a step that failed, the batch that is waited for may be one of a later step.
-  const Batch batch = next_.valid() && next_number_ == number ? next_.get() : make(number);
+  const auto take = [&] {
+    if (next_.valid() && next_number_ == number) try {
+        return next_.get();
+      } catch (const std::bad_alloc&) {  // there may be enough memory now
+      }
+    return make(number);
+  };
+  const Batch batch = take();
   if (number + 1 < options_.steps && !next_.valid()) {
     next_number_ = number + 1;
     try {
