@@ -66,7 +66,9 @@ std::string_view attn2_kind(const TransformerTemporalConfig& config) {
   return config.double_self_attention ? "self" : config.cross_attention_dim ? "cross" : "none";
 }
 
-std::string display_name(const TemporalModule& module) { return module.name.empty() ? "(the model)" : module.name; }
+std::string display_name(const TemporalModule& module) {
+  return module.name.empty() ? "(the model)" : printable(module.name);
+}
 
 /// The layout, and which of AnimateDiff's versions it is, as diffusers tells them apart.
 std::string layout_of(const std::vector<TemporalModule>& modules) {
@@ -119,7 +121,8 @@ void print_modules(const Contents& contents) {
   std::set<std::string> assumed;
   for (const TemporalModule& module : contents.modules) assumed.insert(module.assumed.begin(), module.assumed.end());
   for (const TemporalModule& module : contents.modules)
-    if (!module.problem.empty()) std::cout << "damaged   " << display_name(module) << module.problem << '\n';
+    if (!module.problem.empty())
+      std::cout << "damaged   " << display_name(module) << printable_lines(module.problem) << '\n';
   for (const std::string& key : assumed) std::cout << "assumed   " << key << ": as the published models have it\n";
 }
 
@@ -144,7 +147,7 @@ void print_json(const Contents& contents) {
                               {"dtype", name_of(view.dtype())},
                               {"shape", std::vector<std::int64_t>(view.shape().begin(), view.shape().end())}});
   // A name need not be UTF-8 for its file to be worth a look.
-  std::cout << out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
+  std::cout << out.dump(2, ' ', true, nlohmann::json::error_handler_t::replace) << '\n';
 }
 
 void print_tensors(const Contents& contents) {
@@ -168,7 +171,7 @@ void print_others(const Contents& contents) {
 }
 
 void print_text(const Contents& contents, bool tensors) {
-  for (const auto& file : contents.checkpoint.files()) std::cout << "file      " << file.string() << '\n';
+  for (const auto& file : contents.checkpoint.files()) std::cout << "file      " << printable(file.string()) << '\n';
   std::cout << "container " << contents.checkpoint.container() << '\n';
   if (!contents.modules.empty()) std::cout << "layout    " << layout_of(contents.modules) << '\n';
   for (const auto& [key, value] : contents.checkpoint.metadata())

@@ -5,35 +5,15 @@
 #include <memory>
 #include <new>
 #include <set>
+#include <sstream>
 
 #include "commands.h"
 #include "kineograph/kineograph.h"
+#include "signals.h"
 
 namespace kineograph::cli {
 
-namespace {
-
-/// Control characters as '?': those below a space but `kept`, DEL, and the ones that UTF-8 spells C2 80 to C2 9F.
-std::string without_controls(std::string_view text, char kept) {
-  std::string out;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const auto byte = static_cast<unsigned char>(text[i]);
-    const bool c1 = byte == 0xc2 && i + 1 < text.size() && (static_cast<unsigned char>(text[i + 1]) & 0xe0) == 0x80;
-    i += c1 ? 1 : 0;
-    out += c1 || byte == 0x7f || (byte < 0x20 && text[i] != kept) ? '?' : text[i];
-  }
-  return out;
-}
-
-}  // namespace
-
-std::string printable(std::string_view text) {
-  std::string line(text);
-  std::replace(line.begin(), line.end(), '\n', ' ');
-  return without_controls(line, ' ');
-}
-
-void say(std::string_view message) { std::cerr << "kineograph: " << without_controls(message, '\n') << '\n'; }
+void say(std::string_view message) { std::cerr << "kineograph: " << printable_lines(message) << '\n'; }
 
 WarningHandler warn_once() {
   return [said = std::make_shared<std::set<std::string, std::less<>>>()](std::string_view message) {
@@ -67,7 +47,14 @@ int run_program(int argc, char** argv) {
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return program.exit(error) == 0 ? 0 : 2;
+    if (error.get_exit_code() == 0) return program.exit(error);  // help and version
+    // Arguments may be names of strangers' files.
+    std::ostringstream out, said;
+    program.exit(error, out, said);
+    std::string text = said.str();
+    while (text.ends_with('\n')) text.pop_back();
+    say(text);
+    return 2;
   }
   std::cout.flush();
   if (!std::cout) throw IoError("stdout", "to write on", "an error of the operating system");
@@ -80,6 +67,7 @@ int run_program(int argc, char** argv) {
 int main(int argc, char** argv) {
   using kineograph::cli::say;
   std::ios::sync_with_stdio(false);
+  kineograph::cli::explain_changed_files();
   try {
     return kineograph::cli::run_program(argc, argv);
   } catch (const kineograph::cli::ExitCode& exit) {

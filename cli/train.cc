@@ -1,10 +1,15 @@
 // kineograph train: a model that restores video.
+#include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <limits>
@@ -14,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "base/threads.h"
 #include "commands.h"
 #include "kineograph/kineograph.h"
@@ -72,6 +78,14 @@ struct TrainArguments {
   int threads = 0;
   bool resume = false;
 };
+
+constexpr int kMostThreads = 65536;
+
+std::vector<std::string> engine_names() {
+  std::vector<std::string> names = engines();
+  names.insert(names.begin(), "auto");
+  return names;
+}
 
 volatile std::sig_atomic_t received_signal = 0;
 
@@ -197,6 +211,51 @@ Json to_json(TrainArguments arguments, const TransformerTemporalConfig& config) 
   return json;
 }
 
+/// Of a checkpoint, which may be a stranger's: what the command line would refuse is refused there too. Before a number
+/// is converted, as one beyond the type's range has no value there.
+void check_stored_number(const std::string& where, const std::string& name, const Json& stored, double least,
+                         double most) {
+  if (!stored.is_number() || !(stored.get<double>() >= least && stored.get<double>() <= most))
+    throw CheckpointError(where + ": " + name, "a number from " + Json(least).dump() + " to " + Json(most).dump(),
+                          stored.dump());
+}
+void check_stored(const std::string& where, const TrainArguments& arguments) {
+  if (arguments.settings.clips.empty()) throw CheckpointError(where + ": clips", "at least one clip", "none");
+  const std::vector<std::string> engines = engine_names();
+  if (std::find(engines.begin(), engines.end(), arguments.engine) == engines.end())
+    throw CheckpointError(where + ": engine", "an engine of this program", arguments.engine);
+  if (arguments.dtype != "f32" && arguments.dtype != "bf16")
+    throw CheckpointError(where + ": dtype", "f32 or bf16", arguments.dtype);
+}
+
+/// The weights of a checkpoint as a model, so that a small file of a large configuration is refused before any memory
+/// is taken for it.
+TransformerTemporalModel stored_model(const Checkpoint& checkpoint, const TransformerTemporalConfig& config) {
+  constexpr std::string_view kPrefix = "weights.";
+  std::vector<Parameter> weights;
+  for (const auto& [name, view] : checkpoint.tensors())
+    if (name.starts_with(kPrefix)) weights.push_back({name.substr(kPrefix.size()), view});
+  return TransformerTemporalModel::from_state_dict(config, weights, checkpoint.owner(), {.engine = "reference"});
+}
+
+/// A folder that this run has for itself until it ends: two would write over each other's files.
+class FolderLock {
+ public:
+  explicit FolderLock(const fs::path& folder)
+      : descriptor_(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+    if (descriptor_ < 0) throw IoError(folder.string(), "a folder that can be opened", std::strerror(errno));
+    if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return;
+    ::close(descriptor_);
+    throw IoError(folder.string(), "a folder that no other training writes to", "one that a training writes to");
+  }
+  ~FolderLock() { ::close(descriptor_); }
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+ private:
+  int descriptor_;
+};
+
 // Takes from a checkpoint what the command line does not say, and refuses what it says otherwise.
 TransformerTemporalConfig adopt(const Checkpoint& checkpoint, const CLI::App& command, TrainArguments& arguments) {
   const std::string where = checkpoint.files().front().string();
@@ -204,23 +263,27 @@ TransformerTemporalConfig adopt(const Checkpoint& checkpoint, const CLI::App& co
   if (found == checkpoint.metadata().end())
     throw CheckpointError(where, "a checkpoint of kineograph train", "no settings");
   try {
-    const Json stored = Json::parse(found->second);
+    const auto stored = checkpoint::parse_json<Json, CheckpointError>(found->second, where + ": settings");
     const auto hold = [&](const std::string& name, const Json& given) {
       if (given == stored.at(name)) return;
       throw ArgumentError("--" + name, stored.at(name).dump() + ", as the run in " + arguments.output + " has it",
                           given.dump(), "Leave it out, or start a new run in another folder.");
     };
-    each_setting(arguments.settings, [&](const char* name, const char*, double, double, auto& value) {
+    each_setting(arguments.settings, [&](const char* name, const char*, double least, double most, auto& value) {
       if (command.get_option(std::string("--") + name)->count() > 0) hold(name, Json(value));
+      if constexpr (std::is_arithmetic_v<std::decay_t<decltype(value)>>)
+        check_stored_number(where, name, stored.at(name), least, most);
       stored.at(name).get_to(value);
     });
     // These may change on the way; where nobody says, they stay, so that not even the last bit differs.
     const auto keep = [&](const std::string& name, auto& value) {
       if (command.get_option("--" + name)->count() == 0) stored.at(name).get_to(value);
     };
+    check_stored_number(where, "threads", stored.at("threads"), 0, kMostThreads);
     keep("engine", arguments.engine);
     keep("threads", arguments.threads);
     keep("dtype", arguments.dtype);
+    check_stored(where, arguments);
     const auto config = TransformerTemporalConfig::from_json(stored.at("config").dump(), where);
     if (!arguments.config.empty())
       hold("config", Json::parse(TransformerTemporalConfig::from_file(arguments.config).to_json()));
@@ -241,11 +304,13 @@ void train(const CLI::App& command, TrainArguments arguments) {
   for (std::string& clip : arguments.settings.clips)
     if (clip != "drawn") clip = fs::absolute(clip).lexically_normal().string();
 
+  std::optional<FolderLock> lock;
   std::optional<Checkpoint> checkpoint;
   std::optional<TransformerTemporalModel> initial;
+  if (arguments.resume) lock.emplace(folder);
   if (arguments.resume) {
     checkpoint = Checkpoint::open(checkpoint_file);
-    initial = initial_model(adopt(*checkpoint, command, arguments), arguments.settings.seed);
+    initial = stored_model(*checkpoint, adopt(*checkpoint, command, arguments));
   } else {
     if (fs::exists(checkpoint_file))
       throw ArgumentError("--output", "a folder without a run", checkpoint_file.string(),
@@ -277,6 +342,7 @@ void train(const CLI::App& command, TrainArguments arguments) {
   checkpoint.reset();
 
   fs::create_directories(folder);
+  if (!lock) lock.emplace(folder);
   const std::string remembered = to_json(arguments, config).dump();
   const DType dtype = arguments.dtype == "bf16" ? DType::bf16 : DType::f32;
   TrainingLog log(folder, session.steps_done());
@@ -287,7 +353,9 @@ void train(const CLI::App& command, TrainArguments arguments) {
   };
   // A folder that cannot be written to, or a full disk, should say so before the work.
   if (!arguments.resume) save();
-  for (const int signal : {SIGINT, SIGTERM}) std::signal(signal, remember_signal);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP})
+    // What is ignored stays so: nohup means to go on.
+    if (std::signal(signal, remember_signal) == SIG_IGN) std::signal(signal, SIG_IGN);
 
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
@@ -323,12 +391,6 @@ void train(const CLI::App& command, TrainArguments arguments) {
   throw ExitCode{128 + received_signal};
 }
 
-std::vector<std::string> engine_names() {
-  std::vector<std::string> names = engines();
-  names.insert(names.begin(), "auto");
-  return names;
-}
-
 }  // namespace
 
 void add_train(CLI::App& program) {
@@ -361,7 +423,7 @@ void add_train(CLI::App& program) {
       ->check(CLI::IsMember(engine_names()))
       ->capture_default_str();
   command->add_option("--threads", arguments->threads, "Threads; 0 for KINEOGRAPH_NUM_THREADS or all cores")
-      ->check(CLI::Range(0, 65536))
+      ->check(CLI::Range(0, kMostThreads))
       ->capture_default_str();
   command->footer(
       "Example:\n  kineograph train --clips a.mp4 b.mp4 drawn --config examples/train/restore.json --output restorer/");

@@ -6,7 +6,6 @@
 #include <cstring>
 #include <fstream>
 
-#include "base/atomic_file.h"
 #include "kineograph/checkpoint.h"
 
 namespace kineograph {
@@ -132,25 +131,6 @@ TEST(Safetensors, AnIndexMayNotBeDeep) {
   const std::string path = ::testing::TempDir() + "deep.safetensors.index.json";
   std::ofstream(path) << R"({"weight_map":{"a":)" << std::string(1000000, '[') << std::string(1000000, ']') << "}}";
   EXPECT_THROW(Checkpoint::open(path), FormatError);
-}
-
-TEST(Safetensors, AFileLeavesNothingWhereItIsNotFinished) {
-  const std::filesystem::path folder = ::testing::TempDir() + "unfinished";
-  std::filesystem::create_directory(folder);
-  {
-    AtomicFile file(folder / "a.safetensors");
-    file.write("half");
-  }
-  EXPECT_TRUE(std::filesystem::is_empty(folder));
-  std::ofstream(folder / "b") << "old";
-  AtomicFile file(folder / "b");
-  file.write("new");
-  file.commit();
-  std::string text;
-  std::getline(std::ifstream(folder / "b"), text);
-  EXPECT_EQ(text, "new");
-  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder), {}), 1);
-  std::filesystem::remove_all(folder);
 }
 
 }  // namespace

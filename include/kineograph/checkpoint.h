@@ -49,6 +49,10 @@ class Checkpoint {
   /// them brings it back.
   void release(std::string_view name) const noexcept;
 
+  /// Throws IoError if one of the files was written to or cut off since it was opened: what was read may be a mixture,
+  /// and reading further may end the process.
+  void check_unchanged() const;
+
   /// Keeps the mapped memory alive.
   std::shared_ptr<const void> owner() const noexcept;
 

@@ -1,12 +1,15 @@
 #include "kineograph/error.h"
 
+#include "base/printable.h"
+
 namespace kineograph {
 namespace {
 
 std::string compose(const std::string& where, const std::string& expected, const std::string& found,
                     const std::string& hint) {
-  std::string text = where + ": expected " + expected + ", found " + found;
-  if (!hint.empty()) text += ". " + hint;
+  // Any part may have been in a stranger's file.
+  std::string text = printable(where) + ": expected " + printable(expected) + ", found " + printable(found);
+  if (!hint.empty()) text += ". " + printable(hint);
   return text;
 }
 

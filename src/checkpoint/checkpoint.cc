@@ -167,6 +167,10 @@ void Checkpoint::release(std::string_view name) const noexcept {
   for (const checkpoint::MappedFile& file : impl_->mapped) file.release(bytes);
 }
 
+void Checkpoint::check_unchanged() const {
+  for (const checkpoint::MappedFile& file : impl_->mapped) file.check_unchanged();
+}
+
 const std::string& Checkpoint::container() const noexcept { return impl_->container; }
 const std::vector<Checkpoint::Ignored>& Checkpoint::ignored() const noexcept { return impl_->ignored; }
 

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/atomic_file.h"
+#include "base/mapped_file.h"
 #include "kineograph/checkpoint.h"
 #include "kineograph/error.h"
 
@@ -220,7 +221,7 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> bytes, std::strin
   return header;
 }
 
-void write_safetensors(const std::filesystem::path& path, const std::vector<LazyTensor>& tensors,
+void write_safetensors(AtomicFile& file, const std::vector<LazyTensor>& tensors,
                        const std::map<std::string, std::string>& metadata,
                        const std::function<void(std::size_t, std::size_t)>& on_progress) {
   std::vector<const LazyTensor*> order;
@@ -229,23 +230,30 @@ void write_safetensors(const std::filesystem::path& path, const std::vector<Lazy
     const std::size_t ra = rank_of(a->dtype), rb = rank_of(b->dtype);
     return ra != rb ? ra > rb : a->name < b->name;
   });
-  nlohmann::ordered_json header = nlohmann::ordered_json::object();
-  if (!metadata.empty()) header["__metadata__"] = metadata;
+  // Written as text: a large JSON value takes memory in its destructor, and ends the process where there is none.
+  const auto quoted = [](const std::string& name) { return nlohmann::json(name).dump(); };
+  std::string text = "{";
+  const auto add = [&](const std::string& key, const std::string& value) {
+    text += (text.size() == 1 ? "" : ",") + quoted(key) + ":" + value;
+  };
+  std::string pairs;
+  for (const auto& [key, value] : metadata) pairs += (pairs.empty() ? "" : ",") + quoted(key) + ":" + quoted(value);
+  if (!metadata.empty()) add("__metadata__", "{" + pairs + "}");
   std::uint64_t offset = 0;
   const auto bytes_of = [](const LazyTensor& tensor) {
     return static_cast<std::uint64_t>(element_count(tensor.shape)) * size_of(tensor.dtype);
   };
   for (const LazyTensor* tensor : order) {
-    const std::uint64_t size = bytes_of(*tensor);
-    header[tensor->name] = {{"dtype", kDTypeNames[rank_of(tensor->dtype)].name},
-                            {"shape", std::vector<std::int64_t>(tensor->shape.begin(), tensor->shape.end())},
-                            {"data_offsets", {offset, offset + size}}};
-    offset += size;
+    const std::uint64_t end = offset + bytes_of(*tensor);
+    std::string shape;
+    for (const std::int64_t extent : tensor->shape) shape += (shape.empty() ? "" : ",") + std::to_string(extent);
+    add(tensor->name, "{\"dtype\":\"" + std::string(kDTypeNames[rank_of(tensor->dtype)].name) + "\",\"shape\":[" +
+                          shape + "],\"data_offsets\":[" + std::to_string(offset) + "," + std::to_string(end) + "]}");
+    offset = end;
   }
-  std::string text = header.dump();
+  text += "}";
   text.resize((text.size() + 7) / 8 * 8, ' ');
   const std::uint64_t length = text.size();
-  AtomicFile file(path);
   file.write(&length, sizeof(length));
   file.write(text);
   std::uint64_t done = 0;
@@ -256,12 +264,17 @@ void write_safetensors(const std::filesystem::path& path, const std::vector<Lazy
       scratch = convert(view, view.dtype());
       view = scratch;
     }
-    file.write(view.data(), bytes_of(*tensor));
+    try {
+      file.write(view.data(), bytes_of(*tensor));
+    } catch (const IoError&) {
+      check_unchanged(view.data());  // the likelier cause: the system cannot read what is no longer there
+      throw;
+    }
+    check_unchanged(view.data());
     if (tensor->written) tensor->written();
     done += bytes_of(*tensor);
     if (on_progress) on_progress(done, offset);
   }
-  file.commit();
 }
 
 }  // namespace kineograph::checkpoint
@@ -273,7 +286,9 @@ void save_safetensors(const std::filesystem::path& path, const std::vector<std::
   std::vector<checkpoint::LazyTensor> lazy;
   for (const auto& [name, view] : tensors)
     lazy.push_back({name, view.dtype(), view.shape(), [&view = view](Tensor&) { return view; }, {}});
-  checkpoint::write_safetensors(path, lazy, metadata);
+  AtomicFile file(path);
+  checkpoint::write_safetensors(file, lazy, metadata);
+  file.commit();
 }
 
 }  // namespace kineograph

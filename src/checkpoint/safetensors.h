@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/atomic_file.h"
 #include "kineograph/tensor.h"
 
 namespace kineograph::checkpoint {
@@ -41,9 +42,9 @@ struct LazyTensor {
   std::function<void()> written = {};
 };
 
-/// Writes a safetensors file atomically, a tensor at a time; see save_safetensors. `on_progress` hears of the bytes
-/// written so far and in all.
-void write_safetensors(const std::filesystem::path& path, const std::vector<LazyTensor>& tensors,
+/// Writes a safetensors file, a tensor at a time; see save_safetensors. The caller commits it. `on_progress` hears of
+/// the bytes written so far and in all.
+void write_safetensors(AtomicFile& file, const std::vector<LazyTensor>& tensors,
                        const std::map<std::string, std::string>& metadata,
                        const std::function<void(std::size_t, std::size_t)>& on_progress = {});
 

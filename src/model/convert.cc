@@ -6,6 +6,7 @@
 
 #include "base/atomic_file.h"
 #include "checkpoint/safetensors.h"
+#include "model/folder.h"
 #include "model/layouts.h"
 #include "model/parameters.h"
 
@@ -50,7 +51,9 @@ class Converter {
       require_motion();
       for (const TemporalModule& module : modules_) add_module(module);
       add_conv_in();
-      return checkpoint::write_safetensors(output, tensors_, {{"format", "pt"}}, options_.on_progress);
+      AtomicFile file(output);
+      write_tensors(file);
+      return file.commit();
     }
     Json config;
     if (options_.to == Layout::module) {
@@ -66,23 +69,15 @@ class Converter {
       throw ArgumentError("to", "a single module, a MotionAdapter or the original AnimateDiff",
                           std::string(name_of(options_.to)));
     }
-    std::error_code error;
-    const bool made = std::filesystem::create_directories(output, error);
-    if (error) throw IoError(output.string(), "a folder that can be made", error.message());
-    try {
-      // Both files are whole on the disk before either takes its name, as in save_pretrained.
-      AtomicFile file(output / "config.json");
-      file.write(config.dump(2) + "\n");
-      file.flush();
-      checkpoint::write_safetensors(output / kWeights, tensors_, {{"format", "pt"}}, options_.on_progress);
-      file.commit();
-    } catch (...) {
-      if (made) std::filesystem::remove(output, error);  // only if it is empty
-      throw;
-    }
+    model::save_folder(output, kWeights, config.dump(2) + "\n", [&](AtomicFile& file) { write_tensors(file); });
   }
 
  private:
+  void write_tensors(AtomicFile& file) const {
+    checkpoint::write_safetensors(file, tensors_, {{"format", "pt"}}, options_.on_progress);
+    checkpoint_.check_unchanged();  // before the file takes its name
+  }
+
   std::string where() const { return checkpoint_.files().front().string(); }
 
   const TemporalModule& chosen() const {

@@ -8,6 +8,7 @@
 
 #include "base/json.h"
 #include "base/mapped_file.h"
+#include "base/printable.h"
 #include "model/layouts.h"
 
 namespace kineograph {
@@ -34,7 +35,7 @@ struct Pair {
 
 std::string list(const std::vector<std::string>& names) {
   std::string text;
-  for (const std::string& name : names) text += "\n  " + name;
+  for (const std::string& name : names) text += "\n  " + printable(name);
   return text;
 }
 

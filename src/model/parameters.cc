@@ -5,6 +5,7 @@
 #include <map>
 #include <string_view>
 
+#include "base/printable.h"
 #include "model/seeded.h"
 
 namespace kineograph::model {
@@ -205,7 +206,7 @@ std::string state_dict_problems(const std::vector<Slot>& slots, const std::vecto
                   std::string(name_of(view.dtype()));
   }
   for (const auto& [name, view] : given)
-    problems += "\n  unexpected " + std::string(name) + " " + to_string(view->shape());
+    problems += "\n  unexpected " + printable(name) + " " + to_string(view->shape());
   return problems;
 }
 

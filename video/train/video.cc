@@ -70,6 +70,12 @@ class PipeBuffer : public std::streambuf {
   std::array<char, 1 << 16> buffer_;
 };
 
+// What ffmpeg may take a file for.
+constexpr char kContainers[] =
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,ogg,flv,asf,gif,apng,ivf,nut,m4v,h264,hevc,obu,"
+    "av1,"
+    "dv,mxf,yuv4mpegpipe";
+
 // ffmpeg decoding one file, and what it has to say.
 class Decoder {
  public:
@@ -81,11 +87,19 @@ class Decoder {
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
     posix_spawn_file_actions_adddup2(&actions, fileno(messages_), STDERR_FILENO);
-    // "file:" makes a path of what would otherwise be taken for an option, a protocol or a list. -xerror: a clip with
-    // damaged frames is refused, not silently learnt from.
+    // "file:" makes a path of what would otherwise be taken for an option, a protocol or a list, and only containers of
+    // videos are opened: a playlist would make it read other files and addresses. -xerror: a clip with damaged frames
+    // is refused, not silently learnt from.
     const std::string input = "file:" + path_;
-    const char* const arguments[] = {"ffmpeg", "-v",       "error",   "-nostdin", "-xerror",      "-i", input.c_str(),
-                                     "-an",    "-pix_fmt", "yuv444p", "-f",       "yuv4mpegpipe", "-",  nullptr};
+    const char* const arguments[] = {"ffmpeg",      "-v",
+                                     "error",       "-nostdin",
+                                     "-xerror",     "-protocol_whitelist",
+                                     "file",        "-format_whitelist",
+                                     kContainers,   "-i",
+                                     input.c_str(), "-an",
+                                     "-pix_fmt",    "yuv444p",
+                                     "-f",          "yuv4mpegpipe",
+                                     "-",           nullptr};
     const int failure =
         posix_spawnp(&process_, "ffmpeg", &actions, nullptr, const_cast<char* const*>(arguments), environ);
     posix_spawn_file_actions_destroy(&actions);
@@ -132,6 +146,11 @@ class Decoder {
 }  // namespace
 
 Video read_video(const std::filesystem::path& path, std::int64_t most_bytes) {
+  std::error_code unknown;
+  const auto status = std::filesystem::status(path, unknown);
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))
+    throw IoError(path.string(), "a file, which can be read again when the run is resumed",
+                  std::filesystem::is_directory(status) ? "a folder" : "a device or a pipe");
   if (path.extension() == ".y4m") {
     VideoFile file(path);
     return read_frames(file.reader(), path.string(), most_bytes);

@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "base/late.h"
+#include "base/mapped_file.h"
 #include "base/threads.h"
 #include "engine/cpu/backward/backward.h"
 #include "engine/cpu/call/make.h"
@@ -75,7 +76,20 @@ class CpuPlan : public Plan {
   /// Weights packed for training, when they are first asked for. Called outside run_in_arena: a thread that waits for
   /// the lock keeps none of the arena's places, and the thread that holds it waits for its own pieces of work only.
   BackwardPlan& trained() const {
-    return trained_.get([&] { return std::make_unique<BackwardPlan>(weights_, model_, target_); });
+    return trained_.get([&] {
+      check_unchanged();
+      auto packed = std::make_unique<BackwardPlan>(weights_, model_, target_);
+      check_unchanged();
+      return packed;
+    });
+  }
+
+  /// Throws IoError if weights are of a file that is not what it was: reading it might end the process.
+  void check_unchanged() const {
+    each_linear(weights_, [](const Linear& linear) {
+      for (const TensorView* view : {&linear.weight, &linear.bias})
+        if (*view) checkpoint::check_unchanged(view->data());
+    });
   }
 
   const Target& target_;

@@ -74,8 +74,6 @@ void finish_norm(const BackwardCall& backward, std::size_t layer, std::size_t wh
   if (sums.along.empty()) return;
   const PackedBlock& block = model.blocks[layer];
   const bool conditioned = call.modulation(layer, video).norm[which].conditioned;
-  // A conditioned norm with positions has no bias of its own.
-  const bool positions = block.norm_frame_stride[which] != 0;
   Vector by;
   if (conditioned) {
     BlockConditioning own = backward.conditioning->at(layer, video);
@@ -86,7 +84,7 @@ void finish_norm(const BackwardCall& backward, std::size_t layer, std::size_t wh
   for (std::size_t c = 0; c < model.inner; ++c) {
     double factor = 1.0;
     if (conditioned) {
-      const double b = positions ? 0.0 : static_cast<double>(block.norm_shift[which][c]);
+      const double b = static_cast<double>(block.norm_shift[which][c]);
       const double w = static_cast<double>(block.norm_scale[which][c]);
       (*norm_vectors(d_block, which).scale)[c] = sums.along[c] * w + sums.plain[c] * b;
       (*norm_vectors(d_block, which).shift)[c] = sums.plain[c];

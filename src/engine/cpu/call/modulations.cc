@@ -1,5 +1,7 @@
 #include "engine/cpu/call/modulations.h"
 
+#include <algorithm>
+
 namespace kineograph::engine::cpu {
 namespace {
 
@@ -41,19 +43,43 @@ const float* set_gate(const std::vector<double>& factors, const Values& values, 
   return gate;
 }
 
+/// Shifts with positions, made for the frames that come and not for all that the tables have.
+void add_positions(const PackedModel& model, std::size_t frames, Modulations& made) {
+  const bool some = std::any_of(model.blocks.begin(), model.blocks.end(),
+                                [](const PackedBlock& block) { return block.positions != nullptr; });
+  if (!some || made.positioned_frames == frames) return;
+  made.positioned_frames = 0;
+  made.positioned.resize(model.blocks.size() * 2 * frames * model.inner);
+  float* to = made.positioned.data();
+  for (const PackedBlock& block : model.blocks)
+    for (std::size_t which = 0; which < 2; ++which)
+      for (std::size_t f = 0; f < frames; ++f)
+        for (std::size_t c = 0; c < model.inner; ++c)
+          *to++ =
+              (block.positions == nullptr ? 0.0f : block.positions[f * model.inner + c]) + block.norm_shift[which][c];
+  made.positioned_frames = frames;
+}
+
+/// A norm without conditioning.
+Affine plain_norm(const PackedModel& model, std::size_t layer, std::size_t which, std::size_t frames,
+                  const Modulations& made) {
+  const PackedBlock& block = model.blocks[layer];
+  const float* scale = block.norm_scale[which].data();
+  if (which == 2 || block.positions == nullptr) return {scale, block.norm_shift[which].data(), 0};
+  return {scale, made.positioned.data() + (2 * layer + which) * frames * model.inner, model.inner};
+}
+
 }  // namespace
 
 void modulate(const Weights& weights, const Inputs& inputs, Call& call, Modulations& made) {
   const PackedModel& model = *call.model;
   const std::size_t layers = model.blocks.size();
+  add_positions(model, call.frames, made);
   call.modulations.assign(layers * call.videos, {});
   for (std::size_t layer = 0; layer < layers; ++layer)
     for (std::size_t video = 0; video < call.videos; ++video)
-      for (std::size_t which = 0; which < 3; ++which) {
-        const PackedBlock& block = model.blocks[layer];
-        call.modulations[layer * call.videos + video].norm[which] = {
-            block.norm_scale[which].data(), block.norm_shift[which].data(), block.norm_frame_stride[which]};
-      }
+      for (std::size_t which = 0; which < 3; ++which)
+        call.modulations[layer * call.videos + video].norm[which] = plain_norm(model, layer, which, call.frames, made);
   if (model.config.norm_type == NormType::layer_norm) return;
   made.conditioning = compute_conditioning(model.config, weights, inputs);
   Values values{model.inner, call.frames, nullptr};

@@ -12,6 +12,9 @@ namespace kineograph::engine::cpu {
 struct Modulations {
   Conditioning conditioning;
   std::vector<float> values;
+  /// [layer][norm1, norm2][frame][I]: shifts with the positions of `positioned_frames` frames.
+  std::vector<float> positioned;
+  std::size_t positioned_frames = 0;
 };
 
 /// Fills call.modulations for every block and video of call.model.

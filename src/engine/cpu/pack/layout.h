@@ -88,9 +88,8 @@ struct PackedAttention {
 
 struct PackedBlock {
   PackedAttention attn[2];
-  /// Scale and shift of norm1, norm2, norm3; the shifts of the first two contain the positions, a row a frame.
-  Buffer<float> norm_scale[3], norm_shift[3];
-  std::size_t norm_frame_stride[3] = {};
+  Buffer<float> norm_scale[3], norm_shift[3];  ///< of norm1, norm2, norm3
+  const float* positions = nullptr;            ///< (N, inner), added behind norm1 and norm2; null for none
   float norm_epsilon[3] = {};
   std::vector<PackedLinear> ff_in;   ///< chunks of hidden columns, values and gates interleaved block by block
   std::vector<PackedLinear> ff_out;  ///< the same chunks as columns; the first has the bias
@@ -105,6 +104,7 @@ struct PackedModel {
   Buffer<float> norm_weight, norm_bias;  ///< the input GroupNorm's, ones and zeros when absent
   PackedLinear proj_in, proj_out;
   std::vector<PackedBlock> blocks;
+  std::vector<Buffer<float>> position_tables;  ///< every one once, whatever the number of blocks that have it
   // Discrete input.
   Buffer<float> latent_emb, latent_height_emb, latent_width_emb, norm_out_scale, norm_out_shift;
   PackedLinear out;

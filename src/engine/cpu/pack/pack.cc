@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <cstring>
+#include <map>
 
 #include "base/half.h"
 #include "base/threads.h"
@@ -146,8 +147,11 @@ PackedLinear pack(std::vector<Row> rows, std::size_t cols, std::size_t unit, con
     else
       pack_block(rows, linear.blocks[i], cols, pairs, to);
   };
-  // Isolated: packing for training happens under a lock.
-  spread_isolated(linear.blocks.size(), pack_one);
+  // Isolated: packing for training happens under a lock. On one thread without oneTBB, which a forked child has not.
+  if (thread_count(0) == 1)
+    for (std::size_t i = 0; i < linear.blocks.size(); ++i) pack_one(i);
+  else
+    spread_isolated(linear.blocks.size(), pack_one);
   return linear;
 }
 
@@ -185,15 +189,24 @@ void pack_attention(const Attention& attention, const PackedModel& model, Packed
   packed.out = pack_whole(attention.to_out, options);
 }
 
-/// Scale and shift of a norm, the positions added to the shift.
-void pack_norm(const Norm& norm, const TensorView& pe, std::size_t inner, std::size_t which, PackedBlock& packed) {
-  packed.norm_scale[which] = or_filled(norm.weight, inner, 1.0f);
-  const Buffer<float> bias = or_filled(norm.bias, inner, 0.0f);
-  const std::size_t frames = pe ? static_cast<std::size_t>(pe.size(1)) : 1;
-  packed.norm_frame_stride[which] = pe ? inner : 0;
-  packed.norm_shift[which] = pe ? to_floats(pe) : filled(inner, 0.0f);
-  for (std::size_t f = 0; f < frames; ++f)
-    for (std::size_t c = 0; c < inner; ++c) packed.norm_shift[which][f * inner + c] += bias[c];
+void pack_norms(const Block& block, std::size_t inner, PackedBlock& packed) {
+  const Norm* const norms[3] = {&block.norm1, &block.norm2, &block.norm3};
+  for (std::size_t which = 0; which < 3; ++which) {
+    packed.norm_scale[which] = or_filled(norms[which]->weight, inner, 1.0f);
+    packed.norm_shift[which] = or_filled(norms[which]->bias, inner, 0.0f);
+  }
+}
+
+/// Blocks whose tables lie in one place share one: a configuration may ask for many layers of very many positions.
+void pack_positions(const std::vector<Block>& blocks, PackedModel& model) {
+  std::map<const void*, const float*> packed;
+  for (std::size_t layer = 0; layer < blocks.size(); ++layer) {
+    const TensorView& pe = blocks[layer].pe;
+    if (!pe) continue;
+    const float*& table = packed[pe.data()];
+    if (table == nullptr) table = model.position_tables.emplace_back(to_floats(pe)).data();
+    model.blocks[layer].positions = table;
+  }
 }
 
 void pack_feed_forward(const Block& block, PackedModel& model, PackedBlock& packed, const PackOptions& options) {
@@ -289,9 +302,7 @@ PackedModel pack_model(const TransformerTemporalConfig& config, const Weights& w
   }
   for (const Block& block : weights.blocks) {
     PackedBlock packed;
-    pack_norm(block.norm1, block.pe, model.inner, 0, packed);
-    pack_norm(block.norm2, block.pe, model.inner, 1, packed);
-    pack_norm(block.norm3, {}, model.inner, 2, packed);
+    pack_norms(block, model.inner, packed);
     for (std::size_t which = 0; which < 3; ++which)
       packed.norm_epsilon[which] = static_cast<float>(norm_epsilon(config, which));
     pack_attention(block.attn1, model, packed.attn[0], options);
@@ -299,6 +310,7 @@ PackedModel pack_model(const TransformerTemporalConfig& config, const Weights& w
     pack_feed_forward(block, model, packed, options);
     model.blocks.push_back(std::move(packed));
   }
+  pack_positions(weights.blocks, model);
   if (!config.is_discrete()) model.proj_out = pack_whole(weights.proj_out, options);
   return model;
 }

@@ -96,7 +96,7 @@ class Helped : public Team {
 
 /// Threads that there really are: one that calls from outside an arena asks for no other.
 std::size_t threads_here(int threads) {
-  return static_cast<std::size_t>(std::min(threads, tbb::this_task_arena::max_concurrency()));
+  return threads == 1 ? 1 : static_cast<std::size_t>(std::min(threads, tbb::this_task_arena::max_concurrency()));
 }
 
 /// The tiles of a call in order. Without tiles_may_span_videos each video is cut by itself.
