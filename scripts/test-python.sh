@@ -8,7 +8,7 @@ python="$environment/bin/python"
 quiet=(--quiet --disable-pip-version-check)
 
 python3 -m venv "$environment"
-"$python" -m pip install "${quiet[@]}" "scikit-build-core>=0.10" "nanobind>=2.4" ninja numpy pytest
+"$python" -m pip install "${quiet[@]}" "scikit-build-core>=0.10" "nanobind>=2.4" ninja numpy pytest hypothesis
 # Packages that the tests use where they are there; torch alone is gigabytes, so nobody gets it unasked.
 case " ${1:-} " in *" diffusers "*)
   "$python" -m pip install "${quiet[@]}" "torch>=2.4" "diffusers>=0.30" transformers accelerate peft safetensors ;;
