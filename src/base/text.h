@@ -1,0 +1,28 @@
+// Texts of strangers in messages: as much of them as a person reads.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace kineograph {
+
+/// The beginning of a text, and how long the whole is where it is longer than a name of a parameter is.
+inline std::string shortened(std::string_view text) {
+  constexpr std::size_t kMost = 200;
+  if (text.size() <= kMost) return std::string(text);
+  return std::string(text.substr(0, kMost)) + "... (" + std::to_string(text.size()) + " bytes)";
+}
+
+/// The first of `names` and how many more there are, each after `separator`.
+inline std::string first_of(const std::vector<std::string>& names, std::string_view separator = "\n  ",
+                            std::size_t most = 5) {
+  std::string text;
+  for (std::size_t i = 0; i < names.size() && i < most; ++i) text += std::string(separator) + shortened(names[i]);
+  if (names.size() > most)
+    text += std::string(separator) + "and " + std::to_string(names.size() - most) + " more, " +
+            std::to_string(names.size()) + " in all";
+  return text;
+}
+
+}  // namespace kineograph
