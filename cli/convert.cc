@@ -1,7 +1,9 @@
 // kineograph convert: from one checkpoint layout to another.
 #include <charconv>
+#include <iostream>
 #include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "commands.h"
@@ -12,9 +14,10 @@ namespace kineograph::cli {
 namespace {
 
 struct ConvertArguments {
-  std::string input, output, to = "auto", module, dtype = "auto", variant;
+  std::string input, output, to = "auto", module, dtype = "auto", variant, select, adapter, lora_select;
   std::vector<std::string> loras;
   std::int64_t positions = 0;
+  bool strict = false, json = false;
 };
 
 const std::map<std::string, Layout>& targets() {
@@ -24,16 +27,16 @@ const std::map<std::string, Layout>& targets() {
 }
 
 /// FILE or FILE:SCALE. A name with a colon of its own needs a scale behind it.
-std::pair<Lora, double> read_lora(const std::string& argument) {
+std::pair<Lora, double> read_lora(const std::string& argument, const LoraOptions& options) {
   const std::size_t colon = argument.rfind(':');
-  if (colon == std::string::npos) return {Lora::open(argument), 1.0};
+  if (colon == std::string::npos) return {Lora::open(argument, options), 1.0};
   double scale = 0;
   const char* begin = argument.data() + colon + 1;
   const char* last = argument.data() + argument.size();
   const auto [end, error] = std::from_chars(begin, last, scale);
   if (error != std::errc() || end != last || !(scale - scale == 0))
     throw CLI::ValidationError("--lora", "expected FILE or FILE:SCALE with a number for SCALE, found " + argument);
-  return {Lora::open(argument.substr(0, colon)), scale};
+  return {Lora::open(argument.substr(0, colon), options), scale};
 }
 
 /// What most people want: an adapter of motion modules, else the one module that was asked for.
@@ -44,14 +47,39 @@ Layout choose(const ConvertArguments& arguments, const Checkpoint& checkpoint) {
   return motion && arguments.module.empty() ? Layout::motion_adapter : Layout::module;
 }
 
+/// Says which pairs of a LoRA were merged, and lists the first of what was not.
+void report_lora(const ConvertReport::Merged& merged) {
+  constexpr std::size_t kMost = 5;
+  std::string text = merged.file + ": " + std::to_string(merged.deltas) + " pairs merged";
+  if (!merged.skipped.empty()) text += ", " + std::to_string(merged.skipped.size()) + " left out:";
+  for (std::size_t i = 0; i < merged.skipped.size() && i < kMost; ++i)
+    text += "\n  " + printable(merged.skipped[i].key) + ": " + printable(merged.skipped[i].why);
+  if (merged.skipped.size() > kMost)
+    text += "\n  and " + std::to_string(merged.skipped.size() - kMost) + " more; --json lists them";
+  say(text);
+}
+
+void print_json(const ConvertArguments& arguments, Layout layout, std::size_t bytes, const ConvertReport& report) {
+  nlohmann::ordered_json out = {{"output", arguments.output}, {"layout", name_of(layout)}, {"bytes", bytes}};
+  out["loras"] = nlohmann::json::array();
+  for (const ConvertReport::Merged& merged : report.loras) {
+    auto skipped = nlohmann::ordered_json::array();
+    for (const auto& [key, why] : merged.skipped) skipped.push_back({{"key", key}, {"why", why}});
+    out["loras"].push_back(
+        {{"file", merged.file}, {"scale", merged.scale}, {"merged", merged.deltas}, {"skipped", skipped}});
+  }
+  std::cout << out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
+}
+
 void run_convert(const ConvertArguments& arguments) {
-  const Checkpoint checkpoint = Checkpoint::open(arguments.input, arguments.variant);
+  const Checkpoint checkpoint = Checkpoint::open(arguments.input, {arguments.variant, arguments.select});
   ConvertOptions options;
   options.to = choose(arguments, checkpoint);
   options.module = arguments.module;
   if (arguments.dtype != "auto")
     options.dtype = arguments.dtype == "f32" ? DType::f32 : arguments.dtype == "f16" ? DType::f16 : DType::bf16;
-  for (const std::string& lora : arguments.loras) options.loras.push_back(read_lora(lora));
+  for (const std::string& lora : arguments.loras)
+    options.loras.push_back(read_lora(lora, {arguments.lora_select, arguments.adapter}));
   if (arguments.positions != 0) options.num_positional_embeddings = arguments.positions;
   std::optional<Progress> progress;
   std::size_t written = 0;
@@ -61,8 +89,11 @@ void run_convert(const ConvertArguments& arguments) {
     progress->advance(static_cast<std::int64_t>(done / kMegabyte - written / kMegabyte));
     written = done;
   };
-  convert(checkpoint, arguments.output, options);
+  options.strict = arguments.strict;
+  const ConvertReport report = convert(checkpoint, arguments.output, options);
   progress.reset();
+  for (const ConvertReport::Merged& merged : report.loras) report_lora(merged);
+  if (arguments.json) print_json(arguments, options.to, written, report);
   say(arguments.output + ": " + std::string(name_of(options.to)) + ", " + std::to_string(written) +
       " bytes of tensors");
 }
@@ -86,6 +117,11 @@ void add_convert(CLI::App& program) {
   command->add_option("--lora", arguments->loras, "FILE[:SCALE] to merge into the weights; may be given again")
       ->take_all()
       ->allow_extra_args(false);
+  command->add_option("--adapter", arguments->adapter, "Which adapter of a LoRA file that has several");
+  command->add_option("--lora-select", arguments->lora_select, "Path of the pairs that are read of a LoRA file");
+  command->add_flag("--strict", arguments->strict, "Refuse a LoRA of which anything is not merged");
+  command->add_flag("--json", arguments->json, "Print what was written, and what of LoRAs was left out, as JSON");
+  command->add_option("--select", arguments->select, "Path of one set of weights, where a file has several");
   command->add_option("--extend-positions", arguments->positions, "Rows of longer position tables")
       ->check(CLI::Range(1, 1 << 20));
   command->add_option("--variant", arguments->variant, "Variant in the weights' file name, such as fp16");

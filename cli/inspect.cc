@@ -16,13 +16,14 @@ namespace kineograph::cli {
 namespace {
 
 struct InspectArguments {
-  std::string path, variant;
+  std::string path, variant, select;
   bool json = false, tensors = false;
 };
 
 struct Contents {
   Checkpoint checkpoint;
-  std::vector<TemporalModule> modules = {};
+  std::vector<ModuleSet> sets = {};
+  std::vector<TemporalModule> modules = {};  ///< of the only set; none where there are several
   std::int64_t values = 0;
   std::size_t bytes = 0;
   std::map<std::string, std::size_t> others = {};  ///< places of tensors that belong to no temporal module: how many
@@ -45,17 +46,21 @@ std::string place_of(std::string_view name) {
 }
 
 Contents read(const InspectArguments& arguments) {
-  Contents contents{Checkpoint::open(arguments.path, arguments.variant)};
-  contents.modules = temporal_modules(contents.checkpoint);
+  Contents contents{Checkpoint::open(arguments.path, {arguments.variant, arguments.select})};
+  contents.sets = module_sets(contents.checkpoint);
+  if (contents.sets.size() == 1) contents.modules = contents.sets.front().modules;
   for (const auto& [name, view] : contents.checkpoint.tensors()) {
     contents.values += view.numel();
     contents.bytes += static_cast<std::size_t>(view.numel()) * size_of(view.dtype());
   }
   std::unordered_set<std::string_view> used;
-  for (const TemporalModule& module : contents.modules) {
-    used.insert(module.sources.begin(), module.sources.end());
-    used.insert(module.recomputed.begin(), module.recomputed.end());
-  }
+  for (const ModuleSet& set : contents.sets)
+    for (const TemporalModule& module : set.modules) {
+      used.insert(module.sources.begin(), module.sources.end());
+      used.insert(module.recomputed.begin(), module.recomputed.end());
+      used.insert(module.adapter.begin(), module.adapter.end());
+      for (const auto& [name, scale] : module.scales) used.insert(scale.source);
+    }
   for (const auto& [name, view] : contents.checkpoint.tensors())
     if (!used.contains(name)) ++contents.num_others, ++contents.others[place_of(name)];
   return contents;
@@ -95,6 +100,8 @@ nlohmann::ordered_json describe(const TemporalModule& module) {
           {"attn2", attn2_kind(module.config)},
           {"assumed", module.assumed},
           {"problem", module.problem},
+          {"adapter", module.adapter.size()},
+          {"scales", module.scales.size()},
           {"config", nlohmann::ordered_json::parse(module.config.to_json())}};
 }
 
@@ -135,6 +142,13 @@ void print_json(const Contents& contents) {
   out["layout"] = contents.modules.empty() ? nlohmann::json() : nlohmann::json(layout_of(contents.modules));
   out["modules"] = nlohmann::json::array();
   for (const TemporalModule& module : contents.modules) out["modules"].push_back(describe(module));
+  out["sets"] = nlohmann::json::array();
+  for (const ModuleSet& set : contents.sets) {
+    auto names = nlohmann::json::array();
+    for (const TemporalModule& module : set.modules) names.push_back(module.name);
+    out["sets"].push_back({{"path", set.path}, {"modules", names}});
+  }
+  out["seems"] = contents.sets.empty() ? other_contents(contents.checkpoint) : std::string();
   out["ignored"] = nlohmann::json::array();
   for (const auto& [name, what] : contents.checkpoint.ignored())
     out["ignored"].push_back({{"name", name}, {"what", what}});
@@ -152,7 +166,10 @@ void print_json(const Contents& contents) {
 
 void print_tensors(const Contents& contents) {
   std::size_t width = 0;
-  for (const auto& [name, view] : contents.checkpoint.tensors()) width = std::max(width, name.size());
+  // One long name must not make every line as long.
+  constexpr std::size_t kWidest = 100;
+  for (const auto& [name, view] : contents.checkpoint.tensors())
+    width = std::max(width, std::min(name.size(), kWidest));
   for (const auto& [name, view] : contents.checkpoint.tensors())
     std::cout << "tensor    " << std::left << std::setw(static_cast<int>(width)) << printable(name) << "  "
               << std::setw(4) << name_of(view.dtype()) << "  " << to_string(view.shape()) << '\n';
@@ -170,17 +187,46 @@ void print_others(const Contents& contents) {
   }
 }
 
+void print_ignored(const Contents& contents) {
+  constexpr std::size_t kMost = 40;
+  const auto& ignored = contents.checkpoint.ignored();
+  for (std::size_t i = 0; i < ignored.size() && i < kMost; ++i)
+    std::cout << "ignored   " << printable(ignored[i].name) << ": " << printable(ignored[i].what) << '\n';
+  if (ignored.size() > kMost) std::cout << "ignored   " << ignored.size() - kMost << " more; --json lists them\n";
+}
+
+void print_sets(const Contents& contents) {
+  const bool whole = std::all_of(contents.modules.begin(), contents.modules.end(),
+                                 [](const TemporalModule& module) { return module.problem.empty(); });
+  if (contents.sets.empty() || !whole)
+    if (const std::string seems = other_contents(contents.checkpoint); !seems.empty())
+      std::cout << "note      " << printable(seems) << '\n';
+  if (contents.sets.size() < 2) return;
+  for (const ModuleSet& set : contents.sets)
+    std::cout << "set       " << printable(set.path) << ": " << set.modules.size() << " temporal modules\n";
+  std::cout << "note      the sets differ; --select PATH chooses one\n";
+}
+
+void print_adapter(const Contents& contents) {
+  std::size_t factors = 0;
+  for (const TemporalModule& module : contents.modules) factors += module.adapter.size();
+  if (factors == 0) return;
+  std::cout << "adapter   " << factors << " low-rank factors, which the weights do not contain; to merge them, give the"
+            << " file itself as --lora to kineograph convert\n";
+}
+
 void print_text(const Contents& contents, bool tensors) {
   for (const auto& file : contents.checkpoint.files()) std::cout << "file      " << printable(file.string()) << '\n';
   std::cout << "container " << contents.checkpoint.container() << '\n';
   if (!contents.modules.empty()) std::cout << "layout    " << layout_of(contents.modules) << '\n';
   for (const auto& [key, value] : contents.checkpoint.metadata())
     std::cout << "metadata  " << printable(key) << " = " << printable(value) << '\n';
-  for (const auto& [name, what] : contents.checkpoint.ignored())
-    std::cout << "ignored   " << printable(name) << ": " << printable(what) << '\n';
-  if (!contents.modules.empty()) print_others(contents);
+  print_ignored(contents);
+  if (!contents.sets.empty()) print_others(contents);
+  print_sets(contents);
+  print_adapter(contents);
   if (!contents.modules.empty()) print_modules(contents);
-  if (tensors || contents.modules.empty()) print_tensors(contents);
+  if (tensors || contents.sets.empty()) print_tensors(contents);
   std::cout << "total     " << contents.modules.size() << " temporal modules; " << contents.checkpoint.tensors().size()
             << " tensors, " << contents.num_others << " of them of other things; " << contents.values << " values, "
             << contents.bytes << " bytes\n";
@@ -197,6 +243,7 @@ void add_inspect(CLI::App& program) {
       ->required();
   command->add_flag("--json", arguments->json, "Print JSON");
   command->add_option("--variant", arguments->variant, "Variant in the weights' file name, such as fp16");
+  command->add_option("--select", arguments->select, "Path of one set of weights, where a file has several");
   command->add_flag("--tensors", arguments->tensors, "List every tensor");
   command->footer("Example:\n  kineograph inspect module/ --json");
   command->callback([arguments] {

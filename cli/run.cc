@@ -26,7 +26,7 @@ constexpr std::int64_t kVideoWindow = 16;
 
 struct RunArguments {
   std::string model, module, input, output, encoder_hidden_states;
-  std::string engine = "auto", dtype = "auto", isa, variant, group_norm_scope;
+  std::string engine = "auto", dtype = "auto", isa, variant, select, group_norm_scope;
   std::vector<double> timestep;
   std::vector<std::int64_t> class_labels;
   std::int64_t num_frames = 0, patch = 8;
@@ -125,9 +125,9 @@ void check_video(const TransformerTemporalConfig& config, std::int64_t patch) {
 
 /// A folder of a single model, or one module of any known checkpoint.
 TransformerTemporalModel open_model(const RunArguments& arguments, const ModelOptions& options) {
-  if (arguments.module.empty() && !std::filesystem::is_regular_file(arguments.model))
+  if (arguments.module.empty() && arguments.select.empty() && !std::filesystem::is_regular_file(arguments.model))
     return TransformerTemporalModel::from_pretrained(arguments.model, options);
-  return load(Checkpoint::open(arguments.model, arguments.variant), arguments.module, options);
+  return load(Checkpoint::open(arguments.model, {arguments.variant, arguments.select}), arguments.module, options);
 }
 
 void run(const RunArguments& arguments) {
@@ -218,6 +218,7 @@ void add_run(CLI::App& program) {
       ->add_option("--group-norm-scope", arguments->group_norm_scope, "Override the configuration's group_norm_scope")
       ->check(CLI::IsMember({"clip", "frame"}));
   command->add_option("--variant", arguments->variant, "Variant in the weights' file name, such as fp16");
+  command->add_option("--select", arguments->select, "Path of one set of weights, where a file has several");
   command->add_flag("--lenient", arguments->lenient, "Warn of unknown configuration keys instead of refusing them");
   command->add_flag("--verify", arguments->verify,
                     "Also run the reference engine, report the worst difference, and fail if it is too large");

@@ -76,24 +76,31 @@ TEST(Safetensors, RefusesLies) {
 
 TEST(Safetensors, ReportsTensorsOfOtherDtypes) {
   const Bytes bytes(
-      R"({"a":{"dtype":"F8_E4M3","shape":[3],"data_offsets":[0,3]},"b":{"dtype":"U8","shape":[1],"data_offsets":[3,4]}})",
+      R"({"a":{"dtype":"F6_E2M3","shape":[4],"data_offsets":[0,3]},"b":{"dtype":"U8","shape":[1],"data_offsets":[3,4]}})",
       4);
   const auto header = parse_safetensors(bytes.span(), "file");
   EXPECT_EQ(header.tensors.size(), 1u);
   ASSERT_EQ(header.opaque.size(), 1u);
-  EXPECT_EQ(header.opaque[0].second, "a tensor of F8_E4M3 [3]");
+  EXPECT_EQ(header.opaque[0].second, "a tensor of F6_E2M3 [4]");
   expect_refused(R"({"a":{"dtype":"F8_E4M3","shape":[3],"data_offsets":[0,2]}})", 2, "3 bytes");
 }
 
-TEST(Safetensors, KnowsWhatGitLfsLeaves) {
-  const std::string path = ::testing::TempDir() + "pointer.safetensors";
-  std::ofstream(path) << "version 1\noid sha256:0\nsize 1\n";
-  try {
-    Checkpoint::open(path);
-    FAIL() << "was not refused";
-  } catch (const FormatError& error) {
-    EXPECT_NE(std::string(error.what()).find("git lfs pull"), std::string::npos) << error.what();
-  }
+TEST(Safetensors, ReadsEightBitFloatsAsTheyAre) {
+  const Bytes bytes(
+      R"({"a":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"F8_E5M2","shape":[1],"data_offsets":[2,3]}})",
+      3);
+  const auto header = parse_safetensors(bytes.span(), "file");
+  ASSERT_EQ(header.tensors.size(), 2u);
+  EXPECT_EQ(header.tensors[0].second.dtype(), DType::f8_e4m3fn);
+  EXPECT_EQ(header.tensors[1].second.dtype(), DType::f8_e5m2);
+}
+
+TEST(Safetensors, NoMetadataMayBeNull) {
+  const std::string tensor = R"("a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]})";
+  const Bytes bytes(R"({"__metadata__":null,)" + tensor + "}", 1);
+  EXPECT_EQ(parse_safetensors(bytes.span(), "file").tensors.size(), 1u);
+  expect_refused(R"({"b":null,)" + tensor + "}", 1, "null");
+  expect_refused(R"({"__metadata__":{"a":null},)" + tensor + "}", 1, "null");
 }
 
 TEST(Safetensors, SurvivesAMillionKeys) {

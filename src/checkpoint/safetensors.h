@@ -23,12 +23,13 @@ struct SafetensorsHeader {
   std::vector<std::pair<std::string, TensorView>> tensors;
   std::map<std::string, std::string> metadata;
   std::deque<Tensor> copies;
-  /// Tensors of dtypes that no temporal module has: name, and what it is.
+  /// Tensors of dtypes that are not read: name, and what it is.
   std::vector<std::pair<std::string, std::string>> opaque;
 };
 
 /// Checks everything the header claims before it returns: lengths, dtypes, shapes, and that the tensors cover the data
-/// without a hole or an overlap. `where` names the file in errors. Throws FormatError.
+/// without a hole or an overlap. In memory of at most 64 times the header and 64 kB. `where` names the file in errors.
+/// Throws FormatError.
 SafetensorsHeader parse_safetensors(std::span<const std::byte> bytes, std::string_view where);
 
 /// A tensor that is made when its turn comes to be written.

@@ -14,6 +14,7 @@
 #include "model/folder.h"
 #include "model/impl.h"
 #include "model/parameters.h"
+#include "model/reading.h"
 
 namespace kineograph {
 namespace {
@@ -146,10 +147,9 @@ template <class Config>
 std::shared_ptr<const ModelMixin::Impl> load_folder(const std::filesystem::path& directory,
                                                     const ModelOptions& options) {
   const auto config = Config::from_file(directory / "config.json", options.unknown_keys, options.on_warning);
-  const Checkpoint checkpoint = Checkpoint::open(directory, options.variant);
-  std::vector<Parameter> state_dict;
-  for (const auto& [name, view] : checkpoint.tensors()) state_dict.push_back({name, view});
-  return ModelMixin::Impl::from_state_dict(config, state_dict, checkpoint.owner(), options);
+  const Checkpoint checkpoint = Checkpoint::open(directory, {.variant = options.variant, .select = {}});
+  const model::Reading reading = model::read_whole(checkpoint);
+  return ModelMixin::Impl::from_state_dict(config, reading.state_dict, reading.owner, options);
 }
 
 }  // namespace
