@@ -7,6 +7,7 @@
 #include <xxhash.h>
 
 #include "models.h"
+#include "restoration.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -213,6 +214,7 @@ NB_MODULE(_native, m) {
   using namespace kineograph;
   using namespace kineograph::python;
   nb::register_exception_translator(translate);
+  bind_restoration(m);
 
   nb::class_<AttentionRecorder>(m, "AttentionRecorder")
       .def(nb::init<>())
