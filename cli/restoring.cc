@@ -65,8 +65,9 @@ class Pace {
 std::string words_of(const Judgement& judgement, double sigma) {
   const auto noise = [&] {
     std::string words = "noise of " + with_decimals(sigma, 1) + " of 255 levels";
-    // Grain reads 5 times as much at the coarsest scale, what x264 leaves of white noise 1.5 times.
-    if (judgement.coarseness > 1.25) words += " that neighbouring pixels share (film grain, demosaicking, compression)";
+    // Film grain reads 5 times as much at the coarsest scale, what x264 leaves of white noise 1.5 times.
+    if (judgement.coarseness >= kAlike)
+      words += " that neighbouring pixels share (film grain, demosaicking, compression)";
     return words;
   };
   if (!judgement.damage) return "no noise found: frames copied";

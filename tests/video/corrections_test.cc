@@ -10,6 +10,7 @@
 #include "video/restore/blur.h"
 #include "video/restore/give_back.h"
 #include "video/restore/noise.h"
+#include "video/restore/refine.h"
 #include "video/restore/restoration.h"
 #include "video/restore/steady.h"
 
@@ -163,6 +164,33 @@ TEST(Bands, AverageWhatStandsStillAndNothingElse) {
   const double before = deviation(first, picture());
   EXPECT_LT(deviation(still[0].steadied(of_still, sigma), picture()), 0.5 * before);
   EXPECT_LT(deviation(moving[0].steadied(of_moving, sigma), picture()), 1.05 * before);
+}
+
+// A restored picture that has lost half of its fine texture gets some of that back from the noisy frames, and no noise
+// where it is flat.
+TEST(Refined, TakesTextureFromTheNoisyFrames) {
+  const float sigma = 10 * kLevel;
+  const Colours clean = picture();
+  Colours soft = clean;
+  for (std::size_t colour = 0; colour < 3; ++colour) blur(soft.data() + colour * kPlane, kHeight, kWidth, 1);
+  std::vector<Colours> noisy;
+  std::vector<const Colours*> of_noisy, of_restored;
+  for (unsigned f = 0; f < 4; ++f) noisy.push_back(sum(clean, noise(f + 1, sigma)));
+  for (const Colours& frame : noisy) {
+    of_noisy.push_back(&frame);
+    of_restored.push_back(&soft);
+  }
+  const Colours made = refined(of_noisy, of_restored, 1, sigma, kHeight, kWidth);
+  EXPECT_LT(deviation(made, clean), 0.75 * deviation(soft, clean));
+  // The upper half has waves alone, which the blur did not harm.
+  const auto upper = [](const Colours& rgb) { return Colours(rgb.begin(), rgb.begin() + kPlane / 2); };
+  EXPECT_LT(deviation(upper(made), upper(clean)), 0.15 * sigma);
+  // One frame alone, and frames smaller than a block.
+  EXPECT_LT(deviation(refined({&of_noisy[0], 1}, {&of_restored[0], 1}, 0, sigma, kHeight, kWidth), clean),
+            deviation(soft, clean));
+  const Colours small(3 * 5 * 3, 0.25f);
+  const Colours* one[] = {&small};
+  EXPECT_LT(deviation(refined(one, one, 0, sigma, 5, 3), small), 1e-5);
 }
 
 }  // namespace

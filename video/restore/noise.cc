@@ -62,9 +62,6 @@ double deviation_of(const std::vector<Block>& blocks) {
 constexpr std::int64_t kTile = 8, kSmallTile = 4;
 constexpr std::size_t kLeastTiles = 12;
 constexpr double kUniform = 0.69, kUniformFinest = 0.5;
-// Readings of white noise differ by so much, where something moves before it.
-constexpr double kAlike = 1.25;
-
 // A picture of three colours, and its 2 x 2 means.
 struct Picture {
   std::vector<float> values;

@@ -14,6 +14,9 @@ namespace kineograph::video {
 double noise_deviation(std::span<const float> rgb, std::span<const float> before, std::int64_t height,
                        std::int64_t width);
 
+/// Readings of white noise at two scales differ by up to so much, where something moves before it.
+constexpr double kAlike = 1.25;
+
 /// Noise at three scales: of the frame, of its 2 x 2 means and of its 4 x 4 means, the latter two multiplied by 2 and
 /// by 4. White noise reads alike at all three. Film grain, demosaicking, subsampled chroma and compression make noise
 /// alike in neighbouring pixels: it reads more at the coarser ones.

@@ -11,6 +11,7 @@
 #include "kineograph/error.h"
 #include "video/restore/give_back.h"
 #include "video/restore/low_frequencies.h"
+#include "video/restore/refine.h"
 
 namespace kineograph::video {
 namespace {
@@ -47,7 +48,8 @@ SurveyOptions survey_options(const RestoreOptions& options) {
 }
 
 // Frames before and after one that its corrections look at.
-constexpr std::int64_t kReach = std::max(kSteadyReach, kEnergyReach);
+constexpr std::int64_t kCorrectReach = std::max(kSteadyReach, kEnergyReach);
+constexpr std::int64_t kReach = kCorrectReach + std::max(kRefineBefore, kRefineAfter);
 
 }  // namespace
 
@@ -60,6 +62,7 @@ Restorer::Restorer(TransformerTemporalModel model, const Y4mHeader& header, cons
       first_(options.first),
       scene_(options.scene),
       complete_(options.first),
+      corrected_(options.first),
       finished_(options.first),
       given_(options.first) {
   predicts_noise(model_.config(), Damage::noise);  // refuses what it does not know
@@ -122,7 +125,7 @@ void Restorer::finish() { take(survey_.finish()); }
 
 bool Restorer::pop(std::vector<std::uint8_t>& planes) {
   if (given_ >= finished_) return false;
-  planes = std::move(frame(given_++).planes);
+  planes = std::move(frame(given_++).restored);
   // Frames around those to come are kept.
   while (first_ < given_ && (first_ < finished_ - kReach || first_ < scene_)) {
     frames_.pop_front();
@@ -145,7 +148,8 @@ void Restorer::take(const std::vector<Step>& steps) {
       done_ = before + static_cast<double>(fresh);
     }
     complete(step.complete);
-    finish(step.ends_scene ? complete_ : complete_ - kReach);
+    correct(step.ends_scene ? complete_ : complete_ - kCorrectReach);
+    finish(step.ends_scene ? corrected_ : corrected_ - kRefineAfter);
     if (step.ends_scene) scene_ = complete_;
     if (on_progress_) on_progress_(done_);
   }
@@ -174,6 +178,7 @@ Restorer::Task Restorer::task_of(const Window& window, const Judgement& judgemen
     changed.scale = static_cast<float>(change);
     changed.offset = static_cast<float>(level.mean - own.mean * change);
     changed.noise = static_cast<float>(judgement.sigma * change);
+    changed.white = judgement.coarseness < kAlike;
     changed.sum.resize(static_cast<std::size_t>(3 * header_.width * header_.height), 0.0f);
     task.levels.push_back(level);
   }
@@ -229,15 +234,16 @@ void Restorer::complete(Frame& done) const {
   }
 }
 
-void Restorer::finish(std::int64_t end) {
-  if (end <= finished_) return;
-  parallel_for(end - finished_, thread_count(options_.threads), [&](std::int64_t f) { finish_frame(finished_ + f); });
-  finished_ = end;
+void Restorer::correct(std::int64_t end) {
+  if (end <= corrected_) return;
+  parallel_for(end - corrected_, thread_count(options_.threads),
+               [&](std::int64_t f) { correct_frame(corrected_ + f); });
+  corrected_ = end;
 }
 
-void Restorer::finish_frame(std::int64_t number) {
+void Restorer::correct_frame(std::int64_t number) {
   Frame& done = frame(number);
-  if (done.weight == 0) return;  // copied
+  if (done.energy.empty()) return;
   const std::int64_t begin = std::max(scene_, first_);
   const auto sigma = static_cast<double>(done.noise);
   if (!done.bands.empty()) {
@@ -247,14 +253,43 @@ void Restorer::finish_frame(std::int64_t number) {
       if (!frame(f).bands.empty()) around.push_back(&frame(f).bands);
     done.sum = done.bands.steadied(around, sigma);
   }
-  if (!done.energy.empty()) {
-    std::vector<const std::vector<float>*> around;
-    for (std::int64_t f = number - kEnergyReach; f <= number + kEnergyReach; ++f)
-      around.push_back(f < begin || f >= complete_ || frame(f).energy.empty() ? nullptr : &frame(f).energy);
-    give_back(input_of(done), around, sigma, done.sum);
+  std::vector<const std::vector<float>*> around;
+  for (std::int64_t f = number - kEnergyReach; f <= number + kEnergyReach; ++f)
+    around.push_back(f < begin || f >= complete_ || frame(f).energy.empty() ? nullptr : &frame(f).energy);
+  give_back(input_of(done), around, sigma, done.sum);
+}
+
+void Restorer::finish(std::int64_t end) {
+  if (end <= finished_) return;
+  parallel_for(end - finished_, thread_count(options_.threads), [&](std::int64_t f) { finish_frame(finished_ + f); });
+  finished_ = end;
+}
+
+void Restorer::finish_frame(std::int64_t number) {
+  Frame& done = frame(number);
+  if (done.weight == 0) {
+    done.restored = done.planes;
+    return;
   }
-  rgb_to_frame(done.sum.data(), header_, done.planes);
-  done.sum = {};
+  done.restored.resize(done.planes.size());
+  rgb_to_frame(done.bands.empty() || !done.white ? done.sum.data() : refined_frame(number).data(), header_,
+               done.restored);
+}
+
+std::vector<float> Restorer::refined_frame(std::int64_t number) {
+  const auto fits = [this](std::int64_t f) { return !frame(f).bands.empty(); };
+  std::int64_t begin = number, end = number + 1;
+  while (begin > std::max({scene_, first_, number - kRefineBefore}) && fits(begin - 1)) --begin;
+  while (end < std::min(corrected_, number + kRefineAfter + 1) && fits(end)) ++end;
+  std::vector<std::vector<float>> inputs;
+  std::vector<const std::vector<float>*> noisy, restored;
+  for (std::int64_t f = begin; f < end; ++f) inputs.push_back(input_of(frame(f)));
+  for (std::int64_t f = begin; f < end; ++f) {
+    noisy.push_back(&inputs[static_cast<std::size_t>(f - begin)]);
+    restored.push_back(&frame(f).sum);
+  }
+  return refined(noisy, restored, static_cast<std::size_t>(number - begin), static_cast<double>(frame(number).noise),
+                 header_.height, header_.width);
 }
 
 void Restorer::add_input(const Window& window) {

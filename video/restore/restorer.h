@@ -61,15 +61,16 @@ class Restorer {
 
  private:
   struct Frame {
-    std::vector<std::uint8_t> planes;  // as they came; restored once the frame is finished
-    std::vector<float> sum;            // of what windows made of it; divided by `weight` it is the restored frame
+    std::vector<std::uint8_t> planes, restored;
+    std::vector<float> sum;  // of what windows made of it; divided by `weight` it is the restored frame
     float weight = 0;
     float copied = 0;  // the weight of windows that found nothing wrong
     // Of the last window: what was taken out of scale * colour + offset, and the noise's deviation there.
     Damage damage = Damage::noise;
     float scale = 1, offset = 0, noise = 0;
+    bool white = false;  // the noise is
     // Of the complete frame.
-    Bands bands;  // instead of `sum`
+    Bands bands;  // instead of `sum`, until its own are steadied
     std::vector<float> energy;
   };
   struct Shift {
@@ -100,9 +101,13 @@ class Restorer {
   // No further window will change the frames before `end`: what each can do by itself.
   void complete(std::int64_t end);
   void complete(Frame& frame) const;
-  // Makes planes of the complete frames before `end`, with those around them.
+  // Steadies the complete frames before `end` by those around them, and gives back what was no noise.
+  void correct(std::int64_t end);
+  void correct_frame(std::int64_t number);
+  // Refines the corrected frames before `end` by those around them, and makes planes of them.
   void finish(std::int64_t end);
   void finish_frame(std::int64_t number);
+  std::vector<float> refined_frame(std::int64_t number);
   std::vector<float> colours_of(std::span<const std::uint8_t> planes) const;
   // As the model was to see it: flicker taken out.
   std::vector<float> input_of(const Frame& frame) const;
@@ -115,12 +120,13 @@ class Restorer {
   std::vector<std::vector<Shift>> shifts_;  // of every window in turn
   Survey survey_;
   std::deque<Frame> frames_;
-  std::int64_t first_;         // the number of frames_.front() in the clip
-  std::int64_t scene_;         // of the first frame of the scene
-  std::int64_t complete_ = 0;  // frames that no window will change
-  std::int64_t finished_ = 0;  // frames whose planes are restored
-  std::int64_t given_ = 0;     // frames that pop() gave
-  double done_ = 0;            // frames' worth of work
+  std::int64_t first_;          // the number of frames_.front() in the clip
+  std::int64_t scene_;          // of the first frame of the scene
+  std::int64_t complete_ = 0;   // frames that no window will change
+  std::int64_t corrected_ = 0;  // of these, frames that are corrected
+  std::int64_t finished_ = 0;   // of these, frames whose planes are restored
+  std::int64_t given_ = 0;      // frames that pop() gave
+  double done_ = 0;             // frames' worth of work
   std::function<void(double)> on_progress_;
   std::vector<Finding> findings_;
   Tensor latents_;
