@@ -185,6 +185,17 @@ TEST(Refined, TakesTextureFromTheNoisyFrames) {
   // The upper half has waves alone, which the blur did not harm.
   const auto upper = [](const Colours& rgb) { return Colours(rgb.begin(), rgb.begin() + kPlane / 2); };
   EXPECT_LT(deviation(upper(made), upper(clean)), 0.15 * sigma);
+  // Noise that is alike in all colours has thrice the variance in light, and none in the differences.
+  std::vector<Colours> grey;
+  std::vector<const Colours*> of_grey;
+  for (unsigned f = 0; f < 4; ++f) {
+    Colours alike = noise(f + 1, sigma);
+    std::copy_n(alike.begin(), kPlane, alike.begin() + kPlane);
+    std::copy_n(alike.begin(), kPlane, alike.begin() + 2 * kPlane);
+    grey.push_back(sum(clean, alike));
+  }
+  for (const Colours& frame : grey) of_grey.push_back(&frame);
+  EXPECT_LT(deviation(upper(refined(of_grey, of_restored, 1, sigma, kHeight, kWidth)), upper(clean)), 0.25 * sigma);
   // One frame alone, and frames smaller than a block.
   EXPECT_LT(deviation(refined({&of_noisy[0], 1}, {&of_restored[0], 1}, 0, sigma, kHeight, kWidth), clean),
             deviation(soft, clean));

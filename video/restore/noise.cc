@@ -111,7 +111,8 @@ std::optional<TileReading> read_tiles(const Picture& here, const Picture& before
 
 double noise_deviation(std::span<const float> rgb, std::span<const float> before, std::int64_t height,
                        std::int64_t width) {
-  const std::int64_t down = height / 2, across = width / 2, count = 3 * down * across;
+  const auto colours = static_cast<std::int64_t>(rgb.size()) / (height * width);
+  const std::int64_t down = height / 2, across = width / 2, count = colours * down * across;
   if (count == 0) return 0;
   // An odd step walks through all columns.
   const std::int64_t step = std::max<std::int64_t>(1, count / kBlocks) | 1;

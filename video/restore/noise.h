@@ -9,8 +9,9 @@ namespace kineograph::video {
 
 /// The deviation of the noise in a frame, in the units of colours: from the diagonal differences inside 2 x 2 blocks,
 /// where pictures have little and noise has all of its strength, robust against the edges that pictures do have, and
-/// away from the blacks and whites that clip it. With the frame `before`, from the differences between the two where
-/// that gives less: what stands still is then no noise. `before` may be empty. 0 for frames without a whole block.
+/// away from the blacks and whites that clip it. Of one colour or several. With the frame `before`, from the
+/// differences between the two where that gives less: what stands still is then no noise. `before` may be empty. 0 for
+/// frames without a whole block.
 double noise_deviation(std::span<const float> rgb, std::span<const float> before, std::int64_t height,
                        std::int64_t width);
 

@@ -6,6 +6,7 @@
 #include <numbers>
 
 #include "video/latents.h"
+#include "video/restore/noise.h"
 
 namespace kineograph::video {
 namespace {
@@ -84,8 +85,8 @@ std::array<float, kPixels> hump() {
 
 class Refiner {
  public:
-  Refiner(std::size_t frames, std::size_t own, double sigma, std::int64_t height, std::int64_t width)
-      : frames_(frames), own_(own), variance_(static_cast<float>(sigma * sigma)), height_(height), width_(width) {}
+  Refiner(std::size_t frames, std::size_t own, std::int64_t height, std::int64_t width)
+      : frames_(frames), own_(own), height_(height), width_(width) {}
 
   // The blocks of all frames at a place, of each colour. Frames smaller than a block are mirrored.
   std::array<Blocks, 3> gather(std::span<const std::vector<float>* const> frames, std::int64_t top,
@@ -104,8 +105,8 @@ class Refiner {
     return blocks;
   }
 
-  // One colour of a place: what becomes of the own frame's block.
-  Block refine(Blocks& noisy, Blocks& restored) const {
+  // One colour of a place, with noise of that variance: what becomes of the own frame's block.
+  Block refine(Blocks& noisy, Blocks& restored, float variance) const {
     for (Blocks* blocks : {&noisy, &restored}) {
       for (std::size_t f = 0; f < frames_; ++f) in_space(space_.data(), back_.data(), (*blocks)[f]);
       in_time(time_, frames_, *blocks);
@@ -118,22 +119,47 @@ class Refiner {
       const float weight = time_[k * frames_ + own_];
       for (std::size_t i = 0; i < kPixels; ++i) {
         const float p = restored[k][i], power = p * p;
-        const float share = kRestoredError * power / (kRestoredError * power + variance_);
-        const float kept = power / (power + kRestoredNoise * variance_);
+        const float share = kRestoredError * power / (kRestoredError * power + variance);
+        const float kept = power / (power + kRestoredNoise * variance);
         block[i] += weight * kept * (p + share * (noisy[k][i] - p));
       }
     }
-    block[0] += time_[own_] * mean * kRestoredNoise * variance_ / (mean * mean + kRestoredNoise * variance_);
+    block[0] += time_[own_] * mean * kRestoredNoise * variance / (mean * mean + kRestoredNoise * variance);
     in_space(back_.data(), space_.data(), block);
     return block;
   }
 
  private:
   std::size_t frames_, own_;
-  float variance_;
   std::int64_t height_, width_;
   std::vector<float> space_ = transform(kSide), back_ = transposed(space_, kSide), time_ = transform(frames_);
 };
+
+// The variance of each of the three opponent colours: together that of white noise of deviation `sigma`, shared out as
+// the frame shows it. Noise may be alike in red, green and blue, and is so in a video without colours.
+std::array<float, 3> variances(const std::vector<float>& frame, const std::vector<float>* before, double sigma,
+                               std::int64_t height, std::int64_t width) {
+  const auto plane = static_cast<std::size_t>(height * width);
+  const auto opponent = [plane](const std::vector<float>& rgb, std::size_t colour) {
+    std::vector<float> values(plane);
+    for (std::size_t i = 0; i < plane; ++i)
+      values[i] = kOpponent[colour][0] * rgb[i] + kOpponent[colour][1] * rgb[plane + i] +
+                  kOpponent[colour][2] * rgb[2 * plane + i];
+    return values;
+  };
+  std::array<double, 3> found;
+  double sum = 0;
+  for (std::size_t c = 0; c < 3; ++c) {
+    const double deviation =
+        noise_deviation(opponent(frame, c), before ? opponent(*before, c) : std::vector<float>(), height, width);
+    sum += found[c] = deviation * deviation;
+  }
+  std::array<float, 3> shared;
+  for (std::size_t c = 0; c < 3; ++c)
+    // Never 0: a division by it would follow.
+    shared[c] = static_cast<float>(sigma * sigma * (sum > 0 ? std::max(3 * found[c] / sum, 1e-4) : 1.0));
+  return shared;
+}
 
 }  // namespace
 
@@ -141,7 +167,9 @@ std::vector<float> refined(std::span<const std::vector<float>* const> noisy,
                            std::span<const std::vector<float>* const> restored, std::size_t own, double sigma,
                            std::int64_t height, std::int64_t width) {
   static const std::array<float, kPixels> weights = hump();
-  const Refiner refiner(noisy.size(), own, sigma, height, width);
+  const Refiner refiner(noisy.size(), own, height, width);
+  const std::array<float, 3> variance =
+      variances(*noisy[own], own > 0 ? noisy[own - 1] : nullptr, sigma, height, width);
   const auto plane = static_cast<std::size_t>(height * width);
   std::vector<float> sums(3 * plane), total(plane);
   for (const std::int64_t top : starts(height))
@@ -149,7 +177,7 @@ std::vector<float> refined(std::span<const std::vector<float>* const> noisy,
       std::array<Blocks, 3> noisy_blocks = refiner.gather(noisy, top, left),
                             restored_blocks = refiner.gather(restored, top, left);
       std::array<Block, 3> made;
-      for (std::size_t c = 0; c < 3; ++c) made[c] = refiner.refine(noisy_blocks[c], restored_blocks[c]);
+      for (std::size_t c = 0; c < 3; ++c) made[c] = refiner.refine(noisy_blocks[c], restored_blocks[c], variance[c]);
       for (std::int64_t y = 0; y < std::min(kSide, height - top); ++y)
         for (std::int64_t x = 0; x < std::min(kSide, width - left); ++x) {
           const auto i = static_cast<std::size_t>(y * kSide + x),

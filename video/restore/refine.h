@@ -17,7 +17,8 @@ constexpr std::int64_t kRefineBefore = 1, kRefineAfter = 2, kRefined = kRefineBe
 ///   P^2 / (P^2 + 0.2 sigma^2) (P + K (Y - P)),   K = 0.6 P^2 / (0.6 P^2 + sigma^2)
 ///
 /// the empirical Wiener filter of BM3D (Dabov et al. 2007, its second step), but that noise in a restored frame counts
-/// a fifth of a noisy one's and its mean is kept. For white noise of deviation `sigma`.
+/// a fifth of a noisy one's and its mean is kept. For white noise of deviation `sigma`, shared among the
+/// three as the frame shows it.
 std::vector<float> refined(std::span<const std::vector<float>* const> noisy,
                            std::span<const std::vector<float>* const> restored, std::size_t own, double sigma,
                            std::int64_t height, std::int64_t width);
