@@ -214,7 +214,6 @@ NB_MODULE(_native, m) {
   using namespace kineograph;
   using namespace kineograph::python;
   nb::register_exception_translator(translate);
-  bind_restoration(m);
 
   nb::class_<AttentionRecorder>(m, "AttentionRecorder")
       .def(nb::init<>())
@@ -235,6 +234,7 @@ NB_MODULE(_native, m) {
            "encoder_hidden_states"_a.none(), "timestep"_a.none(), "class_labels"_a.none(), "training_seed"_a.none(),
            "num_threads"_a)
       .def_prop_ro("attention_names", &TransformerTemporalModel::attention_names);
+  bind_restoration(m);
 
   m.def("engines", engines);
   m.def(
