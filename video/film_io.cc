@@ -12,6 +12,8 @@ namespace {
 constexpr std::string_view kMagic = "YUV4MPEG2";
 
 bool is_stream(const std::filesystem::path& path) {
+  // What stands behind a descriptor, such as /dev/fd/3, may be a file without a name of its own.
+  if (path.string().starts_with("/dev/")) return true;
   std::error_code ignored;
   const auto status = std::filesystem::status(path, ignored);
   return path == "-" || (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status) &&

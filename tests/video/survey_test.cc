@@ -92,7 +92,9 @@ TEST(Survey, JudgesEverySceneByItself) {
   int scenes = 0;
   for (const Step& step : steps) {
     scenes += step.ends_scene;
-    if (step.window) EXPECT_EQ(step.judgement.damage.has_value(), step.window->start < 30) << step.window->start;
+    if (step.window) {
+      EXPECT_EQ(step.judgement.damage.has_value(), step.window->start < 30) << step.window->start;
+    }
   }
   EXPECT_EQ(scenes, 2);
 }
