@@ -69,6 +69,7 @@ The demo: video restored by a diffusers TransformerTemporalModel
   damaged (sigma $sigma)    $(measure damaged)   $folder/damaged.y4m
   restored               $(measure restored)   $folder/restored.y4m
   speed                  $(grep -o '[0-9]* frames in .*' "$folder/restore.log")
+  found                  $(sed -n 's/^kineograph: \(.*taken out\)$/\1/p' "$folder/restore.log")
   to see                 $folder/contact_sheet.png: damaged | restored | original
   to watch               $folder/side_by_side.mp4
 TEXT

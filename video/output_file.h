@@ -22,6 +22,8 @@ class OutputFile {
   ~OutputFile();
 
   std::ostream& stream() noexcept { return *stream_; }
+  /// The file beside, for another program to write; of what is written directly, that.
+  const std::filesystem::path& unfinished() const noexcept { return unfinished_.empty() ? path_ : unfinished_; }
   /// Throws IoError when something written so far was refused (a full disk).
   void check();
   /// Flushes, checks, and gives the file its name.

@@ -7,6 +7,7 @@
 #include <xxhash.h>
 
 #include "models.h"
+#include "restoration.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -251,6 +252,7 @@ NB_MODULE(_native, m) {
            "encoder_hidden_states"_a.none(), "timestep"_a.none(), "class_labels"_a.none(), "training_seed"_a.none(),
            "num_threads"_a)
       .def_prop_ro("attention_names", &TransformerTemporalModel::attention_names);
+  bind_restoration(m);
 
   m.def("engines", engines);
   m.def(

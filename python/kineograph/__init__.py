@@ -12,9 +12,11 @@ Without torch::
 
 from typing import Any
 
+from . import film
 from ._native import engines, instruction_sets
 from ._native import version as _version
 from .errors import ArgumentError, CheckpointError, ConfigError, Error, FormatError, IoError
+from .film import restore_video
 from .model import TransformerTemporalModel, TransformerTemporalModelOutput
 from .recording import record_attention
 from .spatial import Transformer2DModel, Transformer2DModelOutput, TransformerSpatioTemporalModel
@@ -36,9 +38,11 @@ __all__ = [
     "TransformerTemporalModelOutput",
     "accelerate",
     "engines",
+    "film",
     "instruction_sets",
     "record_attention",
     "restore",
+    "restore_video",
     "set_num_threads",
     "stats",
 ]

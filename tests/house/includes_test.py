@@ -66,7 +66,7 @@ ALLOWED = {
     "src/c": [],
     "video": ["src/base"],
     "cli": ["video", "src/base"],
-    "python": [],
+    "python": ["video"],
     "bench": ["src/engine", "src/base"],
     "fuzz": ["video", "src/checkpoint", "src/model"],
     "examples": [],
