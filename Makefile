@@ -2,6 +2,7 @@
 #   make demo    install what is missing, build, restore a damaged real clip, measure and show it
 #   make test    the same, then the whole suite
 #   make python  build the Python package and run its tests; PYTHON_EXTRAS="diffusers plot" brings what they can use
+#   make mutation  change everything in a temporal module, at every moment, and compare with diffusers (an hour or more)
 #   make fuzz    run every fuzz target for SECONDS (needs clang and its runtime)
 #   make build   the program, build/release/bin/kineograph
 #   make lint    clang-format, ruff and clang-tidy over everything, changing nothing
@@ -14,7 +15,7 @@ PYTHON_EXTRAS ?=
 
 SECONDS ?= 60
 
-.PHONY: build test python fuzz demo lint docs deps install clean
+.PHONY: build test python mutation fuzz demo lint docs deps install clean
 
 build: deps
 	scripts/configure.sh $(PRESET)
@@ -26,6 +27,9 @@ test: build
 
 python: deps
 	scripts/test-python.sh "$(PYTHON_EXTRAS)"
+
+mutation: deps
+	KINEOGRAPH_MUTATIONS=all scripts/test-python.sh "diffusers" tests/python/test_mutations.py tests/python/test_sequences.py
 
 fuzz: deps
 	scripts/configure.sh fuzz

@@ -4,7 +4,7 @@ import operator
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Literal, Optional, Tuple, Union, overload
 
 import numpy
 
@@ -16,7 +16,7 @@ __all__ = ["TransformerTemporalModel", "TransformerTemporalModelOutput", "Config
 
 @dataclass
 class TransformerTemporalModelOutput(Output):
-    """What a forward returns.
+    """The output of a forward.
 
     Attributes:
         sample: (B*F, C, H, W) in the dtype of hidden_states; for discrete latents (B*F, V-1, sample_size^2) in f32.
@@ -106,6 +106,36 @@ class TransformerTemporalModel(NativeModel):
                 os.fspath(path), module, engine, compute_dtype, isa, variant, group_norm_scope
             )
         )
+
+    @overload
+    def __call__(
+        self,
+        hidden_states: Any,
+        encoder_hidden_states: Any = None,
+        timestep: Any = None,
+        class_labels: Any = None,
+        num_frames: int = 1,
+        cross_attention_kwargs: Optional[Mapping[str, Any]] = None,
+        return_dict: Literal[True] = True,
+        *,
+        out: Any = None,
+        training_seed: Optional[int] = None,
+    ) -> TransformerTemporalModelOutput: ...
+
+    @overload
+    def __call__(
+        self,
+        hidden_states: Any,
+        encoder_hidden_states: Any = None,
+        timestep: Any = None,
+        class_labels: Any = None,
+        num_frames: int = 1,
+        cross_attention_kwargs: Optional[Mapping[str, Any]] = None,
+        *,
+        return_dict: Literal[False],
+        out: Any = None,
+        training_seed: Optional[int] = None,
+    ) -> Tuple[Any]: ...
 
     def __call__(
         self,
