@@ -92,6 +92,7 @@ PYTHON = [
     "diffusers/upstream",
     "diffusers/blocks",
     "diffusers/accounts",
+    "diffusers/records",
     "diffusers/specification",
     "diffusers/eligibility",
     "diffusers/arguments",

@@ -8,7 +8,7 @@ from torch import nn
 
 from . import upstream
 from .eligibility import Eligible
-from .specification import Binding
+from .records import Binding
 
 IMAGE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # cross_attention_kwargs of which an Attention does not say that it ignores them.

@@ -16,7 +16,8 @@ from torch import nn
 
 from . import upstream
 from .accounts import CONTENT, HOOKS, MODULE, PROCESSORS, Account, account_of, replaced_function
-from .specification import Binding, NotNative, Record, bind, class_name
+from .records import Binding, NotNative, Record, class_name
+from .specification import bind
 
 __all__ = ["Eligible", "examine", "judge", "record"]
 

@@ -262,7 +262,7 @@ def transformer_temporal(
     num_frames: int,
 ) -> torch.Tensor:
     """A TransformerTemporalModel as one operator, for torch.compile and torch.export: `weights` are the tensors of
-    spec's names (see specification.Binding), `seed` is that of training."""
+    spec's names (see records.Binding), `seed` is that of training."""
     model = packed_model(list(weights), [], spec, compute_dtype)
     return run(model, hidden_states, encoder_hidden_states, timestep, class_labels, seed, num_frames)
 
