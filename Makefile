@@ -4,6 +4,7 @@
 #   make demo    the same, build, restore a damaged real clip, measure and show it
 #   make test    the same, then the whole suite
 #   make python  build the Python package and run its tests; PYTHON_EXTRAS="diffusers plot" brings what they can use
+#   make mutation  change everything in a temporal module, at every moment, and compare with diffusers (an hour or more)
 #   make fuzz    run every fuzz target for SECONDS (needs clang and its runtime)
 #   make torture kill a saving process at random moments for SECONDS
 #   make lint    clang-format, ruff and clang-tidy over everything, changing nothing
@@ -16,7 +17,7 @@ PYTHON_EXTRAS ?=
 
 SECONDS ?= 60
 
-.PHONY: build test python fuzz torture demo lint docs deps install clean
+.PHONY: build test python mutation fuzz torture demo lint docs deps install clean
 
 build:
 	@scripts/install-dependencies.sh --check
@@ -30,6 +31,9 @@ test: deps
 
 python: deps
 	scripts/test-python.sh "$(PYTHON_EXTRAS)"
+
+mutation: deps
+	KINEOGRAPH_MUTATIONS=all scripts/test-python.sh "diffusers" tests/python/test_mutations.py tests/python/test_sequences.py
 
 fuzz: deps
 	scripts/configure.sh fuzz

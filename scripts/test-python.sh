@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the Python package as pip does and runs its tests, in a virtual environment of its own under build/.
-# usage: test-python.sh [EXTRAS]: what else is put into that environment, such as "diffusers plot" (see pyproject.toml).
+# usage: test-python.sh [EXTRAS [TESTS...]]: what else is put into that environment, such as "diffusers plot" (see
+# pyproject.toml), and which tests run; by default all of tests/python.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 environment=build/python/environment
@@ -21,4 +22,5 @@ case " ${1:-} " in *" plot "*) pinned plot ;; esac
 arguments=(--no-build-isolation --no-deps)
 if command -v ccache >/dev/null; then arguments+=(-Ccmake.define.CMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
 "$python" -m pip install "${quiet[@]}" "${arguments[@]}" .
-"$python" -m pytest -q -rs tests/python
+tests=("${@:2}")
+"$python" -m pytest -q -rs "${tests[@]:-tests/python}"

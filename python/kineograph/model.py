@@ -4,7 +4,7 @@ import operator
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Literal, Optional, Sequence, Tuple, Union, overload
 
 import numpy
 
@@ -16,7 +16,7 @@ __all__ = ["TransformerTemporalModel", "TransformerTemporalModelOutput", "Config
 
 @dataclass
 class TransformerTemporalModelOutput(Output):
-    """What a forward returns.
+    """The output of a forward.
 
     Attributes:
         sample: (B*F, C, H, W) in the dtype of hidden_states; for discrete latents (B*F, V-1, sample_size^2) in f32.
@@ -122,6 +122,36 @@ class TransformerTemporalModel(NativeModel):
                 strict,
             )
         )
+
+    @overload
+    def __call__(
+        self,
+        hidden_states: Any,
+        encoder_hidden_states: Any = None,
+        timestep: Any = None,
+        class_labels: Any = None,
+        num_frames: int = 1,
+        cross_attention_kwargs: Optional[Mapping[str, Any]] = None,
+        return_dict: Literal[True] = True,
+        *,
+        out: Any = None,
+        training_seed: Optional[int] = None,
+    ) -> TransformerTemporalModelOutput: ...
+
+    @overload
+    def __call__(
+        self,
+        hidden_states: Any,
+        encoder_hidden_states: Any = None,
+        timestep: Any = None,
+        class_labels: Any = None,
+        num_frames: int = 1,
+        cross_attention_kwargs: Optional[Mapping[str, Any]] = None,
+        *,
+        return_dict: Literal[False],
+        out: Any = None,
+        training_seed: Optional[int] = None,
+    ) -> Tuple[Any]: ...
 
     def __call__(
         self,
