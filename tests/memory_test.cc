@@ -178,5 +178,49 @@ TEST(Memory, ASteadyStreamOfCallsAllocatesNothing) {
   EXPECT_LE(allocations(2, 1000), 40u);
 }
 
+/// The most bytes that a model's first forward holds beyond its input and output.
+template <class Model, class Options>
+std::size_t most_of(const Model& model, const Tensor& x, const Options& options) {
+  Tensor y(DType::f32, x.shape());
+  const std::size_t before = live;
+  most = before;
+  model.forward(x, y.mutable_view(), options);
+  return most - before;
+}
+
+// 16,384 pixels attend to each other: their scores alone would be a gigabyte.
+TEST(Memory, AttentionOverPixelsHoldsNoSquareOfThem) {
+  Transformer2DConfig config;
+  config.num_attention_heads = 2;
+  config.attention_head_dim = 8;
+  config.in_channels = 32;
+  config.cross_attention_dim = 16;
+  const auto model = Transformer2DModel::from_config(config, 1, {.engine = "cpu"});
+  const Tensor x = ramp({2, 32, 128, 128}), text = ramp({2, 77, 16});
+  Transformer2DForwardOptions options;
+  options.encoder_hidden_states = text;
+  options.num_threads = 2;
+  const std::size_t said = model.workspace_bytes(x, options), held = most_of(model, x, options);
+  EXPECT_LE(said, 32'000'000u);
+  EXPECT_LE(held, said + 1'000'000) << "of packed text and small tables, beyond the " << said << " that it says";
+}
+
+TEST(Memory, AVideosStreamIsWhatSpatioTemporalModelsHold) {
+  TransformerSpatioTemporalConfig config;
+  config.num_attention_heads = 4;
+  config.attention_head_dim = 8;
+  config.in_channels = 32;
+  config.cross_attention_dim = 16;
+  const auto model = TransformerSpatioTemporalModel::from_config(config, 1, {.engine = "cpu"});
+  const Tensor x = ramp({2 * 6, 32, 48, 64}), text = ramp({2, 1, 16});
+  TransformerSpatioTemporalForwardOptions options;
+  options.num_frames = 6;
+  options.encoder_hidden_states = text;
+  options.num_threads = 2;
+  const std::size_t said = model.workspace_bytes(x, options), held = most_of(model, x, options);
+  EXPECT_LE(said, 32'000'000u);
+  EXPECT_LE(held, said + 1'000'000) << "of packed text and small tables, beyond the " << said << " that it says";
+}
+
 }  // namespace
 }  // namespace kineograph

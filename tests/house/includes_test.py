@@ -16,7 +16,8 @@ ALLOWED = {
     "src/checkpoint": ["src/base"],
     "src/engine": ["src/base"],  # engine.h, the registry, and what engines share
     "src/engine/reference": ["src/engine", "src/base"],
-    # The rooms of the fused engine, from the ground up: pack, kernels, call, tile, forward, schedule, backward, the plan.
+    # The rooms of the fused engine, from the ground up: pack, kernels, call, tile, forward, schedule, backward,
+    # spatial, the plan.
     # Kernels know pointers and extents: no call, no workspace.
     "src/engine/cpu/pack": ["src/engine", "src/base"],
     "src/engine/cpu/kernels": ["src/engine/cpu/pack", "src/base"],
@@ -54,8 +55,19 @@ ALLOWED = {
         "src/engine",
         "src/base",
     ],
+    "src/engine/cpu/spatial": [
+        "src/engine/cpu/forward",
+        "src/engine/cpu/schedule",
+        "src/engine/cpu/tile",
+        "src/engine/cpu/call",
+        "src/engine/cpu/kernels",
+        "src/engine/cpu/pack",
+        "src/engine",
+        "src/base",
+    ],
     "src/engine/cpu": [
         "src/engine/cpu/backward",
+        "src/engine/cpu/spatial",
         "src/engine/cpu/schedule",
         "src/engine/cpu/tile",
         "src/engine/cpu/call",

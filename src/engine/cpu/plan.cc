@@ -10,6 +10,7 @@
 #include "engine/cpu/pack/pack.h"
 #include "engine/cpu/schedule/schedule.h"
 #include "engine/cpu/schedule/targets.h"
+#include "engine/cpu/spatial/plan.h"
 #include "engine/engine.h"
 #include "kineograph/error.h"
 
@@ -123,7 +124,7 @@ class CpuEngine : public Engine {
   std::unique_ptr<const Plan> prepare(const ModelConfig& config, const Weights& weights,
                                       const PrepareOptions& options) const override {
     const auto* temporal = std::get_if<TransformerTemporalConfig>(&config);
-    if (temporal == nullptr) return nullptr;
+    if (temporal == nullptr) return prepare_rows(config, weights, find(options.isa), options.compute_dtype);
     return std::make_unique<CpuPlan>(*temporal, weights, find(options.isa), options.compute_dtype);
   }
 

@@ -22,7 +22,7 @@ struct Image {
 
 /// Scales, shifts and gates of one block for one video.
 struct Modulation {
-  Affine norm[3];
+  Affine norm[kNorms];
   const float* gate_attn1 = nullptr;  ///< I factors of attn1's output, padded with zero to even, or null for 1
   const float* gate_ff = nullptr;     ///< I factors of ff's output, padded alike, or null for 1
 };

@@ -65,7 +65,7 @@ Affine plain_norm(const PackedModel& model, std::size_t layer, std::size_t which
                   const Modulations& made) {
   const PackedBlock& block = model.blocks[layer];
   const float* scale = block.norm_scale[which].data();
-  if (which == 2 || block.positions == nullptr) return {scale, block.norm_shift[which].data(), 0};
+  if (which >= 2 || block.positions == nullptr) return {scale, block.norm_shift[which].data(), 0};
   return {scale, made.positioned.data() + (2 * layer + which) * frames * model.inner, model.inner};
 }
 
@@ -78,7 +78,7 @@ void modulate(const Weights& weights, const Inputs& inputs, Call& call, Modulati
   call.modulations.assign(layers * call.videos, {});
   for (std::size_t layer = 0; layer < layers; ++layer)
     for (std::size_t video = 0; video < call.videos; ++video)
-      for (std::size_t which = 0; which < 3; ++which)
+      for (std::size_t which = 0; which < kNorms; ++which)
         call.modulations[layer * call.videos + video].norm[which] = plain_norm(model, layer, which, call.frames, made);
   if (model.config.norm_type == NormType::layer_norm) return;
   made.conditioning = compute_conditioning(model.config, weights, inputs);

@@ -11,6 +11,8 @@ namespace kineograph::engine::cpu {
 
 struct BackwardCall;
 struct BackwardBuffers;
+struct RowsCall;
+struct Segment;
 struct Tile;
 struct Workspace;
 class Team;
@@ -27,6 +29,8 @@ struct Target {
   /// whether this one leaves the input of next->next(), unless null. Indexed by Arithmetic; null for an
   /// arithmetic that the instruction set lacks.
   bool (*walk[kArithmetics])(const Call&, const Tile&, bool gathered, TileSource* next, Team&, Workspace&) = {};
+  /// Walks one tile through a segment; see spatial/rows.h. Indexed like walk.
+  void (*walk_segment[kArithmetics])(const RowsCall&, const Segment&, const Tile&, Team&, Workspace&) = {};
   /// y = linear(tokens): see ProjectTokens. Indexed like walk.
   void (*project_tokens[kArithmetics])(const PackedLinear&, const float* tokens, std::size_t count, std::size_t dim,
                                        std::uint32_t* operands, float* y) = {};
@@ -45,6 +49,6 @@ struct Target {
   Arithmetic arithmetic(DType dtype) const { return dtype == DType::bf16 ? bf16 : Arithmetic::f32; }
 };
 
-enum VectorFunction { kExp2, kSigmoid, kTanh, kGeluErf, kGeluTanh, kSilu, kGeluSigmoid };
+enum VectorFunction { kExp2, kSigmoid, kTanh, kGeluErf, kGeluTanh, kSilu, kGeluSigmoid, kShortExp2, kShorterExp2 };
 
 }  // namespace kineograph::engine::cpu

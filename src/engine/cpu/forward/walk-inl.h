@@ -19,7 +19,8 @@ class Walk : public AttentionWalk<kArithmetic> {
   using Base = AttentionWalk<kArithmetic>;
 
  public:
-  Walk(const Call& call, const Tile& tile, Team& team, Workspace& own) : Base(call, tile, team, own) {}
+  Walk(const Call& call, const Tile& tile, Team& team, Workspace& own)
+      : Base(call, tile, team, own), leaves_pairs_(!Discrete()) {}
 
   /// `gathered`: the walk of another tile has left this one's normalised input in own.attended. Returns true if the
   /// next tile's input is already gathered there.
@@ -66,35 +67,39 @@ class Walk : public AttentionWalk<kArithmetic> {
   void Invite(TileSource* source) {
     if (source == nullptr || model_.config.is_discrete()) return;
     std::size_t blocks = 0;
-    for (const PackedLinear& chunk : model_.blocks.back().ff_in) blocks += chunk.blocks.size();
+    for (const PackedLinear& chunk : model_.blocks.back().ff.in) blocks += chunk.blocks.size();
     if (const Tile* const next = source->next())
       arrival_.Start(call_, *next, own_.attended.data(), shape_.panels() * blocks);
   }
 
   void FeedForwardPhase(std::size_t layer) {
-    DispatchActivation(model_.config.activation_fn, [&]<Activation kActivation>() { FeedForward<kActivation>(layer); });
+    FeedForwardPhase(layer, model_.blocks[layer].ff, 2, leaves_pairs_ && layer + 1 == model_.blocks.size());
+  }
+
+  /// x += ff(norm(x)). `leaves`: x is left as the pairs that proj_out takes.
+  void FeedForwardPhase(std::size_t layer, const PackedFeedForward& ff, std::size_t norm, bool leaves) {
+    DispatchActivation(model_.config.activation_fn,
+                       [&]<Activation kActivation>() { FeedForward<kActivation>(layer, ff, norm, leaves); });
   }
 
   template <Activation kActivation>
-  void FeedForward(std::size_t layer) {
-    const PackedBlock& block = model_.blocks[layer];
+  void FeedForward(std::size_t layer, const PackedFeedForward& ff, std::size_t norm, bool leaves) {
     const std::size_t hidden_panel = OperandPanel(model_.hidden_chunk);
-    const bool leaves = layer + 1 == model_.blocks.size() && !model_.config.is_discrete();
     // A phase a chunk, so that help is never far off.
-    for (std::size_t chunk = 0; chunk < block.ff_in.size(); ++chunk)
+    for (std::size_t chunk = 0; chunk < ff.in.size(); ++chunk)
       this->Panels([&](PanelRange panels, const Worker& worker) {
         Workspace& mine = worker.memory;
-        if (chunk == 0) Normalise(layer, 2, panels);
+        if (chunk == 0) Normalise(layer, norm, panels);
         Gemm<kArithmetic>(
-            block.ff_in[chunk], own_.normed.data(), OperandPanel(model_.inner), panels,
+            ff.in[chunk], own_.normed.data(), OperandPanel(model_.inner), panels,
             ToHidden<kArithmetic, kActivation, Arrival<kArithmetic>>{
                 mine.block.data(), mine.hidden.data(), hidden_panel, worker.owns_tile ? &arrival_ : nullptr});
-        const float* gate = Modulate(layer).gate_ff;
-        if (is_paired(kArithmetic) && leaves && chunk + 1 == block.ff_in.size())
-          Gemm<kArithmetic>(block.ff_out[chunk], mine.hidden.data(), hidden_panel, panels,
+        const float* gate = norm == 2 ? Modulate(layer).gate_ff : nullptr;
+        if (is_paired(kArithmetic) && leaves && chunk + 1 == ff.in.size())
+          Gemm<kArithmetic>(ff.out[chunk], mine.hidden.data(), hidden_panel, panels,
                             ToLastPairs{own_.x.data(), XPanel(), gate, own_.normed.data()});
         else
-          AddToResidual(block.ff_out[chunk], mine.hidden.data(), hidden_panel, panels, gate);
+          AddToResidual(ff.out[chunk], mine.hidden.data(), hidden_panel, panels, gate);
       });
   }
 
@@ -104,7 +109,7 @@ class Walk : public AttentionWalk<kArithmetic> {
         this->Panels([&](PanelRange panels, Workspace& mine) {
           const std::uint32_t* operand = reinterpret_cast<const std::uint32_t*>(own_.x.data());
           if constexpr (is_paired(kArithmetic)) {
-            if (model_.blocks.empty()) RoundResidual(panels);
+            if (!leaves_pairs_ || model_.blocks.empty()) RoundResidual(panels);
             operand = own_.normed.data();
           }
           ToImage<kArithmetic, In, Out> output(call_, runs_, shape_, mine.block.data());
@@ -139,6 +144,8 @@ class Walk : public AttentionWalk<kArithmetic> {
       }
     });
   }
+
+  bool leaves_pairs_;  ///< the last feed-forward leaves x as the pairs that proj_out takes
 
  private:
   Arrival<kArithmetic> arrival_;  ///< the owner's alone

@@ -143,7 +143,7 @@ template <Epilogue E>
 struct AmxRunner {
   static_assert(std::same_as<typename E::Side, ReadAhead>, "beside the matrix unit there is time to do it all in Take");
 
-  void Run(const PackedLinear& linear, const PackedLinear::Block& block, const std::uint32_t* x, std::size_t panel,
+  void Run(const LinearView& linear, const PackedLinear::Block& block, const std::uint32_t* x, std::size_t panel,
            E& epilogue, ReadAhead& side) {
     KINEOGRAPH_ASSERT(block.rows % 2 == 0 && block.rows != 0 && block.rows <= kAmxBlockRows);
     float* to = sums_;
@@ -151,7 +151,7 @@ struct AmxRunner {
       if (block.rows % kAmxRows == 0) to = epilogue.Target(block.row, panel);
     }
     const auto kernel = block.rows > kAmxRows ? &AmxKernel<2, E> : &AmxKernel<1, E>;
-    kernel(linear.weights.data() + block.offset, linear.biased, x, linear.words, to, sums_, pending_, side);
+    kernel(linear.weights + block.offset, linear.biased, x, linear.words, to, sums_, pending_, side);
     pending_ = to == sums_ ? PendingBlock<E>{&epilogue, block.row, block.rows, panel} : PendingBlock<E>();
   }
   void Finish() { pending_.Take(sums_, pending_.rows); }

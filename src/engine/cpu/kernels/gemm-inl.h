@@ -29,24 +29,24 @@ inline constexpr std::size_t kResidentBytes = 288 * 1024;
 
 /// Runs `linear` over the panels of x [panel][word][2N], each of which is `x_panel_words` after the one before.
 template <Arithmetic kArithmetic, class E>
-requires Epilogue<std::remove_reference_t<E>> HWY_INLINE void Gemm(const PackedLinear& linear, const std::uint32_t* x,
+requires Epilogue<std::remove_reference_t<E>> HWY_INLINE void Gemm(const LinearView& linear, const std::uint32_t* x,
                                                                    std::size_t x_panel_words, PanelRange panels,
                                                                    E&& epilogue) {
   using Policy = std::remove_reference_t<E>;
   KINEOGRAPH_ASSERT(!linear.empty() && panels.begin <= panels.end);
   KINEOGRAPH_ASSERT(x_panel_words % kLanes == 0 && (x_panel_words != 0 || panels.end - panels.begin <= 1));
   BlockRunner<kArithmetic, Policy> runner;
-  const auto& blocks = linear.blocks;
+  const std::span<const PackedLinear::Block> blocks = linear.blocks;
   const std::size_t block_bytes = linear.words * blocks[0].rows * sizeof(std::uint32_t);
   const std::size_t resident = std::clamp<std::size_t>(kResidentBytes / std::max<std::size_t>(1, block_bytes), 1, 8);
   typename Policy::Side side;
-  side.line[1] = side.line[2] = reinterpret_cast<const char*>(linear.bias.data());
+  side.line[1] = side.line[2] = reinterpret_cast<const char*>(linear.bias);
   side.step[0] = 64;
   for (std::size_t first = 0; first < blocks.size(); first += resident) {
     const std::size_t last = std::min(blocks.size(), first + resident);
     // The next resident blocks; after the last, the words behind them: the next layer's (see pack_model).
-    side.line[0] = reinterpret_cast<const char*>(linear.weights.data() +
-                                                 (last < blocks.size() ? blocks[last].offset : linear.weights.size()));
+    side.line[0] =
+        reinterpret_cast<const char*>(linear.weights + (last < blocks.size() ? blocks[last].offset : linear.size));
     for (std::size_t panel = panels.begin; panel < panels.end; ++panel)
       for (std::size_t b = first; b < last; ++b) {
         const auto& block = blocks[b];

@@ -127,12 +127,12 @@ struct PutTo {
 /// Runs blocks of a linear, one panel of tokens each, for one Gemm.
 template <Arithmetic kArithmetic, Epilogue E>
 struct VectorRunner {
-  HWY_INLINE void Run(const PackedLinear& linear, const PackedLinear::Block& block, const std::uint32_t* x,
+  HWY_INLINE void Run(const LinearView& linear, const PackedLinear::Block& block, const std::uint32_t* x,
                       std::size_t panel, E& epilogue, typename E::Side& side) {
     const auto run = [&](const auto& put) KINEOGRAPH_ATTR {
       using Put = std::remove_cvref_t<decltype(put)>;
-      KernelOf<kArithmetic, Put, typename E::Side>(block.rows)(linear.weights.data() + block.offset, x, linear.words,
-                                                               linear.bias.data() + block.row, put, side);
+      KernelOf<kArithmetic, Put, typename E::Side>(block.rows)(linear.weights + block.offset, x, linear.words,
+                                                               linear.bias + block.row, put, side);
     };
     if constexpr (E::kBuffered) {
       float* const sums = epilogue.Target(block.row, panel);

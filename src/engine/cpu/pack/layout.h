@@ -70,6 +70,25 @@ struct PackedLinear {
   bool empty() const noexcept { return blocks.empty(); }
 };
 
+/// A PackedLinear's weights in memory that another object keeps.
+struct LinearView {
+  std::span<const PackedLinear::Block> blocks;
+  std::size_t words = 0;                   ///< of a row
+  const std::uint32_t* weights = nullptr;  ///< a block's first word lies at its offset
+  std::size_t size = 0;                    ///< words of all blocks
+  const float* bias = nullptr;             ///< one per row; unread by the matrix unit
+  bool biased = false;                     ///< for the matrix unit
+  LinearView() = default;
+  LinearView(const PackedLinear& linear)
+      : blocks(linear.blocks),
+        words(linear.words),
+        weights(linear.weights.data()),
+        size(linear.weights.size()),
+        bias(linear.bias.data()),
+        biased(linear.biased) {}
+  bool empty() const noexcept { return blocks.empty(); }
+};
+
 /// Scale and shift that follow a normalisation, for every channel: n * scale[c] + shift[frame * frame_stride + c].
 struct Affine {
   const float* scale = nullptr;
@@ -86,13 +105,22 @@ struct PackedAttention {
   PackedLinear out;
 };
 
+/// Chunks of hidden columns.
+struct PackedFeedForward {
+  std::vector<PackedLinear> in;   ///< values and gates interleaved block by block
+  std::vector<PackedLinear> out;  ///< the same chunks as columns; the first has the bias
+};
+
+/// norm1, norm2, norm3 and norm_in.
+inline constexpr std::size_t kNorms = 4;
+
 struct PackedBlock {
   PackedAttention attn[2];
-  Buffer<float> norm_scale[3], norm_shift[3];  ///< of norm1, norm2, norm3
-  const float* positions = nullptr;            ///< (N, inner), added behind norm1 and norm2; null for none
-  float norm_epsilon[3] = {};
-  std::vector<PackedLinear> ff_in;   ///< chunks of hidden columns, values and gates interleaved block by block
-  std::vector<PackedLinear> ff_out;  ///< the same chunks as columns; the first has the bias
+  Buffer<float> norm_scale[kNorms], norm_shift[kNorms];
+  const float* positions = nullptr;  ///< (N, inner), added behind norm1 and norm2; null for none
+  float norm_epsilon[kNorms] = {};
+  PackedFeedForward ff;
+  PackedFeedForward entry;  ///< of TransformerSpatioTemporalModel's temporal blocks: its norm is norm_in
 };
 
 /// A model packed for one instruction set and arithmetic.

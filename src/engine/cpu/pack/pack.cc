@@ -10,6 +10,36 @@
 #include "engine/epsilons.h"
 
 namespace kineograph::engine::cpu {
+
+std::size_t block_words(std::size_t rows, std::size_t words, Arithmetic arithmetic, bool biased) {
+  if (arithmetic != Arithmetic::bf16_amx) return rows * words;
+  return round_up(rows, kAmxRows) * (round_up(words, kAmxWords) + (biased ? kAmxWords : 0));
+}
+
+std::vector<PackedLinear::Block> cut_blocks(std::size_t rows, std::size_t words, std::size_t unit,
+                                            const PackOptions& options, bool biased) {
+  if (options.arithmetic == Arithmetic::bf16_amx) {
+    std::vector<PackedLinear::Block> blocks;
+    for (std::size_t row = 0, offset = 0; row < rows; row += kAmxBlockRows) {
+      const std::size_t height = std::min(kAmxBlockRows, rows - row);
+      blocks.push_back({static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(height), offset});
+      offset += block_words(height, words, options.arithmetic, biased);
+    }
+    return blocks;
+  }
+  const std::size_t units = rows / unit, per_block = options.max_rows / unit;
+  const std::size_t count = (units + per_block - 1) / per_block;
+  std::vector<PackedLinear::Block> blocks(count);
+  std::size_t row = 0, offset = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::size_t height = (units / count + (i < units % count ? 1 : 0)) * unit;
+    blocks[i] = {static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(height), offset};
+    row += height;
+    offset += height * words;
+  }
+  return blocks;
+}
+
 namespace {
 
 /// One output row of a packed linear: where its weights come from. A null row is padding.
@@ -93,37 +123,6 @@ void pack_block(const std::vector<Row>& rows, const PackedLinear::Block& block, 
   }
 }
 
-/// Words of blocks of `rows`.
-std::size_t block_words(std::size_t rows, std::size_t words, Arithmetic arithmetic, bool biased) {
-  if (arithmetic != Arithmetic::bf16_amx) return rows * words;
-  return round_up(rows, kAmxRows) * (round_up(words, kAmxWords) + (biased ? kAmxWords : 0));
-}
-
-/// Cuts `rows` (a multiple of `unit`) into blocks of nearly equal height, or of the matrix unit's height and a rest.
-std::vector<PackedLinear::Block> cut_blocks(std::size_t rows, std::size_t words, std::size_t unit,
-                                            const PackOptions& options, bool biased = false) {
-  if (options.arithmetic == Arithmetic::bf16_amx) {
-    std::vector<PackedLinear::Block> blocks;
-    for (std::size_t row = 0, offset = 0; row < rows; row += kAmxBlockRows) {
-      const std::size_t height = std::min(kAmxBlockRows, rows - row);
-      blocks.push_back({static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(height), offset});
-      offset += block_words(height, words, options.arithmetic, biased);
-    }
-    return blocks;
-  }
-  const std::size_t units = rows / unit, per_block = options.max_rows / unit;
-  const std::size_t count = (units + per_block - 1) / per_block;
-  std::vector<PackedLinear::Block> blocks(count);
-  std::size_t row = 0, offset = 0;
-  for (std::size_t i = 0; i < count; ++i) {
-    const std::size_t height = (units / count + (i < units % count ? 1 : 0)) * unit;
-    blocks[i] = {static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(height), offset};
-    row += height;
-    offset += height * words;
-  }
-  return blocks;
-}
-
 PackedLinear pack(std::vector<Row> rows, std::size_t cols, std::size_t unit, const PackOptions& options) {
   const bool pairs = options.arithmetic != Arithmetic::f32;
   PackedLinear linear;
@@ -189,12 +188,9 @@ void pack_attention(const Attention& attention, const PackedModel& model, Packed
   packed.out = pack_whole(attention.to_out, options);
 }
 
-void pack_norms(const Block& block, std::size_t inner, PackedBlock& packed) {
-  const Norm* const norms[3] = {&block.norm1, &block.norm2, &block.norm3};
-  for (std::size_t which = 0; which < 3; ++which) {
-    packed.norm_scale[which] = or_filled(norms[which]->weight, inner, 1.0f);
-    packed.norm_shift[which] = or_filled(norms[which]->bias, inner, 0.0f);
-  }
+void pack_norm(const Norm& norm, std::size_t inner, std::size_t which, PackedBlock& packed) {
+  packed.norm_scale[which] = or_filled(norm.weight, inner, 1.0f);
+  packed.norm_shift[which] = or_filled(norm.bias, inner, 0.0f);
 }
 
 /// Blocks whose tables lie in one place share one: a configuration may ask for many layers of very many positions.
@@ -209,18 +205,21 @@ void pack_positions(const std::vector<Block>& blocks, PackedModel& model) {
   }
 }
 
-void pack_feed_forward(const Block& block, PackedModel& model, PackedBlock& packed, const PackOptions& options) {
+PackedFeedForward pack_feed_forward(const Linear& in, const Linear& out, const PackedModel& model,
+                                    const PackOptions& options) {
   const bool gated = is_gated(model.config.activation_fn);
-  const auto hidden = static_cast<std::size_t>(block.ff_out.weight.size(1));
+  const auto hidden = static_cast<std::size_t>(out.weight.size(1));
+  PackedFeedForward packed;
   for (std::size_t first = 0; first < hidden; first += model.hidden_chunk) {
     const std::size_t count = std::min(model.hidden_chunk, hidden - first);
-    packed.ff_in.push_back(gated ? pack_gated(part(block.ff_in, first, count), part(block.ff_in, hidden + first, count),
-                                              model.inner, options)
-                                 : pack_rows({part(block.ff_in, first, count)}, 0, model.inner, options));
-    RowRange out = whole(block.ff_out);
-    if (first != 0) out.bias = {};
-    packed.ff_out.push_back(pack_rows({out}, first, count, options));
+    packed.in.push_back(gated
+                            ? pack_gated(part(in, first, count), part(in, hidden + first, count), model.inner, options)
+                            : pack_rows({part(in, first, count)}, 0, model.inner, options));
+    RowRange rows = whole(out);
+    if (first != 0) rows.bias = {};
+    packed.out.push_back(pack_rows({rows}, first, count, options));
   }
+  return packed;
 }
 
 }  // namespace
@@ -302,16 +301,33 @@ PackedModel pack_model(const TransformerTemporalConfig& config, const Weights& w
   }
   for (const Block& block : weights.blocks) {
     PackedBlock packed;
-    pack_norms(block, model.inner, packed);
+    const Norm* const norms[] = {&block.norm1, &block.norm2, &block.norm3};
+    for (std::size_t which = 0; which < 3; ++which) pack_norm(*norms[which], model.inner, which, packed);
     for (std::size_t which = 0; which < 3; ++which)
       packed.norm_epsilon[which] = static_cast<float>(norm_epsilon(config, which));
     pack_attention(block.attn1, model, packed.attn[0], options);
     if (config.has_attn2()) pack_attention(block.attn2, model, packed.attn[1], options);
-    pack_feed_forward(block, model, packed, options);
+    packed.ff = pack_feed_forward(block.ff_in, block.ff_out, model, options);
     model.blocks.push_back(std::move(packed));
   }
   pack_positions(weights.blocks, model);
   if (!config.is_discrete()) model.proj_out = pack_whole(weights.proj_out, options);
+  return model;
+}
+
+PackedModel pack_temporal_blocks(const TransformerTemporalConfig& config, const Weights& weights, Arithmetic arithmetic,
+                                 std::size_t max_rows) {
+  Weights clips = weights;
+  clips.blocks.assign(weights.temporal_blocks.begin(), weights.temporal_blocks.end());
+  clips.temporal_blocks.clear();
+  PackedModel model = pack_model(config, clips, arithmetic, max_rows);
+  for (std::size_t layer = 0; layer < model.blocks.size(); ++layer) {
+    const TemporalBlock& block = weights.temporal_blocks[layer];
+    PackedBlock& packed = model.blocks[layer];
+    pack_norm(block.norm_in, model.inner, 3, packed);
+    packed.norm_epsilon[3] = static_cast<float>(config.norm_eps);
+    packed.entry = pack_feed_forward(block.first_ff_in, block.first_ff_out, model, {arithmetic, max_rows});
+  }
   return model;
 }
 

@@ -188,6 +188,22 @@ void walk_tiles(const Call& call, const Target& target, const TileShape& shape, 
   spread(workers, work, tbb::simple_partitioner());
 }
 
+void walk_indices(std::size_t count, int threads, const WorkspaceSizes& sizes, WorkspacePool& pool,
+                  const IndexedWalk& walk) {
+  if (count == 0) return;
+  const std::size_t all = threads_here(threads), workers = std::min(all, count);
+  Helpers helpers(all, all - workers);
+  std::atomic<std::size_t> counter{0};
+  const auto work = [&](std::size_t) {
+    const BorrowedWorkspace own(pool, sizes);
+    Helped team(helpers, *own, sizes, pool);
+    for (std::size_t i = counter++; i < count; i = counter++) walk(i, team, *own);
+    helpers.join();
+  };
+  if (workers == 1) return work(0);
+  spread(workers, work, tbb::simple_partitioner());
+}
+
 std::size_t tile_count(const Call& call, const TileShape& shape) { return Tiling(call, shape).size(); }
 
 void walk_tiles_in_order(const Call& call, const TileShape& shape, int threads, std::size_t walkers,

@@ -21,6 +21,11 @@ void run_in_arena(int threads, const std::function<void()>& body);
 void walk_tiles(const Call& call, const Target& target, const TileShape& shape, int threads,
                 const WorkspaceSizes& sizes, WorkspacePool& pool);
 
+/// Calls walk(i, team, own workspace) for every i below `count`, each by one thread, helped likewise.
+using IndexedWalk = std::function<void(std::size_t, Team&, Workspace&)>;
+void walk_indices(std::size_t count, int threads, const WorkspaceSizes& sizes, WorkspacePool& pool,
+                  const IndexedWalk& walk);
+
 /// Tiles of a call.
 std::size_t tile_count(const Call& call, const TileShape& shape);
 

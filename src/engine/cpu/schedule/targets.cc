@@ -22,6 +22,10 @@ namespace kineograph::engine::cpu::HWY_NAMESPACE {
 void WalkBackward(const BackwardCall& backward, const Tile& tile, Team& team, Turns& turns, BackwardBuffers& buffers);
 std::size_t BackwardScratch(std::size_t queries, std::size_t keys);
 
+// spatial/targets.cc
+template <Arithmetic kArithmetic>
+void WalkSegment(const RowsCall& rows, const Segment& segment, const Tile& tile, Team& team, Workspace& workspace);
+
 template <Arithmetic kArithmetic>
 bool WalkTile(const Call& call, const Tile& tile, bool gathered, TileSource* next, Team& team, Workspace& workspace) {
   return Walk<kArithmetic>(call, tile, team, workspace).Run(gathered, next);
@@ -117,6 +121,10 @@ void Apply(int which, const float* in, float* out, std::size_t n) {
   switch (static_cast<VectorFunction>(which)) {
     case kExp2:
       return ApplyTo(in, out, n, [](Vec x) KINEOGRAPH_ATTR { return Exp2(x); });
+    case kShortExp2:
+      return ApplyTo(in, out, n, [](Vec x) KINEOGRAPH_ATTR { return ShortExp2<5>(x); });
+    case kShorterExp2:
+      return ApplyTo(in, out, n, [](Vec x) KINEOGRAPH_ATTR { return ShortExp2<3>(x); });
     case kSigmoid:
       return ApplyTo(in, out, n, [](Vec x) KINEOGRAPH_ATTR { return Sigmoid(x); });
     case kTanh:
@@ -135,6 +143,7 @@ void Apply(int which, const float* in, float* out, std::size_t n) {
 template <Arithmetic kArithmetic>
 void Offer(Target& target) {
   target.walk[static_cast<int>(kArithmetic)] = &WalkTile<kArithmetic>;
+  target.walk_segment[static_cast<int>(kArithmetic)] = &WalkSegment<kArithmetic>;
   target.project_tokens[static_cast<int>(kArithmetic)] = &ProjectTokens<kArithmetic>;
 }
 
