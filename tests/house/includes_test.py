@@ -94,6 +94,7 @@ PYTHON = [
     "native_model",
     "model",
     "spatial",
+    "film",
     "plot",
     "diffusers/upstream",
     "diffusers/blocks",
