@@ -1,6 +1,4 @@
 // The instruction sets of Highway that the engine is not compiled for; included before foreach_target.h.
-#undef HWY_DISABLED_TARGETS
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3 | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128)
 #pragma once
 
 #define HWY_WANT_AVX3_DL 1
