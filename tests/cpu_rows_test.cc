@@ -22,7 +22,7 @@ double spacing(DType dtype, double magnitude) {
   return std::ldexp(1.0, std::max(-24, std::ilogb(std::max(magnitude, 1e-30))) - digits);
 }
 
-/// What a computation may be off by: as cpu_engine_test.cc derives it. A layer of TransformerSpatioTemporalModel has
+/// The largest error of a computation, derived as in cpu_engine_test.cc. A layer of TransformerSpatioTemporalModel has
 /// the stages of two blocks and one more feed-forward.
 double tolerance(const RandomRowsCase& c, DType compute_dtype, double branch, double scale) {
   const double epsilon = compute_dtype == DType::bf16 ? 0x1p-8 : 0x1p-23;

@@ -39,7 +39,7 @@ struct ToQueries {
   }
 };
 
-/// What is added to scores: nothing, one value a key, or one a key and query.
+/// Biases of scores: none, one a key, or one a key and query.
 enum class ScoreBias { none, keys, lanes };
 
 /// Writes a piece's scores [key][2N] and keeps the lanes' largest.
@@ -93,7 +93,7 @@ struct NoLaneBias {};
 template <Arithmetic kArithmetic>
 inline constexpr std::size_t kExpDegree = is_paired(kArithmetic) ? 3 : 5;
 
-/// How far, in powers of two, a score may exceed what is subtracted from it before that is raised: sums keep their
+/// Powers of two by which a score may exceed its base before the base is raised: sums keep their
 /// digits, and what was summed is rarely scaled.
 inline constexpr float kHeadroom = 8.0f;
 
@@ -175,7 +175,7 @@ HWY_INLINE void PowersOfScores(const OnlinePanel& panel, std::size_t keys, float
   }
 }
 
-/// What the queries of a range of panels, [panel][channel][2N] scaled by ToQueries, are given by the keys of one head.
+/// Attention of the queries of a few panels, [panel][channel][2N] scaled by ToQueries, to the keys of one head.
 template <Arithmetic kArithmetic>
 class OnlineAttention {
  public:

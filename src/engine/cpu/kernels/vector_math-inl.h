@@ -32,13 +32,13 @@ HWY_INLINE Vec Exp2(Vec x) {
   return hn::Mul(y, hn::BitCast(d, exponent));
 }
 
-/// 2^x for x <= 127, of relative error below 1.9e-7 by a polynomial of degree 5, 1.1e-4 by one of degree 3. With AVX-512
-/// 0 where it underflows, elsewhere at least 2^-125; NaN of NaN.
+/// 2^x for x <= 127, of relative error below 1.9e-7 by a polynomial of degree 5, 1.1e-4 by one of degree 3. With
+/// AVX-512 0 where it underflows, elsewhere at least 2^-125; NaN of NaN.
 template <std::size_t kDegree>
 HWY_INLINE Vec ShortExp2(Vec x) {
   static_assert(kDegree == 3 || kDegree == 5);
   const D d;
-  const auto polynomial = [&](const float (&power)[kDegree], Vec r) KINEOGRAPH_ATTR {
+  const auto polynomial = [&](const float(&power)[kDegree], Vec r) KINEOGRAPH_ATTR {
     Vec y = hn::Set(d, power[0]);
     KINEOGRAPH_UNROLL for (std::size_t i = 1; i < kDegree; ++i) y = hn::MulAdd(y, r, hn::Set(d, power[i]));
     return hn::MulAdd(y, r, hn::Set(d, 1.0f));

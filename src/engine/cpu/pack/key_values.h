@@ -10,7 +10,7 @@
 
 namespace kineograph::engine::cpu {
 
-/// How the keys and values of one head lie packed. They are cut into pieces of a few keys; a piece is the weights of
+/// The packed keys and values of one head. They are cut into pieces of a few keys; a piece is the weights of
 /// two products: keys as rows over channels, then channels as rows over keys. In bf16 a word is a pair of neighbouring
 /// channels of a key, or of neighbouring keys of a channel.
 class KeyValueLayout {
@@ -38,7 +38,7 @@ class KeyValueLayout {
     return view(shape_of(piece).values, head + piece * whole_.size + shape_of(piece).keys.size);
   }
 
-  /// Where word `word` of row `row` of a view's weights lies.
+  /// Offset of word `word` of row `row` in a view's weights.
   std::size_t at(const LinearView& view, std::size_t row, std::size_t word) const noexcept {
     const PackedLinear::Block& block = block_of(view, row);
     return block.offset + within(block, row - block.row, word);
@@ -50,7 +50,7 @@ class KeyValueLayout {
     while (row >= view.blocks[b].row + view.blocks[b].rows) ++b;
     return view.blocks[b];
   }
-  /// Where a word of a block's row lies in the block.
+  /// Offset of a word of a block's row in the block.
   std::size_t within(const PackedLinear::Block& block, std::size_t row, std::size_t word) const noexcept {
     if (arithmetic_ != Arithmetic::bf16_amx) return word * block.rows + row;
     return (word / kAmxWords * round_up(block.rows, kAmxRows) + row) * kAmxWords + word % kAmxWords;
@@ -89,7 +89,7 @@ inline std::size_t online_attention_floats(const KeyValueLayout& layout, std::si
   return (3 * round_up(layout.piece_keys(), 2) + panels * (pad_channels(layout.head_dim()) + 3)) * panel;
 }
 
-/// What attention over many keys multiplies by where a model's layers multiply by `arithmetic`.
+/// The arithmetic of attention over many keys in a model whose layers multiply by `arithmetic`.
 inline constexpr Arithmetic attention_arithmetic(Arithmetic arithmetic) {
   return is_paired(arithmetic) ? arithmetic : Arithmetic::f32;
 }

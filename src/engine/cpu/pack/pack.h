@@ -20,7 +20,7 @@ struct PackOptions {
   Slab* slab = nullptr;      ///< where weights go, as far as they fit
 };
 
-/// What blocks of `rows` take, in words.
+/// Words of blocks of `rows`.
 std::size_t block_words(std::size_t rows, std::size_t words, Arithmetic arithmetic, bool biased);
 
 /// Cuts `rows` (a multiple of `unit`) into blocks of nearly equal height, or of the matrix unit's height and a rest.

@@ -1,4 +1,4 @@
-// What rows attend to besides their pixels, made ready before any tile is walked.
+// Keys and values of text and image prompts, and biases of scores; made before any tile is walked.
 #pragma once
 
 #include <vector>
@@ -9,18 +9,17 @@
 
 namespace kineograph::engine::cpu {
 
-/// Which layers of a head's keys, then values, a context goes through: null for attentions that do not read it.
+/// The layers that make a context's keys and values for one attention.
 struct ContextLayers {
   const std::vector<PackedLinear>* kv = nullptr;  ///< per head
   std::size_t slot = 0;                           ///< layer * 2 + which
 };
 
-/// Keys and values of `tokens` (E, S, D), of which row n of `rows` reads n * stride + n's share: row n * E / rows.
-/// `step`: rows between those of two neighbours, so that videos read their first frame's.
+/// Tokens (E, S, D), of which row n reads n * E / rows.
 struct ContextRequest {
   TensorView tokens;
   std::size_t rows = 0;    ///< rows of hidden_states
-  std::size_t step = 1;    ///< every step-th of them has a place in the context
+  std::size_t step = 1;    ///< only every step-th has a place in the context: the first frames of videos
   std::size_t layers = 0;  ///< of the model
   std::vector<ContextLayers> through;
 };

@@ -15,7 +15,7 @@
 namespace kineograph::engine::cpu {
 namespace {
 
-/// What a call needs beyond the model and the caller's memory, kept for the next one.
+/// Memory of a call beyond the model and the caller's, kept for the next one.
 struct RowsState {
   RowsCall call;
   GroupNormTables group_norm;
@@ -52,7 +52,7 @@ std::vector<PackedLinear> pack_prompt(const Attention& attention, std::size_t ad
   return heads;
 }
 
-/// How the pixels of rows are cut into tiles.
+/// The cut of rows into tiles.
 struct Tiling {
   TileShape shape;
   std::size_t runs = 0;  ///< of N pixels, a row

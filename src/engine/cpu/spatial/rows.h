@@ -24,7 +24,7 @@ struct Step {
   std::size_t turn = 0;      ///< of those that do, in turn 0 and 1: whose keys and values
 };
 
-/// What a tile does between two times that pixels or frames meet.
+/// The work of a tile between two meetings of pixels or frames.
 struct Segment {
   enum class Begin { input, stream } begin = Begin::stream;
   enum class End {
@@ -49,7 +49,7 @@ struct Context {
   }
 };
 
-/// log2(e) times what is added to a score. Finite biases stay finite, since a query that meets nothing but the lowest
+/// log2(e) times a bias. Finite biases stay finite, since a query that meets nothing but the lowest
 /// number is given the mean of all values.
 inline float exponent_of(float bias) {
   const float exponent = bias * 1.44269504f;
@@ -57,7 +57,7 @@ inline float exponent_of(float bias) {
                                                      : exponent;
 }
 
-/// What is added to the scores of one of the two attentions, times log2(e).
+/// Biases of the scores of one of the two attentions, times log2(e).
 struct ScoreBiases {
   TensorView view;           ///< (N, heads, Q, K); absent for none
   std::vector<float> table;  ///< [row][head][K] where all queries have the same
