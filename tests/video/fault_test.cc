@@ -182,8 +182,7 @@ TEST_F(Faults, Load) {
     const auto model = TransformerTemporalModel::from_pretrained(folder_);
     EXPECT_TRUE(same(model.forward(called.x, called.options(1)).sample, want));
   };
-  at_every_point(
-      "load", Fault::large_allocation, ENOMEM, load, [](bool) {});
+  at_every_point("load", Fault::large_allocation, ENOMEM, load, [](bool) {});
   at_every_point("load", Fault::map, ENOMEM, load, [](bool) {});
 }
 

@@ -1,4 +1,6 @@
 // The fused engine: GroupNorm statistics, then tiles that walk through all layers in cache.
+#include "engine/cpu/spatial/plan.h"
+
 #include <functional>
 #include <numeric>
 
@@ -10,7 +12,6 @@
 #include "engine/cpu/pack/pack.h"
 #include "engine/cpu/schedule/schedule.h"
 #include "engine/cpu/schedule/targets.h"
-#include "engine/cpu/spatial/plan.h"
 #include "engine/engine.h"
 #include "kineograph/error.h"
 
