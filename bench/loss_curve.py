@@ -12,8 +12,10 @@ import argparse
 import copy
 
 import diffusers
+import figures
 import kineograph
 import torch
+from vs_peers import cpu_name
 
 FRAMES, CHANNELS, SIDE, VIDEOS = 8, 32, 8, 2
 
@@ -87,31 +89,35 @@ def main():
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (above, below) = pyplot.subplots(2, 1, figsize=(7, 6), sharex=True, height_ratios=(2, 1))
+    figure, (above, below) = pyplot.subplots(2, 1, figsize=(7.5, 6), sharex=True, height_ratios=(2, 1))
     above.plot(theirs, color="#52606d", linewidth=3, label="PyTorch")
     above.plot(found, color="#d1495b", linewidth=1, label="kineograph")
-    above.set_ylabel("loss")
+    above.set_ylabel("loss (logarithmic)")
+    above.set_title("The same training run with kineograph and with PyTorch, f32", fontsize=11)
     above.set_yscale("log")
     above.legend(frameon=False)
     for losses, colour, label in (
         (found, "#d1495b", "kineograph − PyTorch"),
         (others, "#9aa5b1", "PyTorch from weights one rounding off − PyTorch"),
     ):
-        # A loss that is the same to the last bit has no place on this axis.
+        # A loss that is the same to the last bit has no place on a logarithmic axis; the legend counts them.
+        differences = [abs(a - b) / b for a, b in zip(losses, theirs)]
+        equal = differences.count(0)
         below.plot(
-            [abs(a - b) / b or float("nan") for a, b in zip(losses, theirs)],
+            [difference or float("nan") for difference in differences],
             ".",
             color=colour,
             markersize=3,
-            label=label,
+            label=f"{label} ({equal} of {len(losses)} equal to the last bit, not shown)",
         )
     below.set_yscale("log")
-    below.set_ylabel("difference, of the loss")
+    below.set_ylabel("difference, of the loss\n(logarithmic)")
     below.set_xlabel("step")
     below.legend(frameon=False, fontsize=8)
     for axis in (above, below):
         axis.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
+    figure.text(0.99, 0.005, f"Made on: {cpu_name()}, {figures.today()}", ha="right", fontsize=7, color="#52606d")
+    figure.tight_layout(rect=(0, 0.02, 1, 1))
     figure.savefig(arguments.output + ".png", dpi=110)
     print(
         f"{arguments.steps} steps, loss {theirs[0]:.4f} to {theirs[-1]:.4f}, {ours.num_parameters():,} parameters, f32"

@@ -25,6 +25,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import figures
 import vs_peers
 from vs_peers import cpu_name, memory_kib, model_arguments, reset_peak, shape_of
 
@@ -38,7 +39,7 @@ PROGRAMS = {
 ALLOWED = {"f32": 1e-5, "bf16": 5e-2}
 
 
-# --- What a program's process does ----------------------------------------------------------------------------------
+# --- A program's process --------------------------------------------------------------------------------------------
 
 
 def make_step(program, shape, dtype):
@@ -133,7 +134,7 @@ def worker(arguments):
         print(json.dumps({"error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}), file=answers, flush=True)
 
 
-# --- What is timed --------------------------------------------------------------------------------------------------
+# --- Timing ---------------------------------------------------------------------------------------------------------
 
 
 def command(name, folder, shape_id, dtype, threads, program):
@@ -171,7 +172,7 @@ def errors(folder, name, truth):
 
 
 def peak_gflops(program, dtype, threads):
-    """What multiply-adds on registers reach now, and the instruction set they are of."""
+    """Rate of multiply-adds on registers now, and their instruction set."""
     tiny = ["--shape", "1x8x64x8x8:4x16", "--repeats", "1", "--dtype", dtype, "--threads", str(threads)]
     (row,) = vs_peers.bench(program, *tiny)
     return row["peak_gflops"], row["isa"]
@@ -222,7 +223,7 @@ def measure(shape_id, dtype, names, rounds, threads, program, say):
         return rows
 
 
-# --- What is shown --------------------------------------------------------------------------------------------------
+# --- Tables and pictures --------------------------------------------------------------------------------------------
 
 
 def table(rows):
@@ -247,40 +248,23 @@ def table(rows):
     return "\n".join(lines) + "\n"
 
 
-def plot(rows, path):
-    import matplotlib
+def memory_of(row):
+    """MB that a process grew by. Below one it shows nothing: the step fitted into memory that was there before."""
+    megabytes = row["memory_bytes"] / 1e6 if "memory_bytes" in row else 0
+    return megabytes if megabytes >= 1 else "none seen"
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
+def plot(rows, path, made_on):
     dtypes = list(dict.fromkeys(r["dtype"] for r in rows))
-    shapes = list(dict.fromkeys(r["shape"] for r in rows))
-    programs = list(dict.fromkeys(r["program"] for r in rows))
-    colours = ["#d1495b", "#9aa5b1", "#cbd2d9", "#52606d"]
-    figure, axes = pyplot.subplots(2, len(dtypes), figsize=(2 + 5 * len(dtypes), 6), squeeze=False)
+    figure, axes = figures.new(len(dtypes), 2)
     for column, dtype in enumerate(dtypes):
+        mine = [r for r in rows if r["dtype"] == dtype]
         speed, memory = axes[0][column], axes[1][column]
-        for r in rows:
-            if r["dtype"] == dtype and "seconds" in r:
-                p, s = programs.index(r["program"]), shapes.index(r["shape"])
-                place = s + 0.2 * (p - (len(programs) - 1) / 2)
-                speed.bar(place, r["gflops"], 0.18, color=colours[p], label=r["program"] if s == 0 else None)
-                memory.bar(place, r["memory_bytes"] / 1e6, 0.18, color=colours[p])
-        peak = max(r["peak_gflops"] for r in rows if r["dtype"] == dtype)
-        speed.axhline(peak, color="black", linewidth=0.8, linestyle="--")
-        speed.text(len(shapes) - 0.45, peak, "peak of multiply-adds", ha="right", va="bottom", fontsize=8)
-        speed.set_ylim(0, 1.15 * peak)
-        speed.set_title(f"forward and backward, {dtype}")
-        speed.set_ylabel("GFLOP/s, 3 × the forward's work")
-        memory.set_yscale("log")
-        memory.set_ylabel("MB beyond weights, gradients,\nsample and input gradient")
-        for axis in (speed, memory):
-            axis.set_xticks(range(len(shapes)), shapes)
-            axis.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=len(programs), frameon=False, fontsize=8)
-    figure.tight_layout(rect=(0, 0.05, 1, 1))
-    figure.savefig(path, dpi=110)
+        figures.bars(speed, mine, lambda r: r.get("gflops", "failed"), "GFLOP/s of 3 × the forward's work")
+        figures.peak(speed, mine)
+        speed.set_title(f"forward and backward, {dtype}", fontsize=10)
+        figures.bars(memory, mine, memory_of, "MB beyond weights and gradients", log=True)
+    figures.save(figure, axes, "Training one temporal module of AnimateDiff through torch", made_on, path)
 
 
 def main():
@@ -298,11 +282,17 @@ def main():
     parser.add_argument(
         "--output", default="training", help="OUTPUT.json, .md and .png are written (default: training)"
     )
+    parser.add_argument("--redraw", action="store_true", help="only draw OUTPUT.png, of what was measured before")
     for hidden in ("--worker", "--folder"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         return worker(arguments)
+
+    if arguments.redraw:
+        rows = json.loads(Path(arguments.output + ".json").read_text())
+        head = Path(arguments.output + ".md").read_text().split("\n")[0]
+        return plot(rows, arguments.output + ".png", head)
 
     def say(line):
         print(line, file=sys.stderr, flush=True)
@@ -320,11 +310,11 @@ def main():
                 say,
             )
             # After each, so that an interrupted run keeps what it has.
-            made_on = f"Made on: {cpu_name()}, {arguments.threads} threads, {rows[0]['isa']}.\n\n"
+            head = f"Made on: {cpu_name()}, {arguments.threads} threads, {rows[0]['isa']}, {figures.today()}."
             Path(arguments.output + ".json").write_text(json.dumps(rows, indent=1) + "\n")
-            Path(arguments.output + ".md").write_text(made_on + table(rows))
-            plot(rows, arguments.output + ".png")
-    print(made_on + table(rows), end="")
+            Path(arguments.output + ".md").write_text(head + "\n\n" + table(rows))
+            plot(rows, arguments.output + ".png", head)
+    print(head + "\n\n" + table(rows), end="")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import figures
+
 PEERS = {"eager": "PyTorch eager", "compile": "torch.compile", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 ALLOWED = {"f32": 1e-4, "bf16": 5e-2}  # of the largest output
 
@@ -58,7 +60,7 @@ def shape_of(program, name):
     return Shape(**bench(program, "--list", "--shape", name)[0])
 
 
-# --- What a peer's process does -------------------------------------------------------------------------------------
+# --- A peer's process -----------------------------------------------------------------------------------------------
 
 
 def load_diffusers(folder, dtype):
@@ -159,7 +161,7 @@ def worker(arguments):
         print(json.dumps({"error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}), file=answers, flush=True)
 
 
-# --- What is timed --------------------------------------------------------------------------------------------------
+# --- Timing ---------------------------------------------------------------------------------------------------------
 
 
 class Stopped:
@@ -244,7 +246,7 @@ class Kineograph:
 
 
 def model_arguments(shape):
-    """What diffusers' class is made with."""
+    """Arguments of diffusers' class."""
     positions = {"positional_embeddings": "sinusoidal", "num_positional_embeddings": shape.positions}
     return {
         "num_attention_heads": shape.heads,
@@ -315,7 +317,7 @@ def measure(program, shape_id, dtype, names, rounds, threads, say):
         return rows
 
 
-# --- What is shown --------------------------------------------------------------------------------------------------
+# --- Tables and pictures --------------------------------------------------------------------------------------------
 
 
 def cpu_name():
@@ -358,36 +360,15 @@ def table(rows):
     return "\n".join(lines) + "\n"
 
 
-def plot(rows, path):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+def plot(rows, path, made_on):
     dtypes = list(dict.fromkeys(r["dtype"] for r in rows))
-    shapes = list(dict.fromkeys(r["shape"] for r in rows))
-    programs = list(dict.fromkeys(r["program"] for r in rows))
-    colours = ["#d1495b", "#9aa5b1", "#7b8794", "#cbd2d9", "#52606d"]
-    figure, axes = pyplot.subplots(1, len(dtypes), figsize=(5 * len(dtypes), 3.4), squeeze=False)
+    figure, axes = figures.new(len(dtypes))
     for axis, dtype in zip(axes[0], dtypes):
-        for p, program in enumerate(programs):
-            for s, shape in enumerate(shapes):
-                for r in rows:
-                    if (r["shape"], r["dtype"], r["program"]) == (shape, dtype, program) and "gflops" in r:
-                        label = program if s == 0 else None
-                        axis.bar(s + 0.16 * (p - 2), r["gflops"], 0.15, color=colours[p], label=label)
-        peak = max(r["peak_gflops"] for r in rows if r["dtype"] == dtype)
-        axis.axhline(peak, color="black", linewidth=0.8, linestyle="--")
-        axis.text(len(shapes) - 0.45, peak, "peak of multiply-adds", ha="right", va="bottom", fontsize=8)
-        axis.set_xticks(range(len(shapes)), shapes)
-        axis.set_ylim(0, 1.12 * peak)
-        axis.set_title(dtype)
-        axis.set_ylabel("GFLOP/s")
-        axis.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=len(programs), frameon=False, fontsize=8)
-    figure.tight_layout(rect=(0, 0.07, 1, 1))
-    figure.savefig(path, dpi=110)
+        mine = [r for r in rows if r["dtype"] == dtype]
+        figures.bars(axis, mine, lambda r: r.get("gflops", f"no {r['dtype']}"), "GFLOP/s, more is faster")
+        figures.peak(axis, mine)
+        axis.set_title(f"forward, {dtype}", fontsize=10)
+    figures.save(figure, axes, "One temporal module of AnimateDiff, five programs", made_on, path)
 
 
 def main():
@@ -399,12 +380,18 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--output", default="peers", help="OUTPUT.json, .md and .png are written (default: peers)")
+    parser.add_argument("--redraw", action="store_true", help="only draw OUTPUT.png, of what was measured before")
     for hidden in ("--worker", "--folder", "--dtype"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     parser.add_argument("--frames", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         return worker(arguments)
+
+    if arguments.redraw:
+        rows = json.loads(Path(arguments.output + ".json").read_text())
+        head = Path(arguments.output + ".md").read_text().split("\n")[0]
+        return plot(rows, arguments.output + ".png", head)
 
     def say(line):
         print(line, file=sys.stderr, flush=True)
@@ -415,11 +402,11 @@ def main():
             names = [name for name in arguments.peers.split(",") if name]
             rows += measure(arguments.program, shape_id, dtype, names, arguments.rounds, arguments.threads, say)
             # After each, so that an interrupted run keeps what it has.
-            made_on = f"Made on: {cpu_name()}, {arguments.threads} threads, {rows[0]['isa']}.\n\n"
+            head = f"Made on: {cpu_name()}, {arguments.threads} threads, {rows[0]['isa']}, {figures.today()}."
             Path(arguments.output + ".json").write_text(json.dumps(rows, indent=1) + "\n")
-            report = made_on + summary(rows) + "\n" + table(rows)
+            report = head + "\n\n" + summary(rows) + "\n" + table(rows)
             Path(arguments.output + ".md").write_text(report)
-            plot(rows, arguments.output + ".png")
+            plot(rows, arguments.output + ".png", head)
     print(report, end="")
 
 
