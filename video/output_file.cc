@@ -90,6 +90,8 @@ OutputFile::OutputFile(std::filesystem::path path) {
 
 OutputFile::~OutputFile() = default;
 
+std::filesystem::path OutputFile::unfinished() const { return file_ ? file_->name_for_others() : "-"; }
+
 void OutputFile::check() {
   if (*stream_) return;
   if (buffer_) buffer_->rethrow();

@@ -22,8 +22,8 @@ class OutputFile {
   ~OutputFile();
 
   std::ostream& stream() noexcept { return *stream_; }
-  /// The file beside, for another program to write; of what is written directly, that.
-  const std::filesystem::path& unfinished() const noexcept { return unfinished_.empty() ? path_ : unfinished_; }
+  /// A name by which another program may write the file instead of stream(); of no use for stdout.
+  std::filesystem::path unfinished() const;
   /// Throws IoError when something written so far was refused (a full disk).
   void check();
   /// Flushes, checks, and gives the file its name.

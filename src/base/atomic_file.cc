@@ -133,6 +133,12 @@ AtomicFile::AtomicFile(fs::path path) : path_(follow_links(std::move(path))) {
   (void)::flock(descriptor_.value, LOCK_EX | LOCK_NB);
 }
 
+std::string AtomicFile::name_for_others() const {
+  if (special_) return path_.string();
+  if (is_named()) return temporary_;
+  return "/proc/" + std::to_string(::getpid()) + "/fd/" + std::to_string(descriptor_.value);
+}
+
 /// A file that vanishes with the process, however that ends; not every file system has such.
 bool AtomicFile::open_nameless(const fs::path& folder) {
 #ifdef O_TMPFILE

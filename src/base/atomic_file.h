@@ -24,6 +24,8 @@ class AtomicFile {
 
   void write(const void* data, std::size_t size);
   void write(std::string_view text) { write(text.data(), text.size()); }
+  /// A name by which another program may open the unfinished file and write it, while this object lives.
+  std::string name_for_others() const;
   /// Puts everything on the disk, then gives it its name.
   void commit() { commit_together({this}); }
 
