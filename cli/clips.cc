@@ -10,7 +10,6 @@
 #include "video/clip_io.h"
 
 namespace kineograph::cli {
-namespace {
 
 void refuse_terminal(const std::string& option, const std::string& path) {
   if (path != "-" || isatty(option == "--input" ? STDIN_FILENO : STDOUT_FILENO) == 0) return;
@@ -18,18 +17,9 @@ void refuse_terminal(const std::string& option, const std::string& path) {
                                                          : "expected a pipe for the .y4m on stdout, found a terminal");
 }
 
-}  // namespace
-
 void check_clip_path(const std::string& option, const std::string& path) {
   if (!video::kind_of(path))
     throw CLI::ValidationError(option, "expected .safetensors, .npy, .y4m or - (a pipe of .y4m), found " + path);
-  refuse_terminal(option, path);
-}
-
-void check_video_path(const std::string& option, const std::string& path) {
-  if (video::kind_of(path) != video::ClipKind::y4m)
-    throw CLI::ValidationError(
-        option, "expected .y4m or - (a pipe of .y4m), found " + path + "; with ffmpeg: -f yuv4mpegpipe -");
   refuse_terminal(option, path);
 }
 

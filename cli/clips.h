@@ -9,8 +9,8 @@ namespace kineograph::cli {
 
 /// Throws CLI::ValidationError for a path of no known kind, and for "-" on a terminal. `option` is --input or --output.
 void check_clip_path(const std::string& option, const std::string& path);
-/// The same for video only.
-void check_video_path(const std::string& option, const std::string& path);
+/// Throws CLI::ValidationError for "-" on a terminal.
+void refuse_terminal(const std::string& option, const std::string& path);
 
 /// Throws IoError for a model's path at which there is nothing.
 void check_model_path(const std::string& path);

@@ -3,8 +3,10 @@
 #include <charconv>
 #include <cmath>
 #include <filesystem>
+#include <iostream>
 #include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "commands.h"
@@ -17,9 +19,10 @@ namespace kineograph::cli {
 namespace {
 
 struct ConvertArguments {
-  std::string input, output, to = "auto", module, dtype = "auto", variant;
+  std::string input, output, to = "auto", module, dtype = "auto", variant, select, adapter, lora_select;
   std::vector<std::string> loras;
   std::int64_t positions = 0;
+  bool strict = false, json = false;
 };
 
 const std::map<std::string, Layout>& targets() {
@@ -29,16 +32,16 @@ const std::map<std::string, Layout>& targets() {
 }
 
 /// FILE or FILE:SCALE. A name with a colon of its own needs a scale behind it.
-std::pair<Lora, double> read_lora(const std::string& argument) {
+std::pair<Lora, double> read_lora(const std::string& argument, const LoraOptions& options) {
   const std::size_t colon = argument.rfind(':');
-  if (colon == std::string::npos) return {Lora::open(argument), 1.0};
+  if (colon == std::string::npos) return {Lora::open(argument, options), 1.0};
   double scale = 0;
   const char* begin = argument.data() + colon + 1;
   const char* last = argument.data() + argument.size();
   const auto [end, error] = std::from_chars(begin, last, scale);
   if (error != std::errc() || end != last || !std::isfinite(scale))
     throw CLI::ValidationError("--lora", "expected FILE or FILE:SCALE with a number for SCALE, found " + argument);
-  return {Lora::open(argument.substr(0, colon)), scale};
+  return {Lora::open(argument.substr(0, colon), options), scale};
 }
 
 bool is_file_name(const std::string& output) { return std::filesystem::path(output).extension() == ".safetensors"; }
@@ -110,36 +113,76 @@ std::string next_step(const ConvertArguments& arguments, Layout to, const std::v
          " --input in.npy --output out.npy --num-frames 16";
 }
 
+/// Says which pairs of a LoRA were merged, and lists the first of what was not.
+void report_lora(const ConvertReport::Merged& merged) {
+  constexpr std::size_t kMost = 5;
+  std::string text = merged.file + ": " + std::to_string(merged.deltas) + " pairs merged";
+  if (!merged.skipped.empty()) text += ", " + std::to_string(merged.skipped.size()) + " left out:";
+  for (std::size_t i = 0; i < merged.skipped.size() && i < kMost; ++i)
+    text += "\n  " + printable(merged.skipped[i].key) + ": " + printable(merged.skipped[i].why);
+  if (merged.skipped.size() > kMost)
+    text += "\n  and " + std::to_string(merged.skipped.size() - kMost) + " more; --json lists them";
+  say(text);
+}
+
+void print_json(const ConvertArguments& arguments, Layout layout, std::size_t bytes, const ConvertReport& report) {
+  nlohmann::ordered_json out = {{"output", arguments.output}, {"layout", name_of(layout)}, {"bytes", bytes}};
+  out["loras"] = nlohmann::json::array();
+  for (const ConvertReport::Merged& merged : report.loras) {
+    auto skipped = nlohmann::ordered_json::array();
+    for (const auto& [key, why] : merged.skipped) skipped.push_back({{"key", key}, {"why", why}});
+    out["loras"].push_back(
+        {{"file", merged.file}, {"scale", merged.scale}, {"merged", merged.deltas}, {"skipped", skipped}});
+  }
+  std::cout << out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
+}
+
+struct Written {
+  std::vector<std::string> names = {};  ///< of the modules, for Layout::module
+  std::size_t bytes = 0;
+  ConvertReport report = {};
+};
+
+/// Converts; several modules become folders of their own.
+Written write(const Checkpoint& checkpoint, const std::vector<TemporalModule>& modules,
+              const ConvertArguments& arguments, ConvertOptions& options) {
+  const auto progress = std::make_shared<ConvertProgress>();
+  options.on_progress = [progress](std::size_t done, std::size_t total) { (*progress)(done, total); };
+  Written written;
+  if (options.to == Layout::module) written.names = modules_to_write(arguments, modules);
+  if (written.names.size() < 2) {
+    options.module = arguments.module;
+    written.report = convert(checkpoint, arguments.output, options);
+    written.bytes = progress->finish();
+    return written;
+  }
+  for (const std::string& name : written.names) {
+    options.module = name;
+    // LoRAs are fitted to all modules, whichever is written: the reports are the same.
+    written.report = convert(checkpoint, std::filesystem::path(arguments.output) / name, options);
+    written.bytes += progress->finish();
+  }
+  return written;
+}
+
 void run_convert(const ConvertArguments& arguments) {
-  const Checkpoint checkpoint = Checkpoint::open(arguments.input, arguments.variant);
+  const Checkpoint checkpoint = Checkpoint::open(arguments.input, {arguments.variant, arguments.select});
   const std::vector<TemporalModule> modules = temporal_modules(checkpoint);
   ConvertOptions options;
   options.to = choose(arguments, modules);
   check_usage(arguments, options.to);
   if (arguments.dtype != "auto") options.dtype = dtype_named(arguments.dtype);
-  for (const std::string& lora : arguments.loras) options.loras.push_back(read_lora(lora));
+  for (const std::string& lora : arguments.loras)
+    options.loras.push_back(read_lora(lora, {arguments.lora_select, arguments.adapter}));
   if (arguments.positions != 0) options.num_positional_embeddings = arguments.positions;
-  const auto progress = std::make_shared<ConvertProgress>();
-  options.on_progress = [progress](std::size_t done, std::size_t total) { (*progress)(done, total); };
-
-  std::size_t bytes = 0;
-  std::vector<std::string> written;
-  if (options.to == Layout::module) written = modules_to_write(arguments, modules);
-  if (written.size() > 1) {
-    for (const std::string& name : written) {
-      options.module = name;
-      convert(checkpoint, std::filesystem::path(arguments.output) / name, options);
-      bytes += progress->finish();
-    }
-  } else {
-    options.module = arguments.module;
-    convert(checkpoint, arguments.output, options);
-    bytes = progress->finish();
-  }
-  const auto count = static_cast<std::int64_t>(options.to == Layout::module ? written.size() : modules.size());
+  options.strict = arguments.strict;
+  const Written written = write(checkpoint, modules, arguments, options);
+  for (const ConvertReport::Merged& merged : written.report.loras) report_lora(merged);
+  if (arguments.json) print_json(arguments, options.to, written.bytes, written.report);
+  const auto count = static_cast<std::int64_t>(options.to == Layout::module ? written.names.size() : modules.size());
   say("wrote " + arguments.output + ", a " + (is_file_name(arguments.output) ? "file" : "folder") + ": " +
-      counted(count, "module") + ", layout " + std::string(name_of(options.to)) + ", " + size_text(bytes));
-  say(next_step(arguments, options.to, written));
+      counted(count, "module") + ", layout " + std::string(name_of(options.to)) + ", " + size_text(written.bytes));
+  say(next_step(arguments, options.to, written.names));
 }
 
 }  // namespace
@@ -166,6 +209,13 @@ void add_convert(CLI::App& program) {
       ->type_name("FILE[:SCALE]")
       ->take_all()
       ->allow_extra_args(false);
+  command->add_option("--adapter", arguments->adapter, "Which adapter of a LoRA file that has several")
+      ->type_name("NAME");
+  command->add_option("--lora-select", arguments->lora_select, "Path of the pairs that are read of a LoRA file")
+      ->type_name("PATH");
+  command->add_flag("--strict", arguments->strict, "Refuse a LoRA of which anything is not merged");
+  command->add_flag("--json", arguments->json, "Print what was written, and what of LoRAs was left out, as JSON");
+  add_select(*command, arguments->select);
   add_whole_number(*command, "--extend-positions", arguments->positions, 1, 1 << 20, "Rows of longer position tables");
   add_variant(*command, arguments->variant);
   command->footer(

@@ -17,13 +17,14 @@ namespace kineograph::cli {
 namespace {
 
 struct InspectArguments {
-  std::string path, variant;
+  std::string path, variant, select;
   bool json = false, tensors = false;
 };
 
 struct Contents {
   Checkpoint checkpoint;
-  std::vector<TemporalModule> modules = {};
+  std::vector<ModuleSet> sets = {};
+  std::vector<TemporalModule> modules = {};  ///< of the only set; none where there are several
   std::int64_t values = 0;
   std::size_t bytes = 0;
   std::map<std::string, std::size_t> others = {};  ///< places of tensors that belong to no temporal module: how many
@@ -46,17 +47,21 @@ std::string place_of(std::string_view name) {
 }
 
 Contents read(const InspectArguments& arguments) {
-  Contents contents{Checkpoint::open(arguments.path, arguments.variant)};
-  contents.modules = temporal_modules(contents.checkpoint);
+  Contents contents{Checkpoint::open(arguments.path, {arguments.variant, arguments.select})};
+  contents.sets = module_sets(contents.checkpoint);
+  if (contents.sets.size() == 1) contents.modules = contents.sets.front().modules;
   for (const auto& [name, view] : contents.checkpoint.tensors()) {
     contents.values += view.numel();
     contents.bytes += static_cast<std::size_t>(view.numel()) * size_of(view.dtype());
   }
   std::unordered_set<std::string_view> used;
-  for (const TemporalModule& module : contents.modules) {
-    used.insert(module.sources.begin(), module.sources.end());
-    used.insert(module.recomputed.begin(), module.recomputed.end());
-  }
+  for (const ModuleSet& set : contents.sets)
+    for (const TemporalModule& module : set.modules) {
+      used.insert(module.sources.begin(), module.sources.end());
+      used.insert(module.recomputed.begin(), module.recomputed.end());
+      used.insert(module.adapter.begin(), module.adapter.end());
+      for (const auto& [name, scale] : module.scales) used.insert(scale.source);
+    }
   for (const auto& [name, view] : contents.checkpoint.tensors())
     if (!used.contains(name)) ++contents.num_others, ++contents.others[place_of(name)];
   return contents;
@@ -67,7 +72,9 @@ std::string_view attn2_kind(const TransformerTemporalConfig& config) {
   return config.double_self_attention ? "self" : config.cross_attention_dim ? "cross" : "none";
 }
 
-std::string display_name(const TemporalModule& module) { return module.name.empty() ? "(the model)" : module.name; }
+std::string display_name(const TemporalModule& module) {
+  return module.name.empty() ? "(the model)" : printable(module.name);
+}
 
 /// The layout, and which of AnimateDiff's versions it is, as diffusers tells them apart.
 std::string layout_of(const std::vector<TemporalModule>& modules) {
@@ -94,6 +101,8 @@ nlohmann::ordered_json describe(const TemporalModule& module) {
           {"attn2", attn2_kind(module.config)},
           {"assumed", module.assumed},
           {"problem", module.problem},
+          {"adapter", module.adapter.size()},
+          {"scales", module.scales.size()},
           {"config", nlohmann::ordered_json::parse(module.config.to_json())}};
 }
 
@@ -153,6 +162,13 @@ void print_json(const Contents& contents) {
   out["layout"] = contents.modules.empty() ? nlohmann::json() : nlohmann::json(layout_of(contents.modules));
   out["modules"] = nlohmann::json::array();
   for (const TemporalModule& module : contents.modules) out["modules"].push_back(describe(module));
+  out["sets"] = nlohmann::json::array();
+  for (const ModuleSet& set : contents.sets) {
+    auto names = nlohmann::json::array();
+    for (const TemporalModule& module : set.modules) names.push_back(module.name);
+    out["sets"].push_back({{"path", set.path}, {"modules", names}});
+  }
+  out["seems"] = contents.sets.empty() ? other_contents(contents.checkpoint) : std::string();
   out["ignored"] = nlohmann::json::array();
   for (const auto& [name, what] : contents.checkpoint.ignored())
     out["ignored"].push_back({{"name", name}, {"what", what}});
@@ -165,12 +181,15 @@ void print_json(const Contents& contents) {
                               {"dtype", name_of(view.dtype())},
                               {"shape", std::vector<std::int64_t>(view.shape().begin(), view.shape().end())}});
   // A name need not be UTF-8 for its file to be worth a look.
-  std::cout << out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
+  std::cout << out.dump(2, ' ', true, nlohmann::json::error_handler_t::replace) << '\n';
 }
 
 void print_tensors(const Contents& contents) {
   std::size_t width = 0;
-  for (const auto& [name, view] : contents.checkpoint.tensors()) width = std::max(width, name.size());
+  // One long name must not make every line as long.
+  constexpr std::size_t kWidest = 100;
+  for (const auto& [name, view] : contents.checkpoint.tensors())
+    width = std::max(width, std::min(name.size(), kWidest));
   for (const auto& [name, view] : contents.checkpoint.tensors())
     std::cout << "tensor    " << std::left << std::setw(static_cast<int>(width)) << printable(name) << "  "
               << std::setw(4) << name_of(view.dtype()) << "  " << to_string(view.shape()) << '\n';
@@ -182,14 +201,14 @@ void print_ignored(const Contents& contents, bool all) {
   if (all) {
     for (const auto& [name, what] : objects)
       std::cout << "ignored   " << printable(name) << ": " << printable(what) << '\n';
-    if (!contents.modules.empty())
+    if (!contents.sets.empty())
       for (const auto& [place, count] : contents.others)
         std::cout << "ignored   " << printable(place) << ": " << counted(static_cast<std::int64_t>(count), "tensor")
                   << '\n';
     return;
   }
   std::string text;
-  if (!contents.modules.empty() && contents.num_others != 0) {
+  if (!contents.sets.empty() && contents.num_others != 0) {
     text = counted(static_cast<std::int64_t>(contents.num_others), "tensor") + " of other parts (";
     constexpr std::size_t kShown = 3;
     std::size_t shown = 0;
@@ -204,6 +223,27 @@ void print_ignored(const Contents& contents, bool all) {
   if (!text.empty()) std::cout << "ignored   " << text << "; --tensors lists all\n";
 }
 
+void print_sets(const Contents& contents) {
+  const bool whole = std::all_of(contents.modules.begin(), contents.modules.end(),
+                                 [](const TemporalModule& module) { return module.problem.empty(); });
+  if (contents.sets.empty() || !whole)
+    if (const std::string seems = other_contents(contents.checkpoint); !seems.empty())
+      std::cout << "note      " << printable(seems) << '\n';
+  if (contents.sets.size() < 2) return;
+  for (const ModuleSet& set : contents.sets)
+    std::cout << "set       " << printable(set.path) << ": "
+              << counted(static_cast<std::int64_t>(set.modules.size()), "temporal module") << '\n';
+  std::cout << "note      the sets differ; --select PATH chooses one\n";
+}
+
+void print_adapter(const Contents& contents) {
+  std::size_t factors = 0;
+  for (const TemporalModule& module : contents.modules) factors += module.adapter.size();
+  if (factors == 0) return;
+  std::cout << "adapter   " << factors << " low-rank factors, which the weights do not contain; to merge them, give the"
+            << " file itself as --lora to kineograph convert\n";
+}
+
 void print_text(const Contents& contents, bool tensors) {
   const std::vector<TemporalModule>& modules = contents.modules;
   if (!modules.empty()) {
@@ -211,14 +251,17 @@ void print_text(const Contents& contents, bool tensors) {
     std::cout << "\nlayout    " << layout_of(modules) << '\n';
     print_assumed(modules);
     for (const TemporalModule& module : modules)
-      if (!module.problem.empty()) std::cout << "damaged   " << display_name(module) << module.problem << '\n';
+      if (!module.problem.empty())
+        std::cout << "damaged   " << display_name(module) << printable_lines(module.problem) << '\n';
   }
-  if (tensors || modules.empty()) print_tensors(contents);
+  print_sets(contents);
+  print_adapter(contents);
+  if (tensors || contents.sets.empty()) print_tensors(contents);
   print_ignored(contents, tensors);
   for (const auto& [key, value] : contents.checkpoint.metadata())
     std::cout << "metadata  " << printable(key) << " = " << printable(value) << '\n';
   for (const auto& file : contents.checkpoint.files())
-    std::cout << "file      " << file.string() << " (" << contents.checkpoint.container() << ")\n";
+    std::cout << "file      " << printable(file.string()) << " (" << contents.checkpoint.container() << ")\n";
   std::int64_t parameters = 0;
   for (const TemporalModule& module : modules) parameters += module.num_parameters();
   std::cout << "total     " << counted(static_cast<std::int64_t>(modules.size()), "temporal module") << " with "
@@ -239,6 +282,7 @@ void add_inspect(CLI::App& program) {
       ->required();
   command->add_flag("--json", arguments->json, "Print JSON");
   add_variant(*command, arguments->variant);
+  add_select(*command, arguments->select);
   command->add_flag("--tensors", arguments->tensors, "List every tensor, and all that is ignored");
   command->footer("Example:\n  kineograph inspect module --json");
   command->callback([arguments] {

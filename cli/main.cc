@@ -7,6 +7,7 @@
 #include "commands.h"
 #include "kineograph/kineograph.h"
 #include "messages.h"
+#include "signals.h"
 #include "usage.h"
 
 namespace kineograph::cli {
@@ -40,7 +41,8 @@ int run_program(std::vector<std::string> arguments) {
     program.parse(std::move(arguments));
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return program.exit(error);  // help and version
-    say("error: " + explain(program, error));
+    // Arguments may be names of strangers' files.
+    say("error: " + printable(explain(program, error)));
     return 2;
   }
   std::cout.flush();
@@ -54,6 +56,7 @@ int run_program(std::vector<std::string> arguments) {
 int main(int argc, char** argv) {
   using kineograph::cli::say;
   std::ios::sync_with_stdio(false);
+  kineograph::cli::explain_changed_files();
   try {
     return kineograph::cli::run_program({argv + 1, argv + std::max(argc, 1)});
   } catch (const kineograph::cli::ExitCode& exit) {

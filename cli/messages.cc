@@ -1,35 +1,13 @@
 #include "messages.h"
 
-#include <algorithm>
 #include <cstdio>
 #include <iostream>
 #include <memory>
 #include <set>
 
 namespace kineograph::cli {
-namespace {
 
-/// Control characters as '?': those below a space but `kept`, DEL, and the ones that UTF-8 spells C2 80 to C2 9F.
-std::string without_controls(std::string_view text, char kept) {
-  std::string out;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const auto byte = static_cast<unsigned char>(text[i]);
-    const bool c1 = byte == 0xc2 && i + 1 < text.size() && (static_cast<unsigned char>(text[i + 1]) & 0xe0) == 0x80;
-    i += c1 ? 1 : 0;
-    out += c1 || byte == 0x7f || (byte < 0x20 && text[i] != kept) ? '?' : text[i];
-  }
-  return out;
-}
-
-}  // namespace
-
-std::string printable(std::string_view text) {
-  std::string line(text);
-  std::replace(line.begin(), line.end(), '\n', ' ');
-  return without_controls(line, ' ');
-}
-
-void say(std::string_view message) { std::cerr << "kineograph: " << without_controls(message, '\n') << '\n'; }
+void say(std::string_view message) { std::cerr << "kineograph: " << printable_lines(message) << '\n'; }
 
 WarningHandler warn_once() {
   return [said = std::make_shared<std::set<std::string, std::less<>>>()](std::string_view message) {

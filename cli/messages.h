@@ -5,14 +5,12 @@
 #include <string>
 #include <string_view>
 
+#include "base/printable.h"
 #include "kineograph/config.h"
 
 namespace kineograph::cli {
 
-/// A name or a text from a file, fit for a terminal: control characters, which could move the cursor or fake a line,
-/// become '?'.
-std::string printable(std::string_view text);
-/// Says something on stderr; control characters but line ends become '?'.
+/// Says something on stderr, as printable_lines makes it.
 void say(std::string_view message);
 /// A handler that says each warning once.
 WarningHandler warn_once();

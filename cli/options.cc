@@ -11,8 +11,6 @@
 namespace kineograph::cli {
 namespace {
 
-constexpr int kMostThreads = 65536;
-
 template <class T>
 bool parse(const std::string& text, T& value) {
   const char* const end = text.data() + text.size();
@@ -43,13 +41,13 @@ std::string any_of(const std::vector<std::string>& names) {
   return text;
 }
 
+}  // namespace
+
 std::vector<std::string> engine_names() {
   std::vector<std::string> names = engines();
   names.insert(names.begin(), "auto");
   return names;
 }
-
-}  // namespace
 
 CLI::Validator whole_number(std::int64_t least, std::int64_t most) {
   std::string what = "a whole number from " + std::to_string(least);
@@ -118,6 +116,10 @@ DType dtype_named(const std::string& name) {
 
 void add_variant(CLI::App& command, std::string& variant) {
   command.add_option("--variant", variant, "Variant in the weights' file name, such as fp16")->type_name("NAME");
+}
+
+void add_select(CLI::App& command, std::string& select) {
+  command.add_option("--select", select, "Path of one set of weights, where a file has several")->type_name("PATH");
 }
 
 void add_lenient(CLI::App& command, bool& lenient) {

@@ -36,6 +36,10 @@ CLI::Option* add_whole_number(CLI::App& command, const std::string& name, T& val
   return command.add_option(name, value, help)->check(whole_number(least))->type_name("N");
 }
 
+constexpr int kMostThreads = 65536;
+/// "auto" and the engines of this program.
+std::vector<std::string> engine_names();
+
 /// How a model computes: --engine, --isa, --dtype, --threads.
 struct EngineArguments {
   std::string engine = "auto", isa = {}, dtype = "auto";
@@ -54,6 +58,8 @@ void add_stored_dtype(CLI::App& command, std::string& dtype, std::vector<std::st
 DType dtype_named(const std::string& name);
 
 void add_variant(CLI::App& command, std::string& variant);
+/// --select, the path of one set of weights in a checkpoint.
+void add_select(CLI::App& command, std::string& select);
 void add_lenient(CLI::App& command, bool& lenient);
 
 }  // namespace kineograph::cli

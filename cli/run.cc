@@ -26,7 +26,7 @@ constexpr std::int64_t kVideoWindow = 16;
 
 struct RunArguments {
   std::string model, module, input, output, encoder_hidden_states;
-  std::string variant, group_norm_scope;
+  std::string variant, select, group_norm_scope;
   EngineArguments engine;
   std::vector<double> timestep;
   std::vector<std::int64_t> class_labels;
@@ -117,9 +117,9 @@ void check_video(const TransformerTemporalConfig& config, std::int64_t patch) {
 /// A folder of a single model, or one module of any known checkpoint.
 TransformerTemporalModel open_model(const RunArguments& arguments, const ModelOptions& options) {
   check_model_path(arguments.model);
-  if (arguments.module.empty() && !std::filesystem::is_regular_file(arguments.model))
+  if (arguments.module.empty() && arguments.select.empty() && !std::filesystem::is_regular_file(arguments.model))
     return TransformerTemporalModel::from_pretrained(arguments.model, options);
-  return load(Checkpoint::open(arguments.model, arguments.variant), arguments.module, options);
+  return load(Checkpoint::open(arguments.model, {arguments.variant, arguments.select}), arguments.module, options);
 }
 
 /// diffusers' default for a tensor is one frame a clip, which is seldom meant for many rows.
@@ -219,6 +219,7 @@ void add_run(CLI::App& program) {
   add_choice(*command, "--group-norm-scope", arguments->group_norm_scope, {"clip", "frame"},
              "Override the configuration's group_norm_scope");
   add_variant(*command, arguments->variant);
+  add_select(*command, arguments->select);
   add_lenient(*command, arguments->lenient);
   command->add_flag("--verify", arguments->verify,
                     "Also run the reference engine, report the worst difference, and fail if it is too large");

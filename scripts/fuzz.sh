@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 seconds=$1
 shift
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(safetensors torch config y4m npy)
+[ ${#targets[@]} -gt 0 ] || targets=(archive config index keys lora npy safetensors torch y4m)
 for target in "${targets[@]}"; do
   # New inputs are kept under build/, not in the tree.
   mkdir -p "build/fuzz/corpus/$target"

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Finds what the build, the tests and the demo need, and installs by apt what is missing. Says what first; does nothing,
-# and needs no network, when everything is there. usage: install-dependencies.sh [lint] [docs]: what these need as well.
+# and needs no network, when everything is there.
+# usage: install-dependencies.sh [--check] [lint] [docs] [sanitize]: what these need as well; --check installs nothing
+# and says the command that would.
 set -euo pipefail
 
 # Each entry names a program or header that is used, so that a copy that apt did not install counts too.
@@ -30,6 +32,10 @@ fi
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 echo "Missing: ${missing[*]}" >&2
+case " $* " in *" --check "*)
+  echo "make deps installs them, as root:  apt-get install --no-install-recommends ${missing[*]}" >&2
+  exit 1 ;;
+esac
 if ! command -v apt-get >/dev/null; then
   echo "There is no apt-get here: install what these Debian packages hold, then try again." >&2
   exit 1

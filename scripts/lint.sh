@@ -8,11 +8,11 @@ scope=${1:-all}
 environment=build/lint/environment
 failed=0
 
-# Both formatters' output depends on their version, so they come by pip, of the version of scripts/lint.txt.
-if ! cmp -s scripts/lint.txt "$environment/lint.txt"; then
+# Both formatters' output depends on their version, so they come by pip, of the version of scripts/requirements/lint.in.
+if ! cmp -s scripts/requirements/lint.txt "$environment/lint.txt"; then
   python3 -m venv "$environment"
-  "$environment/bin/python" -m pip install --quiet --disable-pip-version-check -r scripts/lint.txt
-  cp scripts/lint.txt "$environment/lint.txt"
+  "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r scripts/requirements/lint.txt
+  cp scripts/requirements/lint.txt "$environment/lint.txt"
 fi
 tracked() { git ls-files -z --cached --others --exclude-standard "$@"; }
 

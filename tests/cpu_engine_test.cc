@@ -23,7 +23,7 @@ double spacing(DType dtype, double magnitude) {
   return std::ldexp(1.0, std::max(-24, std::ilogb(std::max(magnitude, 1e-30))) - digits);
 }
 
-/// Tolerance of a computation. Rounding errors of a chain of products grow with the square root of what is
+/// Largest error of a computation. Rounding errors of a chain of products grow with the square root of what is
 /// summed; every stage here (projections, two attentions, feed-forward, a layer at a time) adds one relative error of
 /// the GEMM inputs' epsilon to a stream of the branch's size. The factor covers the peaked softmax of weights twice the
 /// usual size, whose scores multiply the error they come with. Storing the output adds one spacing of its dtype.

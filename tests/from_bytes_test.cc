@@ -79,5 +79,20 @@ TEST(FromBytes, DamageIsRefusedUnderTheGivenName) {
     }
 }
 
+TEST(FromBytes, AFileWithoutModulesIsRefusedUnderTheGivenName) {
+  const std::string header = R"({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}})";
+  std::string file(8, '\0');
+  file[0] = static_cast<char>(header.size());
+  file += header + std::string(4, '\0');
+  const auto checkpoint = Checkpoint::from_bytes(std::as_bytes(std::span(file)), {}, "a message's attachment");
+  EXPECT_TRUE(temporal_modules(checkpoint).empty());
+  try {
+    (void)load(checkpoint, "", {.engine = "reference"});
+    ADD_FAILURE();
+  } catch (const CheckpointError& error) {
+    EXPECT_NE(std::string(error.what()).find("a message's attachment"), std::string::npos) << error.what();
+  }
+}
+
 }  // namespace
 }  // namespace kineograph

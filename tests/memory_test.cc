@@ -139,6 +139,29 @@ TEST(Memory, IsWhatWorkspaceBytesSays) {
   EXPECT_NEAR(used / said, 1.0, 0.05);
 }
 
+// A small file may ask for many layers of very many positions.
+TEST(Memory, PositionsTakeOneTableWhateverTheLayers) {
+  TransformerTemporalConfig config = config_of(2, 1, 2);
+  config.norm_num_groups = 1;
+  config.num_layers = 32;
+  config.num_positional_embeddings = 60'000;
+  const std::size_t table = 60'000 * 2 * sizeof(float);
+  const std::size_t before = live;
+  most = before;
+  const auto model = TransformerTemporalModel::from_config(config, 1);
+  EXPECT_LE(most - before, 4 * table) << "drawn";
+  std::vector<Parameter> without;
+  for (const Parameter& parameter : model.parameters())
+    if (!parameter.name.ends_with(".pe")) without.push_back(parameter);
+  const std::size_t then = live;
+  most = then;
+  const auto same = TransformerTemporalModel::from_state_dict(config, without, nullptr);
+  EXPECT_LE(most - then, 4 * table) << "computed";
+  const Tensor x = ramp({4, 2, 2, 2});
+  const Tensor a = model.forward(x, {.num_frames = 4}).sample, b = same.forward(x, {.num_frames = 4}).sample;
+  for (std::int64_t i = 0; i < a.numel(); ++i) ASSERT_EQ(a.data_as<float>()[i], b.data_as<float>()[i]);
+}
+
 TEST(Memory, ASteadyStreamOfCallsAllocatesNothing) {
   const auto model = TransformerTemporalModel::from_config(config_of(32, 2, 16), 1);
   const Tensor x = ramp({16, 32, 8, 8});
@@ -153,6 +176,50 @@ TEST(Memory, ASteadyStreamOfCallsAllocatesNothing) {
   // Two threads need more workspaces, of ten blocks each, whenever they first happen to overlap: four at most.
   allocations(2, 3);
   EXPECT_LE(allocations(2, 1000), 40u);
+}
+
+/// The most bytes that a model's first forward holds beyond its input and output.
+template <class Model, class Options>
+std::size_t most_of(const Model& model, const Tensor& x, const Options& options) {
+  Tensor y(DType::f32, x.shape());
+  const std::size_t before = live;
+  most = before;
+  model.forward(x, y.mutable_view(), options);
+  return most - before;
+}
+
+// 16,384 pixels attend to each other: their scores alone would be a gigabyte.
+TEST(Memory, AttentionOverPixelsHoldsNoSquareOfThem) {
+  Transformer2DConfig config;
+  config.num_attention_heads = 2;
+  config.attention_head_dim = 8;
+  config.in_channels = 32;
+  config.cross_attention_dim = 16;
+  const auto model = Transformer2DModel::from_config(config, 1, {.engine = "cpu"});
+  const Tensor x = ramp({2, 32, 128, 128}), text = ramp({2, 77, 16});
+  Transformer2DForwardOptions options;
+  options.encoder_hidden_states = text;
+  options.num_threads = 2;
+  const std::size_t said = model.workspace_bytes(x, options), held = most_of(model, x, options);
+  EXPECT_LE(said, 32'000'000u);
+  EXPECT_LE(held, said + 1'000'000) << "of packed text and small tables, beyond the " << said << " that it says";
+}
+
+TEST(Memory, AVideosStreamIsWhatSpatioTemporalModelsHold) {
+  TransformerSpatioTemporalConfig config;
+  config.num_attention_heads = 4;
+  config.attention_head_dim = 8;
+  config.in_channels = 32;
+  config.cross_attention_dim = 16;
+  const auto model = TransformerSpatioTemporalModel::from_config(config, 1, {.engine = "cpu"});
+  const Tensor x = ramp({2 * 6, 32, 48, 64}), text = ramp({2, 1, 16});
+  TransformerSpatioTemporalForwardOptions options;
+  options.num_frames = 6;
+  options.encoder_hidden_states = text;
+  options.num_threads = 2;
+  const std::size_t said = model.workspace_bytes(x, options), held = most_of(model, x, options);
+  EXPECT_LE(said, 32'000'000u);
+  EXPECT_LE(held, said + 1'000'000) << "of packed text and small tables, beyond the " << said << " that it says";
 }
 
 }  // namespace

@@ -6,35 +6,10 @@ namespace kineograph::testing {
 
 using namespace engine;
 
-RandomCase::RandomCase(std::uint64_t seed) : random_(seed) {
+RandomCase::RandomCase(std::uint64_t seed) : Draws(seed) {
   draw_config();
   draw_weights();
   draw_inputs();
-}
-
-std::int64_t RandomCase::pick(std::int64_t low, std::int64_t high) {
-  return low + static_cast<std::int64_t>(random_() % static_cast<std::uint64_t>(high - low + 1));
-}
-
-bool RandomCase::chance(double p) { return static_cast<double>(random_() >> 11) * 0x1p-53 < p; }
-
-TensorView RandomCase::draw(Shape shape, double scale, double offset) {
-  Tensor floats(DType::f32, shape);
-  for (std::int64_t i = 0; i < floats.numel(); ++i)
-    floats.data_as<float>()[i] =
-        static_cast<float>(offset + scale * (static_cast<double>(random_() >> 11) * 0x1p-52 - 1.0));
-  tensors_.push_back(weight_dtype_ == DType::f32 ? std::move(floats) : convert(floats, weight_dtype_));
-  return tensors_.back();
-}
-
-Linear RandomCase::linear(std::int64_t rows, std::int64_t cols, bool bias, double gain) {
-  const double bound = gain / std::sqrt(static_cast<double>(cols));
-  return {draw({rows, cols}, bound), bias ? draw({rows}, bound) : TensorView{}};
-}
-
-Norm RandomCase::norm(std::int64_t width, bool affine) {
-  if (!affine) return {};
-  return {draw({width}, 0.25, 1.0), draw({width}, 0.25)};
 }
 
 Attention RandomCase::attention(std::int64_t context) {
@@ -102,7 +77,7 @@ void RandomCase::draw_weights() {
     weights.proj_in = linear(inner, *config.in_channels, true);
     weights.proj_out = linear(*config.in_channels, inner, true);
   }
-  const bool gated = config.activation_fn == Activation::geglu || config.activation_fn == Activation::swiglu;
+  const bool gated = is_gated(config.activation_fn);
   for (std::int64_t layer = 0; layer < config.num_layers; ++layer) {
     Block block;
     const bool affine = config.norm_elementwise_affine;

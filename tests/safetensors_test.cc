@@ -6,7 +6,6 @@
 #include <cstring>
 #include <fstream>
 
-#include "base/atomic_file.h"
 #include "kineograph/checkpoint.h"
 
 namespace kineograph {
@@ -77,24 +76,31 @@ TEST(Safetensors, RefusesLies) {
 
 TEST(Safetensors, ReportsTensorsOfOtherDtypes) {
   const Bytes bytes(
-      R"({"a":{"dtype":"F8_E4M3","shape":[3],"data_offsets":[0,3]},"b":{"dtype":"U8","shape":[1],"data_offsets":[3,4]}})",
+      R"({"a":{"dtype":"F6_E2M3","shape":[4],"data_offsets":[0,3]},"b":{"dtype":"U8","shape":[1],"data_offsets":[3,4]}})",
       4);
   const auto header = parse_safetensors(bytes.span(), "file");
   EXPECT_EQ(header.tensors.size(), 1u);
   ASSERT_EQ(header.opaque.size(), 1u);
-  EXPECT_EQ(header.opaque[0].second, "a tensor of F8_E4M3 [3]");
+  EXPECT_EQ(header.opaque[0].second, "a tensor of F6_E2M3 [4]");
   expect_refused(R"({"a":{"dtype":"F8_E4M3","shape":[3],"data_offsets":[0,2]}})", 2, "3 bytes");
 }
 
-TEST(Safetensors, KnowsWhatGitLfsLeaves) {
-  const std::string path = ::testing::TempDir() + "pointer.safetensors";
-  std::ofstream(path) << "version 1\noid sha256:0\nsize 1\n";
-  try {
-    Checkpoint::open(path);
-    FAIL() << "was not refused";
-  } catch (const FormatError& error) {
-    EXPECT_NE(std::string(error.what()).find("git lfs pull"), std::string::npos) << error.what();
-  }
+TEST(Safetensors, ReadsEightBitFloatsAsTheyAre) {
+  const Bytes bytes(
+      R"({"a":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"F8_E5M2","shape":[1],"data_offsets":[2,3]}})",
+      3);
+  const auto header = parse_safetensors(bytes.span(), "file");
+  ASSERT_EQ(header.tensors.size(), 2u);
+  EXPECT_EQ(header.tensors[0].second.dtype(), DType::f8_e4m3fn);
+  EXPECT_EQ(header.tensors[1].second.dtype(), DType::f8_e5m2);
+}
+
+TEST(Safetensors, NoMetadataMayBeNull) {
+  const std::string tensor = R"("a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]})";
+  const Bytes bytes(R"({"__metadata__":null,)" + tensor + "}", 1);
+  EXPECT_EQ(parse_safetensors(bytes.span(), "file").tensors.size(), 1u);
+  expect_refused(R"({"b":null,)" + tensor + "}", 1, "null");
+  expect_refused(R"({"__metadata__":{"a":null},)" + tensor + "}", 1, "null");
 }
 
 TEST(Safetensors, SurvivesAMillionKeys) {
@@ -132,25 +138,6 @@ TEST(Safetensors, AnIndexMayNotBeDeep) {
   const std::string path = ::testing::TempDir() + "deep.safetensors.index.json";
   std::ofstream(path) << R"({"weight_map":{"a":)" << std::string(1000000, '[') << std::string(1000000, ']') << "}}";
   EXPECT_THROW(Checkpoint::open(path), FormatError);
-}
-
-TEST(Safetensors, AFileLeavesNothingWhereItIsNotFinished) {
-  const std::filesystem::path folder = ::testing::TempDir() + "unfinished";
-  std::filesystem::create_directory(folder);
-  {
-    AtomicFile file(folder / "a.safetensors");
-    file.write("half");
-  }
-  EXPECT_TRUE(std::filesystem::is_empty(folder));
-  std::ofstream(folder / "b") << "old";
-  AtomicFile file(folder / "b");
-  file.write("new");
-  file.commit();
-  std::string text;
-  std::getline(std::ifstream(folder / "b"), text);
-  EXPECT_EQ(text, "new");
-  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder), {}), 1);
-  std::filesystem::remove_all(folder);
 }
 
 }  // namespace

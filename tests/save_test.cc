@@ -4,11 +4,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <random>
 
 #include "kineograph/kineograph.h"
 
@@ -16,6 +19,8 @@ namespace kineograph {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr const char* kWeights = "diffusion_pytorch_model.safetensors";
 
 TransformerTemporalConfig config_of_width(std::int64_t width) {
   TransformerTemporalConfig config;
@@ -111,6 +116,41 @@ TEST_F(Save, KilledInTheMiddleLeavesOneWholeModel) {
     EXPECT_EQ(files(), 2u) << "something was left behind";
   }
   EXPECT_TRUE(interrupted) << "no delay met the process while it wrote";
+}
+
+/// Kills a process that does nothing but save, at random moments. KINEOGRAPH_TORTURE_SECONDS: for how long.
+TEST_F(Save, TortureKilledAtRandomMoments) {
+  const char* const text = std::getenv("KINEOGRAPH_TORTURE_SECONDS");
+  const std::chrono::duration<double> budget(text != nullptr ? std::atof(text) : 3.0);
+  const auto small = TransformerTemporalModel::from_config(config_of_width(16), 1);
+  const auto large = TransformerTemporalModel::from_config(config_of_width(64), 2);
+  large.save_pretrained(folder_ / "large");
+  const std::string weights[] = {weights_, contents(folder_ / "large" / kWeights)};
+  const std::string configs[] = {config_, contents(folder_ / "large" / "config.json")};
+  std::mt19937 random(20);
+  int kills = 0, mixed = 0;
+  for (const auto start = std::chrono::steady_clock::now(); std::chrono::steady_clock::now() - start < budget;
+       ++kills) {
+    const pid_t child = ::fork();
+    ASSERT_GE(child, 0);
+    if (child == 0)
+      for (;;) {
+        large.save_pretrained(folder_);
+        small.save_pretrained(folder_);
+      }
+    ::usleep(random() % 30'000);
+    ::kill(child, SIGKILL);
+    ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+    const std::string w = contents(folder_ / kWeights), c = contents(folder_ / "config.json");
+    ASSERT_TRUE(w == weights[0] || w == weights[1]) << "weights that are neither, after " << kills << " kills";
+    ASSERT_TRUE(c == configs[0] || c == configs[1]) << "a configuration that is neither, after " << kills << " kills";
+    mixed += (w == weights[1]) != (c == configs[1]) ? 1 : 0;
+  }
+  // Between two renames lie microseconds; a way through a half-written state would be met every few kills.
+  EXPECT_LE(mixed, 1 + kills / 20) << "of " << kills;
+  small.save_pretrained(folder_);
+  EXPECT_EQ(files(), 3u) << "temporary files stayed";
+  RecordProperty("kills", kills);
 }
 
 TEST_F(Save, AFolderThatCannotBeMadeIsAnError) {

@@ -36,6 +36,9 @@ constexpr Function kFunctions[] = {
      2.4e-7},
     {"silu", kSilu, [](double x) { return x * sigmoid(x); }, 1e-6, 2.4e-7},
     {"gelu_sigmoid", kGeluSigmoid, [](double x) { return x * sigmoid(1.702 * x); }, 1e-6, 2.4e-7},
+    // 2^-125 where less would be right.
+    {"short_exp2", kShortExp2, [](double x) { return std::exp2(x); }, 0x1p-125, 1.9e-7},
+    {"shorter_exp2", kShorterExp2, [](double x) { return std::exp2(x); }, 0x1p-125, 1.1e-4},
 };
 
 /// Every 2039th pattern of bits, which meets every exponent of both signs some 4000 times.
@@ -60,6 +63,8 @@ TEST(VectorMath, StaysWithinItsBoundsOverTheWholeRange) {
       std::size_t where = 0;
       for (std::size_t i = 0; i < x.size(); ++i) {
         const double allowed = function.absolute + function.relative * std::fabs(want[i]);
+        const bool is_short = function.which == kShortExp2 || function.which == kShorterExp2;
+        if (is_short && x[i] > 127.0f) continue;
         // 2^x is infinite half a step before f32 ends.
         if (function.which == kExp2 && x[i] >= 127.5f && std::isinf(got[i])) continue;
         const double error = std::fabs(static_cast<double>(got[i]) - want[i]) / allowed;

@@ -8,13 +8,45 @@ namespace {
 // BT.601's luma weights.
 constexpr float kRed = 0.299f, kBlue = 0.114f, kGreen = 1.0f - kRed - kBlue;
 
-// Y = luma_offset + luma_scale * y for y in 0..1; Cb, Cr = 128 + chroma_scale * c for c in -0.5..0.5.
+// Y = luma_offset + luma_scale * y for y in 0..1; Cb, Cr = chroma_offset + chroma_scale * c for c in -0.5..0.5.
 struct Range {
-  float luma_offset, luma_scale, chroma_scale;
+  float luma_offset, luma_scale, chroma_offset, chroma_scale;
 };
-constexpr Range range_of(const Y4mHeader& header) {
-  return header.full_range ? Range{0, 255, 255} : Range{16, 219, 224};
+Range range_of(const Y4mHeader& header) {
+  const auto levels = static_cast<float>(1 << (header.bits - 8)), most = 256 * levels - 1;
+  return header.full_range ? Range{0, most, 128 * levels, most}
+                           : Range{16 * levels, 219 * levels, 128 * levels, 224 * levels};
 }
+
+// A frame's samples, of one byte or two.
+class Samples {
+ public:
+  Samples(const std::uint8_t* bytes, const Y4mHeader& header) : bytes_(bytes), wide_(header.bits > 8) {}
+  float operator[](std::int64_t i) const {
+    return wide_ ? static_cast<float>(bytes_[2 * i] | bytes_[2 * i + 1] << 8) : static_cast<float>(bytes_[i]);
+  }
+
+ private:
+  const std::uint8_t* bytes_;
+  bool wide_;
+};
+
+class SampleWriter {
+ public:
+  SampleWriter(std::uint8_t* bytes, const Y4mHeader& header)
+      : bytes_(bytes), most_(static_cast<float>((1 << header.bits) - 1)), wide_(header.bits > 8) {}
+  void put(float value) {
+    // In this order NaN becomes 0.
+    const auto sample = static_cast<int>(value > 0 ? std::min(value, most_) + 0.5f : 0.0f);
+    *bytes_++ = static_cast<std::uint8_t>(sample);
+    if (wide_) *bytes_++ = static_cast<std::uint8_t>(sample >> 8);
+  }
+
+ private:
+  std::uint8_t* bytes_;
+  float most_;
+  bool wide_;
+};
 
 // Pixels across and down that share one chroma sample.
 struct Subsampling {
@@ -22,11 +54,6 @@ struct Subsampling {
 };
 Subsampling subsampling_of(Chroma chroma) {
   return {chroma == Chroma::c420 || chroma == Chroma::c422 ? 2 : 1, chroma == Chroma::c420 ? 2 : 1};
-}
-
-std::uint8_t to_byte(float value) {
-  if (!(value > 0)) return 0;  // and NaN
-  return value >= 254.5f ? 255 : static_cast<std::uint8_t>(value + 0.5f);
 }
 
 }  // namespace
@@ -38,18 +65,17 @@ LatentExtents latent_extents(const Y4mHeader& header, std::int64_t patch) {
 void frame_to_rgb(std::span<const std::uint8_t> frame, const Y4mHeader& header, float* rgb) {
   const Range range = range_of(header);
   const Subsampling sub = subsampling_of(header.chroma);
-  const std::uint8_t* luma = frame.data();
-  const std::uint8_t* cb_plane = luma + header.width * header.height;
-  const std::uint8_t* cr_plane = cb_plane + header.chroma_width() * header.chroma_height();
+  const Samples samples(frame.data(), header);
   const std::int64_t pixels = header.width * header.height;
+  const std::int64_t cb_plane = pixels, cr_plane = cb_plane + header.chroma_width() * header.chroma_height();
   for (std::int64_t y = 0; y < header.height; ++y)
     for (std::int64_t x = 0; x < header.width; ++x) {
-      const float light = (luma[y * header.width + x] - range.luma_offset) / range.luma_scale;
+      const float light = (samples[y * header.width + x] - range.luma_offset) / range.luma_scale;
       float red = light, green = light, blue = light;
       if (header.chroma != Chroma::mono) {
         const std::int64_t at = y / sub.y * header.chroma_width() + x / sub.x;
-        const float cb = (cb_plane[at] - 128.0f) / range.chroma_scale,
-                    cr = (cr_plane[at] - 128.0f) / range.chroma_scale;
+        const float cb = (samples[cb_plane + at] - range.chroma_offset) / range.chroma_scale,
+                    cr = (samples[cr_plane + at] - range.chroma_offset) / range.chroma_scale;
         red = light + 2 * (1 - kRed) * cr;
         blue = light + 2 * (1 - kBlue) * cb;
         green = (light - kRed * red - kBlue * blue) / kGreen;
@@ -75,13 +101,13 @@ void rgb_to_frame(const float* rgb, const Y4mHeader& header, std::span<std::uint
     return {light, (blue - light) / (2 * (1 - kBlue)), (red - light) / (2 * (1 - kRed))};
   };
 
-  std::uint8_t* luma = frame.data();
+  SampleWriter luma(frame.data(), header);
   for (std::int64_t y = 0; y < header.height; ++y)
-    for (std::int64_t x = 0; x < header.width; ++x)
-      *luma++ = to_byte(range.luma_offset + range.luma_scale * yuv_at(y, x).y);
+    for (std::int64_t x = 0; x < header.width; ++x) luma.put(range.luma_offset + range.luma_scale * yuv_at(y, x).y);
 
-  std::uint8_t* cb_plane = luma;
-  std::uint8_t* cr_plane = cb_plane + header.chroma_width() * header.chroma_height();
+  const std::int64_t chroma_bytes = header.sample_bytes() * header.chroma_width() * header.chroma_height();
+  SampleWriter cb_plane(frame.data() + header.sample_bytes() * plane, header);
+  SampleWriter cr_plane(frame.data() + header.sample_bytes() * plane + chroma_bytes, header);
   for (std::int64_t row = 0; row < header.chroma_height(); ++row) {
     const std::int64_t last_y = std::min((row + 1) * sub.y, header.height);
     for (std::int64_t column = 0; column < header.chroma_width(); ++column) {
@@ -94,8 +120,8 @@ void rgb_to_frame(const float* rgb, const Y4mHeader& header, std::span<std::uint
           cb += value.cb;
           cr += value.cr;
         }
-      *cb_plane++ = to_byte(128 + range.chroma_scale * cb / static_cast<float>(pixels));
-      *cr_plane++ = to_byte(128 + range.chroma_scale * cr / static_cast<float>(pixels));
+      cb_plane.put(range.chroma_offset + range.chroma_scale * cb / static_cast<float>(pixels));
+      cr_plane.put(range.chroma_offset + range.chroma_scale * cr / static_cast<float>(pixels));
     }
   }
 }

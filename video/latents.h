@@ -20,8 +20,8 @@ LatentExtents latent_extents(const Y4mHeader& header, std::int64_t patch);
 /// -1..1 and are kept, so that rgb_to_frame inverts this exactly.
 void frame_to_rgb(std::span<const std::uint8_t> frame, const Y4mHeader& header, float* rgb);
 
-/// The inverse: chroma is the mean over the pixels it covers, values are rounded to nearest and clamped to 0..255, NaN
-/// becomes 0.
+/// The inverse: chroma is the mean over the pixels it covers, values are rounded to nearest and clamped to a sample's
+/// bits, NaN becomes 0.
 void rgb_to_frame(const float* rgb, const Y4mHeader& header, std::span<std::uint8_t> frame);
 
 /// The pixel that is shown at `place` of a line of `size` pixels which is mirrored at both ends, and again beyond.

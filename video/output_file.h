@@ -1,34 +1,39 @@
-// Files that appear whole or not at all.
+// Output as a stream, to a file that appears whole or not at all.
 #pragma once
 
 #include <filesystem>
-#include <fstream>
+#include <memory>
 #include <ostream>
-#include <string>
+
+namespace kineograph {
+class AtomicFile;
+}
 
 namespace kineograph::video {
 
-/// Writes beside `path` and takes its name only in commit(): a run that fails, is interrupted or fills the disk leaves
-/// the old file. Pipes and devices are written directly; "-" is stdout.
-/// One at a time in a process: a signal that ends the process removes the unfinished file.
+/// An AtomicFile as a stream, for programs: a signal that ends the process leaves no temporary file. "-" is stdout.
 class OutputFile {
  public:
   /// Throws IoError when the file cannot be made.
   explicit OutputFile(std::filesystem::path path);
   OutputFile(const OutputFile&) = delete;
   OutputFile& operator=(const OutputFile&) = delete;
-  /// Without commit() the unfinished file is removed.
+  /// Without commit() nothing remains of the file.
   ~OutputFile();
 
   std::ostream& stream() noexcept { return *stream_; }
+  /// A name by which another program may write the file instead of stream(); of no use for stdout.
+  std::filesystem::path unfinished() const;
   /// Throws IoError when something written so far was refused (a full disk).
   void check();
   /// Flushes, checks, and gives the file its name.
   void commit();
 
  private:
-  std::filesystem::path path_, unfinished_;
-  std::ofstream file_;
+  class Buffer;
+  std::unique_ptr<AtomicFile> file_;  // null for stdout
+  std::unique_ptr<Buffer> buffer_;
+  std::unique_ptr<std::ostream> own_stream_;
   std::ostream* stream_ = nullptr;
 };
 

@@ -5,6 +5,7 @@
 #include <istream>
 #include <ostream>
 #include <string_view>
+#include <utility>
 
 #include "kineograph/error.h"
 
@@ -40,14 +41,23 @@ std::int64_t parse_extent(std::string_view text, const std::string& where) {
   return value;
 }
 
-Chroma parse_chroma(std::string_view text, const std::string& where) {
-  // The three 4:2:0 names differ in where chroma samples sit, by at most half a pixel; they are treated alike.
-  if (text == "420" || text == "420jpeg" || text == "420mpeg2" || text == "420paldv") return Chroma::c420;
-  if (text == "422") return Chroma::c422;
-  if (text == "444") return Chroma::c444;
-  if (text == "mono") return Chroma::mono;
-  throw FormatError(where, "8-bit C420jpeg, C420mpeg2, C420paldv, C422, C444 or Cmono", "C" + std::string(text),
-                    "With ffmpeg: -pix_fmt yuv420p.");
+// How chroma lies and how many bits a sample has: C420jpeg, C422p10, Cmono12 and their like.
+void parse_chroma(std::string_view text, Y4mHeader& header, const std::string& where) {
+  constexpr std::pair<std::string_view, Chroma> kLayouts[] = {
+      {"420", Chroma::c420}, {"422", Chroma::c422}, {"444", Chroma::c444}, {"mono", Chroma::mono}};
+  for (const auto& [name, chroma] : kLayouts) {
+    if (!text.starts_with(name)) continue;
+    std::string_view rest = text.substr(name.size());
+    header.chroma = chroma;
+    // The names of 8-bit 4:2:0 differ in where chroma samples sit, by at most half a pixel; they are treated alike.
+    if (rest.empty() || (chroma == Chroma::c420 && (rest == "jpeg" || rest == "mpeg2" || rest == "paldv"))) return;
+    if (chroma != Chroma::mono && rest.front() == 'p') rest.remove_prefix(1);
+    const auto [end, error] = std::from_chars(rest.data(), rest.data() + rest.size(), header.bits);
+    if (error == std::errc() && end == rest.data() + rest.size() && header.bits > 8 && header.bits <= 16) return;
+    break;
+  }
+  throw FormatError(where, "C420jpeg, C420mpeg2, C420paldv, C422, C444, Cmono or one of 9 to 16 bits, such as C420p10",
+                    "C" + std::string(text), "With ffmpeg: -pix_fmt yuv420p.");
 }
 
 }  // namespace
@@ -62,7 +72,18 @@ std::int64_t Y4mHeader::chroma_height() const noexcept {
   return chroma == Chroma::c420 ? (height + 1) / 2 : height;
 }
 
-std::int64_t Y4mHeader::frame_bytes() const noexcept { return width * height + 2 * chroma_width() * chroma_height(); }
+std::int64_t Y4mHeader::frame_bytes() const noexcept {
+  return sample_bytes() * (width * height + 2 * chroma_width() * chroma_height());
+}
+
+std::string Y4mHeader::interlacing() const {
+  for (const std::string& parameter : parameters) {
+    if (parameter == "It") return "top field first";
+    if (parameter == "Ib") return "bottom field first";
+    if (parameter == "Im") return "mixed";
+  }
+  return {};
+}
 
 Y4mReader::Y4mReader(std::istream& in, std::string where) : in_(in), where_(std::move(where)) {
   std::string line;
@@ -85,7 +106,7 @@ Y4mReader::Y4mReader(std::istream& in, std::string where) : in_(in), where_(std:
     } else if (word[0] == 'H') {
       header_.height = parse_extent(word.substr(1), where_ + ": height");
     } else {
-      if (word[0] == 'C') header_.chroma = parse_chroma(word.substr(1), where_ + ": chroma");
+      if (word[0] == 'C') parse_chroma(word.substr(1), header_, where_ + ": chroma");
       if (word == "XCOLORRANGE=FULL") header_.full_range = true;
       header_.parameters.emplace_back(word);
     }

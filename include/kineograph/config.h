@@ -15,6 +15,8 @@ namespace kineograph {
 
 /// The six activations of diffusers' FeedForward.
 enum class Activation { geglu, gelu, gelu_approximate, geglu_approximate, swiglu, linear_silu };
+/// Whether ff.net.0.proj gives 8 I rows, 4 I values and then the gates that they are multiplied with, activated.
+constexpr bool is_gated(Activation value) noexcept { return value == Activation::geglu || value == Activation::swiglu; }
 /// norm1 and norm2 of a block: plain, or conditioned on timestep (AdaLayerNorm) or on timestep and class label
 /// (AdaLayerNormZero).
 enum class NormType { layer_norm, ada_norm, ada_norm_zero };

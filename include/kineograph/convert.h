@@ -6,6 +6,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "kineograph/checkpoint.h"
 #include "kineograph/lora.h"
@@ -22,16 +23,31 @@ struct ConvertOptions {
   std::string module = {};
   /// f32, f16 or bf16; nullopt keeps each tensor's own.
   std::optional<DType> dtype = {};
-  /// Merged into the weights, in this order.
+  /// Merged into the weights that they fit, in this order.
   LoraStack loras = {};
+  /// Refuses LoRAs of which anything is not merged.
+  bool strict = false;
   /// Rows of the position tables, at least as many as there are; further ones are diffusers' sines and cosines.
   std::optional<std::int64_t> num_positional_embeddings = {};
   /// Called after every tensor with the bytes written so far and in all.
   std::function<void(std::size_t done, std::size_t total)> on_progress = {};
 };
 
-/// Writes `output` tensor by tensor; files appear whole or not at all. Throws ArgumentError for what the layout cannot
-/// hold, CheckpointError for LoRAs that match nothing, FormatError for damaged tensors, IoError.
-void convert(const Checkpoint& checkpoint, const std::filesystem::path& output, const ConvertOptions& options);
+/// What became of the LoRAs.
+struct ConvertReport {
+  /// One LoRA of ConvertOptions::loras.
+  struct Merged {
+    std::string file;                    ///< as it was opened
+    double scale = 1.0;                  ///< what its deltas were multiplied by
+    std::size_t deltas = 0;              ///< pairs that were added to weights
+    std::vector<Lora::Skipped> skipped;  ///< what of the file was not
+  };
+  std::vector<Merged> loras;  ///< in the order of ConvertOptions::loras
+};
+
+/// Writes `output` tensor by tensor; files appear whole or not at all. 8-bit floats are written as f16 where no dtype
+/// is asked for. Throws ArgumentError for what the layout cannot hold, CheckpointError for a checkpoint without modules
+/// or with several sets of them and for LoRAs that match nothing, FormatError for damaged tensors, IoError.
+ConvertReport convert(const Checkpoint& checkpoint, const std::filesystem::path& output, const ConvertOptions& options);
 
 }  // namespace kineograph

@@ -8,7 +8,8 @@
 namespace kineograph {
 
 /// Base of every exception the library throws. what() reads
-/// "<where>: expected <expected>, found <found>. <hint>"; the parts are kept for programs.
+/// "<where>: expected <expected>, found <found>. <hint>", in one line, without control characters and cut off where a
+/// part is very long; the parts are kept as they are for programs.
 class Error : public std::runtime_error {
  public:
   /// Of the parts; `hint` may be empty: what is likely wrong, or what to do.

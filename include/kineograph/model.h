@@ -37,6 +37,10 @@ struct ModelOptions {
   std::string variant = {};
   /// Of config.json.
   UnknownKeys unknown_keys = UnknownKeys::refuse;
+  /// Reads all weights into memory of the model's own. Otherwise they stay mapped: the file must then be replaced by a
+  /// rename and never written to or cut off in place while the model lives. A forward never reads the file; the first
+  /// backward, parameters() and save_pretrained do, and throw IoError if it has changed.
+  bool copy_weights = false;
   /// Called while the model is opened.
   WarningHandler on_warning = {};
 };
@@ -92,11 +96,12 @@ struct Gradients {
 /// threads at once. Copies are cheap and share the weights.
 class ModelMixin {
  public:
-  /// Writes config.json and diffusion_pytorch_model[.variant].safetensors, each atomically.
+  /// Writes config.json and diffusion_pytorch_model[.variant].safetensors: both or neither.
   void save_pretrained(const std::filesystem::path& directory, std::string_view variant = {}) const;
 
-  /// Parameters in the state dict's order; views into the model's memory.
-  const std::vector<Parameter>& parameters() const noexcept;
+  /// Parameters in the state dict's order; views into the model's memory, or its file. Throws IoError if that file was
+  /// changed since it was opened.
+  const std::vector<Parameter>& parameters() const;
   /// Elements of all parameters.
   std::int64_t num_parameters() const;
   /// The dtype most parameters are stored in.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -20,12 +21,18 @@ enum class Layout {
   unet_motion,     ///< the motion modules inside diffusers' UNetMotionModel
   unet_3d,         ///< diffusers' UNet3DConditionModel
   i2vgen_xl,       ///< diffusers' I2VGenXLUNet
-  animatediff,     ///< the original AnimateDiff's motion modules, AnimateLCM, SparseCtrl
+  animatediff,     ///< the original AnimateDiff's motion modules, AnimateLCM, SparseCtrl, HotshotXL
   modelscope,      ///< ModelScope's and VGen's original UNet, with Conv1d projections
 };
 std::string_view name_of(Layout layout) noexcept;
 /// Whether its modules are AnimateDiff's motion modules, which a MotionAdapter holds.
 bool is_motion(Layout layout) noexcept;
+
+/// What an 8-bit weight is multiplied by: one number, or one a row, (out) or (out, 1), as f32, f16 or bf16.
+struct WeightScale {
+  TensorView value;    ///< in the checkpoint's memory
+  std::string source;  ///< what it is called in the file
+};
 
 /// One module of a checkpoint, under diffusers' names whatever they are in the file.
 struct CheckpointModule {
@@ -39,15 +46,20 @@ struct CheckpointModule {
 
   /// Elements of state_dict's tensors, position tables left out.
   std::int64_t num_parameters() const;
-  /// The first tensor's dtype.
+  /// What its first tensor is read as: 8-bit floats are read as f16.
   DType dtype() const noexcept;
 };
 
 /// One TransformerTemporalModel of a checkpoint.
 struct TemporalModule : CheckpointModule {
-  Layout layout = Layout::module;       ///< of the file it was found in
-  TransformerTemporalConfig config;     ///< from the tensors' shapes, a config.json and published values
-  std::vector<std::string> recomputed;  ///< position tables of the original's in the file, which are computed anew
+  Layout layout = Layout::module;    ///< of the file it was found in
+  TransformerTemporalConfig config;  ///< from the tensors' shapes, a config.json and published values
+  /// Position tables in 16 bits of an original file that are the formula's to rounding: as in diffusers, the formula's
+  /// values in f32 stand for them.
+  std::vector<std::string> recomputed;
+  std::map<std::string, WeightScale> scales;  ///< of 8-bit weights, by their parameter's name
+  /// Keys of low-rank factors that PEFT injected, which the weights do not contain; Lora::open reads them.
+  std::vector<std::string> adapter;
 };
 
 /// One Transformer2DModel or TransformerSpatioTemporalModel of a checkpoint.
@@ -55,13 +67,29 @@ struct SpatialModule : CheckpointModule {
   ModelConfig config;  ///< from the tensors' shapes, a config.json and published values
 };
 
-/// The temporal modules in a checkpoint, whole or not, found by their keys; what no shape says comes from a config.json
-/// beside the file. Throws ConfigError for such a file that is damaged or does not fit, or where the published values
-/// do not; CheckpointError for two tensors in one place.
+/// One reading of a checkpoint: the modules below one path.
+struct ModuleSet {
+  std::string path;                     ///< for OpenOptions::select; kRoot for the file's top
+  std::vector<TemporalModule> modules;  ///< in the order in which data passes them
+};
+
+/// Every set of temporal modules in a checkpoint that differs from the others, such as weights and their moving
+/// average, or those that OpenOptions::select leaves. Modules are found by their keys, whole or not, whatever stands
+/// before; paths that share no module are one set. What no shape says comes from a config.json beside the file. Throws
+/// ConfigError for such a file that is damaged or does not fit, or where the published values do not; CheckpointError
+/// for two tensors in one place.
+std::vector<ModuleSet> module_sets(const Checkpoint& checkpoint);
+
+/// The modules of a checkpoint's only set; empty where it has none. Throws what module_sets does, and CheckpointError,
+/// which names their paths, for several sets.
 std::vector<TemporalModule> temporal_modules(const Checkpoint& checkpoint);
 
+/// What a checkpoint without temporal modules seems to hold, and which command or option helps, as a sentence: a LoRA,
+/// quantised weights, another model. Empty where nothing is known.
+std::string other_contents(const Checkpoint& checkpoint);
+
 /// One of them as a model, by its path in diffusers; an empty name for the only one. Its tensors' checksums are
-/// checked. Throws ArgumentError for a name that is not there, and what from_state_dict throws.
+/// checked. Throws ArgumentError for a name that is not there, and what temporal_modules and from_state_dict throw.
 TransformerTemporalModel load(const Checkpoint& checkpoint, std::string_view name = {}, ModelOptions options = {});
 
 /// The Transformer2DModels and TransformerSpatioTemporalModels in a checkpoint, whole or not: in diffusers'

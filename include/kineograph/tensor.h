@@ -13,8 +13,9 @@
 
 namespace kineograph {
 
-/// Element types that checkpoints hold. The model computes on f32, f16 and bf16; indices are i64 or i32.
-enum class DType : std::uint8_t { f64, f32, f16, bf16, i64, i32, i16, i8, u8, boolean };
+/// Element types that checkpoints hold. The model computes on f32, f16 and bf16; indices are i64 or i32. The 8-bit
+/// floats are stored weights only, which are widened to f16 before anything is done with them.
+enum class DType : std::uint8_t { f64, f32, f16, bf16, i64, i32, i16, i8, u8, boolean, f8_e4m3fn, f8_e5m2 };
 
 /// Bytes of one element.
 std::size_t size_of(DType dtype) noexcept;
@@ -108,7 +109,7 @@ std::string to_string(const Dims& dims);
 class TensorView {
  public:
   TensorView() = default;
-  /// Row-major elements at `data`. Throws FormatError for a shape whose elements cannot be counted.
+  /// Row-major elements at `data`.
   TensorView(const void* data, DType dtype, Shape shape)
       : data_(data), dtype_(dtype), shape_(shape), strides_(contiguous_strides(shape)), present_(true) {}
   /// Elements at `data`, `strides[i]` of them apart along axis i.

@@ -7,6 +7,7 @@
 #include <xxhash.h>
 
 #include "models.h"
+#include "restoration.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -41,10 +42,24 @@ void translate(const std::exception_ptr& pointer, void*) {
   }
 }
 
+/// The model with LoRA files merged, each times its scale; a warning for what of them is this module's and does not
+/// fit.
+TransformerTemporalModel with_loras(TransformerTemporalModel base, const std::string& module,
+                                    const ModelOptions& options,
+                                    const std::vector<std::pair<std::string, double>>& loras, bool strict) {
+  AdaptedModel adapted(std::move(base), module, options);
+  for (std::size_t i = 0; i < loras.size(); ++i)
+    for (const auto& [key, why] :
+         adapted.add_lora(std::to_string(i), Lora::open(loras[i].first), loras[i].second, strict))
+      options.on_warning(loras[i].first + ": left out " + key + ": " + why);
+  return adapted.model();
+}
+
 TransformerTemporalModel from_pretrained(const std::string& directory, const std::string& module,
                                          const std::string& engine, const std::string& compute_dtype,
-                                         const std::string& isa, const std::string& variant,
-                                         const std::string& group_norm_scope) {
+                                         const std::string& isa, const std::string& variant, const std::string& select,
+                                         const std::string& group_norm_scope,
+                                         const std::vector<std::pair<std::string, double>>& loras, bool strict) {
   Warnings warnings;
   ModelOptions options = model_options(engine, compute_dtype, isa, warnings);
   options.variant = variant;
@@ -56,9 +71,13 @@ TransformerTemporalModel from_pretrained(const std::string& directory, const std
   }
   auto model = [&] {
     const nb::gil_scoped_release free;
-    if (module.empty() && !std::filesystem::is_regular_file(directory))
-      return TransformerTemporalModel::from_pretrained(directory, options);
-    return load(Checkpoint::open(directory, variant), module, options);
+    const bool folder = module.empty() && select.empty() && !std::filesystem::is_regular_file(directory);
+    if (folder && loras.empty()) return TransformerTemporalModel::from_pretrained(directory, options);
+    const Checkpoint checkpoint = Checkpoint::open(directory, {variant, select});
+    auto base = load(checkpoint, module, options);
+    if (loras.empty()) return base;
+    return with_loras(std::move(base), module.empty() ? temporal_modules(checkpoint).front().name : module, options,
+                      loras, strict);
   }();
   warnings.issue();
   return model;
@@ -225,7 +244,7 @@ NB_MODULE(_native, m) {
   bind_common<TransformerTemporalModel, TransformerTemporalConfig>(model);
   model
       .def_static("from_pretrained", from_pretrained, "directory"_a, "module"_a, "engine"_a, "compute_dtype"_a, "isa"_a,
-                  "variant"_a, "group_norm_scope"_a)
+                  "variant"_a, "select"_a, "group_norm_scope"_a, "loras"_a, "strict"_a)
       .def("forward", forward, "hidden_states"_a.none(), "num_frames"_a, "encoder_hidden_states"_a.none(),
            "timestep"_a.none(), "class_labels"_a.none(), "cross_attention_kwargs"_a, "out"_a.none(),
            "recorder"_a.none(), "training_seed"_a.none(), "num_threads"_a)
@@ -233,6 +252,7 @@ NB_MODULE(_native, m) {
            "encoder_hidden_states"_a.none(), "timestep"_a.none(), "class_labels"_a.none(), "training_seed"_a.none(),
            "num_threads"_a)
       .def_prop_ro("attention_names", &TransformerTemporalModel::attention_names);
+  bind_restoration(m);
 
   m.def("engines", engines);
   m.def(

@@ -19,7 +19,7 @@ Model from_pretrained(const std::string& path, const std::string& module, const 
   auto model = [&] {
     const nb::gil_scoped_release free;
     if (module.empty() && !std::filesystem::is_regular_file(path)) return Model::from_pretrained(path, options);
-    const SpatialModel found = load_spatial(Checkpoint::open(path, variant), module, options);
+    const SpatialModel found = load_spatial(Checkpoint::open(path, {variant}), module, options);
     if (const auto* wanted = std::get_if<Model>(&found)) return *wanted;
     const bool spatial = std::holds_alternative<Transformer2DModel>(found);
     throw ArgumentError("module", spatial ? "a TransformerSpatioTemporalModel" : "a Transformer2DModel",

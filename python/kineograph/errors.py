@@ -1,6 +1,8 @@
 """The exceptions of the library. Each says where, what was expected and what was found."""
 
-__all__ = ["Error", "ConfigError", "FormatError", "CheckpointError", "ArgumentError", "IoError"]
+from typing import Any
+
+__all__ = ["Error", "ConfigError", "FormatError", "CheckpointError", "ArgumentError", "IoError", "UpstreamError"]
 
 
 class Error(Exception):
@@ -11,11 +13,11 @@ class Error(Exception):
         expected, found, hint: the parts of the message; empty where a message has another form.
     """
 
-    def __init__(self, message: str, where: str = "", expected: str = "", found: str = "", hint: str = ""):
+    def __init__(self, message: str, where: str = "", expected: str = "", found: str = "", hint: str = "") -> None:
         super().__init__(message)
         self.where, self.expected, self.found, self.hint = where, expected, found, hint
 
-    def __reduce__(self):
+    def __reduce__(self) -> "tuple[Any, ...]":
         return type(self), (self.args[0], self.where, self.expected, self.found, self.hint)
 
 
@@ -38,5 +40,9 @@ class ArgumentError(Error, ValueError):
 class IoError(Error, OSError):
     """A file that cannot be opened, read, written or renamed."""
 
-    def __str__(self):
-        return self.args[0]
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class UpstreamError(Error, ImportError):
+    """A version of diffusers without a class that native forwards stand for."""

@@ -4,7 +4,7 @@ import operator
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Literal, Optional, Sequence, Tuple, Union, overload
 
 import numpy
 
@@ -16,7 +16,7 @@ __all__ = ["TransformerTemporalModel", "TransformerTemporalModelOutput", "Config
 
 @dataclass
 class TransformerTemporalModelOutput(Output):
-    """What a forward returns.
+    """The output of a forward.
 
     Attributes:
         sample: (B*F, C, H, W) in the dtype of hidden_states; for discrete latents (B*F, V-1, sample_size^2) in f32.
@@ -88,6 +88,9 @@ class TransformerTemporalModel(NativeModel):
         compute_dtype: str = "auto",
         isa: str = "",
         group_norm_scope: str = "",
+        select: str = "",
+        loras: Sequence[Tuple[Union[str, "os.PathLike[str]"], float]] = (),
+        strict: bool = False,
     ) -> "TransformerTemporalModel":
         """Opens a folder that diffusers' ``save_pretrained`` wrote, or one temporal module of a whole UNet, an adapter or
         an original checkpoint: safetensors, or a torch archive, in which nothing is run. Weights are memory-mapped.
@@ -97,15 +100,58 @@ class TransformerTemporalModel(NativeModel):
                 there is only one. ``kineograph inspect`` lists them.
             variant: such as "fp16", as in diffusers.
             group_norm_scope: "clip" or "frame", over what the configuration says.
+            select: path of one set of weights, such as "ema_model.state_dict", where a file has several that differ.
+            loras: (file, scale) pairs of LoRAs that are merged in this order; what of them is this module's and does not
+                fit is a warning.
+            strict: raise CheckpointError for LoRAs of which anything of this module's does not fit.
 
         Raises:
             IoError, FormatError, ConfigError, CheckpointError, ArgumentError
         """
         return cls._over(
             _native.Model.from_pretrained(
-                os.fspath(path), module, engine, compute_dtype, isa, variant, group_norm_scope
+                os.fspath(path),
+                module,
+                engine,
+                compute_dtype,
+                isa,
+                variant,
+                select,
+                group_norm_scope,
+                [(os.fspath(file), scale) for file, scale in loras],
+                strict,
             )
         )
+
+    @overload
+    def __call__(
+        self,
+        hidden_states: Any,
+        encoder_hidden_states: Any = None,
+        timestep: Any = None,
+        class_labels: Any = None,
+        num_frames: int = 1,
+        cross_attention_kwargs: Optional[Mapping[str, Any]] = None,
+        return_dict: Literal[True] = True,
+        *,
+        out: Any = None,
+        training_seed: Optional[int] = None,
+    ) -> TransformerTemporalModelOutput: ...
+
+    @overload
+    def __call__(
+        self,
+        hidden_states: Any,
+        encoder_hidden_states: Any = None,
+        timestep: Any = None,
+        class_labels: Any = None,
+        num_frames: int = 1,
+        cross_attention_kwargs: Optional[Mapping[str, Any]] = None,
+        *,
+        return_dict: Literal[False],
+        out: Any = None,
+        training_seed: Optional[int] = None,
+    ) -> Tuple[Any]: ...
 
     def __call__(
         self,

@@ -1,4 +1,4 @@
-"""Attention maps: what each attention of a model looked at."""
+"""Attention maps: the probabilities with which each attention of a model looked at frames and tokens."""
 
 import contextlib
 import threading
@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Tuple
 
 from . import _native
 
-__all__ = ["record_attention", "AttentionMaps"]
+__all__ = ["AttentionMaps", "record", "recorder_of"]
 
 # Model -> its recorder, while a recording runs. Keyed by identity: modules may define equality as they like.
 _recorders: "Dict[int, Tuple[weakref.ref, _native.AttentionRecorder]]" = {}
@@ -16,6 +16,7 @@ _lock = threading.Lock()
 
 
 def recorder_of(model: Any) -> "_native.AttentionRecorder | None":
+    """The recorder of a model while it is recorded."""
     if not _recorders:
         return None
     with _lock:
@@ -42,37 +43,9 @@ class AttentionMaps(Mapping[str, Any]):
         return sum(len(recorder.names()) for _, recorder in self._recorders)
 
 
-def _recordable(model: Any) -> "List[Tuple[str, Any]]":
-    """The native models in `model`, by the prefix of their names: itself, or the modules of something of torch's."""
-    from .model import TransformerTemporalModel
-
-    if isinstance(model, TransformerTemporalModel):
-        return [("", model)]
-    from .diffusers.acceleration import native_modules
-
-    return [(f"{path}." if path else "", module) for path, module in native_modules(model)]
-
-
 @contextlib.contextmanager
-def record_attention(model: Any) -> "Iterator[AttentionMaps]":
-    """Keeps the attention probabilities of native forwards inside a ``with`` block.
-
-        with kineograph.record_attention(model) as maps:
-            model(hidden_states, num_frames=16)
-        maps["transformer_blocks.0.attn1"]  # (B, H*W, heads, F, F)
-
-    `model` is a ``TransformerTemporalModel``, or a pipeline, UNet or module whose temporal modules run natively; names
-    then begin with the module's path. The maps stay after the block. Forwards are slower while they are kept.
-
-    Raises:
-        ValueError: for a model in which nothing runs natively, or one that is being recorded already.
-    """
-    models = _recordable(model)
-    if not models:
-        raise ValueError(
-            "record_attention: expected a native model, or one in which modules run natively, found none "
-            f"in {type(model).__name__}. kineograph.accelerate makes modules of diffusers native."
-        )
+def record(models: "List[Tuple[str, Any]]") -> "Iterator[AttentionMaps]":
+    """Records `models`, (prefix of the names, model) each, inside a ``with`` block."""
     recorders = [(prefix, _native.AttentionRecorder()) for prefix, _ in models]
     with _lock:
         if any(id(one) in _recorders for _, one in models):

@@ -18,5 +18,5 @@ def set_num_threads(n: int) -> None:
 
 
 def num_threads(default: int = 0) -> int:
-    """What was set, or `default` where neither ``set_num_threads`` nor the environment says anything."""
+    """The number that was set, or `default` where neither ``set_num_threads`` nor the environment says anything."""
     return _num_threads or (0 if os.environ.get("KINEOGRAPH_NUM_THREADS") else default)

@@ -1,60 +1,192 @@
 #include "base/atomic_file.h"
 
+#include <dirent.h>
 #include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <memory>
 #include <string>
+#include <string_view>
 #include <system_error>
+#include <utility>
 
 #include "kineograph/error.h"
 
 namespace kineograph {
+namespace {
 
-AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
-  // A device or a pipe cannot be replaced by a rename; it is written to directly.
-  std::error_code ignored;
-  const auto status = std::filesystem::status(path_, ignored);
-  special_ = std::filesystem::exists(status) && !std::filesystem::is_regular_file(status);
-  if (special_) {
-    descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
-  } else {
-    // A file without a name vanishes with the process, however that ends; not every file system has such.
-    const std::filesystem::path folder = path_.parent_path().empty() ? "." : path_.parent_path();
-    descriptor_ = ::open(folder.c_str(), O_WRONLY | O_TMPFILE | O_CLOEXEC, 0666);
-    if (descriptor_ >= 0 && ::access(descriptor_path().c_str(), F_OK) != 0) {  // without /proc it gets no name
-      ::close(descriptor_);
-      descriptor_ = -1;
-    }
-    if (descriptor_ < 0) {
-      do {
-        temporary_ = next_name();
-        descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-      } while (descriptor_ < 0 && errno == EEXIST);
-      if (descriptor_ < 0) temporary_.clear();
-    }
+namespace fs = std::filesystem;
+
+constexpr std::string_view kEnding = ".tmp";
+
+// Names of unfinished files, in memory that a signal handler may read whatever the threads are doing.
+struct Unfinished {
+  enum State : int { free, changing, named };
+  std::atomic<int> state{free};
+  std::array<char, 4096> name{};
+};
+std::array<Unfinished, 16> unfinished;
+
+void remember(const std::string& name) noexcept {
+  for (Unfinished& slot : unfinished) {
+    int expected = Unfinished::free;
+    if (name.size() >= slot.name.size() || !slot.state.compare_exchange_strong(expected, Unfinished::changing))
+      continue;
+    std::memcpy(slot.name.data(), name.c_str(), name.size() + 1);
+    slot.state = Unfinished::named;
+    return;
   }
-  if (descriptor_ < 0) fail("opened");
 }
 
-std::string AtomicFile::next_name() const {
-  // Of this process's own, and a new one for every file it writes.
+void forget(const std::string& name) noexcept {
+  for (Unfinished& slot : unfinished)
+    if (slot.state == Unfinished::named && name == slot.name.data()) {
+      slot.state = Unfinished::free;
+      return;
+    }
+}
+
+/// The file that a chain of links leads to, whether it is there or not.
+fs::path follow_links(fs::path path) {
+  std::error_code ignored;
+  for (int links = 0; links < 40 && fs::is_symlink(path, ignored); ++links) {
+    const fs::path target = fs::read_symlink(path, ignored);
+    if (ignored) break;
+    path = target.is_absolute() ? target : path.parent_path() / target;
+  }
+  return path;
+}
+
+fs::path folder_of(const fs::path& path) { return path.parent_path().empty() ? "." : path.parent_path(); }
+
+/// A name of this process's own beside `path`, and a new one for every file it writes.
+std::string temporary_name(const fs::path& path) {
   static std::atomic<unsigned> counter{0};
-  return path_.string() + "." + std::to_string(::getpid()) + "-" + std::to_string(counter++) + ".tmp";
+  return (folder_of(path) / ("." + path.filename().string() + "." + std::to_string(::getpid()) + "-" +
+                             std::to_string(counter++) + std::string(kEnding)))
+      .string();
 }
 
-std::string AtomicFile::descriptor_path() const { return "/proc/self/fd/" + std::to_string(descriptor_); }
+/// Removes temporary files for `path` of processes that are gone: whoever still writes one holds its lock.
+void remove_strays(const fs::path& path) noexcept {
+  try {
+    const std::string start = "." + path.filename().string() + ".";
+    // Not std::filesystem's iterator, whose constructor ends the process where memory runs out.
+    const std::string folder = folder_of(path).string();
+    const std::unique_ptr<DIR, int (*)(DIR*)> names(::opendir(folder.c_str()), ::closedir);
+    if (!names) return;
+    while (const dirent* entry = ::readdir(names.get())) {
+      const std::string_view name = entry->d_name;
+      if (!name.starts_with(start) || !name.ends_with(kEnding) || name.size() <= start.size() + kEnding.size())
+        continue;
+      const std::string_view middle = name.substr(start.size(), name.size() - start.size() - kEnding.size());
+      if (middle.find_first_not_of("0123456789-") != std::string_view::npos) continue;
+      const std::string stray = folder + "/" + entry->d_name;
+      const int descriptor = ::open(stray.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+      if (descriptor < 0) continue;
+      if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) ::unlink(stray.c_str());
+      ::close(descriptor);
+    }
+  } catch (const std::exception&) {
+    // Strays cost space only.
+  }
+}
+
+/// Exchanges two names at once; false where the system cannot, or one of them leads to nothing.
+bool exchange(const char* a, const char* b) noexcept {
+#ifdef RENAME_EXCHANGE
+  return ::renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE) == 0;
+#else
+  (void)a, (void)b;
+  return false;
+#endif
+}
+
+}  // namespace
+
+void remove_unfinished_files() noexcept {
+  for (const Unfinished& slot : unfinished)
+    if (slot.state == Unfinished::named) ::unlink(slot.name.data());
+}
+
+AtomicFile::AtomicFile(fs::path path) : path_(follow_links(std::move(path))) {
+  std::error_code ignored;
+  if (fs::is_directory(path_, ignored)) throw IoError(path_.string(), "a file to write", "a folder");
+  struct stat before {};
+  existed_ = ::stat(path_.c_str(), &before) == 0;
+  special_ = existed_ && !S_ISREG(before.st_mode);
+  if (special_) {
+    descriptor_.value = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+    if (descriptor_.value < 0) fail("opened");
+    return;
+  }
+  remove_strays(path_);
+  if (!open_nameless(folder_of(path_))) open_temporary();
+  // Before the first byte is there to be read by others.
+  if (existed_) (void)::fchmod(descriptor_.value, before.st_mode & 07777);
+  (void)::flock(descriptor_.value, LOCK_EX | LOCK_NB);
+}
+
+std::string AtomicFile::name_for_others() const {
+  if (special_) return path_.string();
+  if (is_named()) return temporary_;
+  return "/proc/" + std::to_string(::getpid()) + "/fd/" + std::to_string(descriptor_.value);
+}
+
+/// A file that vanishes with the process, however that ends; not every file system has such.
+bool AtomicFile::open_nameless(const fs::path& folder) {
+#ifdef O_TMPFILE
+  descriptor_.value = ::open(folder.c_str(), O_WRONLY | O_TMPFILE | O_CLOEXEC, 0666);
+  if (descriptor_.value < 0) return false;
+  if (::access(descriptor_path().c_str(), F_OK) == 0) return true;
+  descriptor_.close();  // without /proc it gets no name
+#else
+  (void)folder;
+#endif
+  return false;
+}
+
+void AtomicFile::open_temporary() {
+  do {
+    set_temporary(temporary_name(path_));
+    descriptor_.value = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (descriptor_.value < 0) set_temporary({});
+  } while (descriptor_.value < 0 && errno == EEXIST);
+  if (descriptor_.value < 0) fail("opened");
+}
+
+void AtomicFile::set_temporary(std::string name) {
+  const int kept = errno;
+  if (!temporary_.empty()) forget(temporary_);
+  temporary_ = std::move(name);
+  if (!temporary_.empty()) remember(temporary_);
+  errno = kept;
+}
+
+std::string AtomicFile::descriptor_path() const { return "/proc/self/fd/" + std::to_string(descriptor_.value); }
+
+int AtomicFile::Descriptor::close() noexcept {
+  const int descriptor = std::exchange(value, -1);
+  return descriptor < 0 ? 0 : ::close(descriptor);
+}
 
 AtomicFile::~AtomicFile() {
-  if (descriptor_ >= 0) ::close(descriptor_);
-  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+  if (temporary_.empty()) return;
+  ::unlink(temporary_.c_str());
+  forget(temporary_);
 }
 
 void AtomicFile::write(const void* data, std::size_t size) {
   const char* from = static_cast<const char*>(data);
   while (size > 0) {
-    const ssize_t written = ::write(descriptor_, from, size);
+    const ssize_t written = ::write(descriptor_.value, from, size);
     if (written < 0 && errno == EINTR) continue;
     if (written <= 0) fail("written");
     from += written;
@@ -62,36 +194,80 @@ void AtomicFile::write(const void* data, std::size_t size) {
   }
 }
 
-void AtomicFile::flush() {
-  if (!special_ && ::fsync(descriptor_) != 0) fail("flushed");
-}
-
-void AtomicFile::commit() {
-  flush();
-  if (!special_ && temporary_.empty()) {
+/// On the disk as a whole, under its temporary name.
+void AtomicFile::complete() {
+  if (!special_) {
+    if (::fsync(descriptor_.value) != 0) fail("flushed");
     // A name beside the one it will take: no link replaces what is there, and only a rename does so at once.
-    const std::string self = descriptor_path();
-    int linked = -1;
-    do {
-      temporary_ = next_name();
-      linked = ::linkat(AT_FDCWD, self.c_str(), AT_FDCWD, temporary_.c_str(), AT_SYMLINK_FOLLOW);
-    } while (linked != 0 && errno == EEXIST);
-    if (linked != 0) {
-      temporary_.clear();
-      fail("named");
+    const std::string nameless = descriptor_path();
+    while (!is_named()) {
+      set_temporary(temporary_name(path_));
+      if (::linkat(AT_FDCWD, nameless.c_str(), AT_FDCWD, temporary_.c_str(), AT_SYMLINK_FOLLOW) == 0) break;
+      set_temporary({});
+      if (errno != EEXIST) fail("named");
     }
   }
-  const int closed = ::close(descriptor_);
-  descriptor_ = -1;
+  // Some file systems tell what went wrong only now. The lock stays with the copy.
+  const int copy = special_ ? -1 : ::fcntl(descriptor_.value, F_DUPFD_CLOEXEC, 0);
+  const int closed = descriptor_.close();
+  descriptor_.value = copy;
   if (closed != 0) fail("closed");
-  if (temporary_.empty()) return;
-  if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail("renamed into place");
-  temporary_.clear();
 }
 
-void AtomicFile::fail(const char* action) const {
+/// `may_give_back`: what had the name is kept until the other files have theirs.
+void AtomicFile::take_name(bool may_give_back) {
+  if (special_) return;
+  if (may_give_back && existed_ && exchange(temporary_.c_str(), path_.c_str())) {
+    swapped_ = true;
+    return;
+  }
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail("renamed into place");
+  set_temporary({});
+}
+
+bool AtomicFile::give_name_back() noexcept {
+  if (special_) return false;
+  if (swapped_) return exchange(temporary_.c_str(), path_.c_str());
+  return !existed_ && ::unlink(path_.c_str()) == 0;
+}
+
+void AtomicFile::sync_folder() const {
+  if (special_) return;
+  const int folder = ::open(folder_of(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const bool synced = folder >= 0 && (::fsync(folder) == 0 || errno == EINVAL);  // EINVAL: it has no such thing
+  const int why = errno;
+  if (folder >= 0) ::close(folder);
+  errno = why;
+  if (!synced && folder >= 0) fail("found by its name after a power cut", "The file is in its place.");
+}
+
+void AtomicFile::commit_together(std::initializer_list<AtomicFile*> files) {
+  for (AtomicFile* file : files) file->complete();
+  std::size_t named = 0;
+  try {
+    for (AtomicFile* file : files) {
+      file->take_name(files.size() > 1);
+      ++named;
+    }
+  } catch (const IoError& error) {
+    while (named-- > 0) {
+      const AtomicFile* const earlier = files.begin()[named];
+      if (!files.begin()[named]->give_name_back())
+        throw IoError(error.where(), error.expected(), error.found(),
+                      earlier->path_.string() + " is the new one already: write both again.");
+    }
+    throw;
+  }
+  for (AtomicFile* file : files) {
+    if (file->is_named() && ::unlink(file->temporary_.c_str()) == 0) file->set_temporary({});
+    file->descriptor_.close();
+  }
+  for (const AtomicFile* file : files) file->sync_folder();
+}
+
+void AtomicFile::fail(const char* action, const char* hint) const {
   throw IoError(path_.string(), std::string("a file that can be ") + action,
-                std::error_code(errno, std::generic_category()), "Nothing was changed.");
+                std::error_code(errno, std::generic_category()), special_ ? "" : hint);
 }
 
 }  // namespace kineograph

@@ -1,12 +1,15 @@
 #include "kineograph/error.h"
 
+#include "base/printable.h"
+
 namespace kineograph {
 namespace {
 
 std::string compose(const std::string& where, const std::string& expected, const std::string& found,
                     const std::string& hint) {
-  std::string text = where + ": expected " + expected + ", found " + found;
-  if (!hint.empty()) text += ". " + hint;
+  // Any part may have been in a stranger's file.
+  std::string text = printable(where) + ": expected " + printable(expected) + ", found " + printable(found);
+  if (!hint.empty()) text += ". " + printable(hint);
   return text;
 }
 
@@ -32,7 +35,7 @@ Error::Error(const std::string& message, std::string where, std::string expected
       hint_(std::move(hint)) {}
 
 IoError::IoError(const std::string& where, std::string expected, std::error_code reason, std::string hint)
-    : Error(where + ": " + words_of(reason) + (hint.empty() ? "" : ". " + hint), where, std::move(expected),
-            words_of(reason), hint) {}
+    : Error(printable(where) + ": " + words_of(reason) + (hint.empty() ? "" : ". " + printable(hint)), where,
+            std::move(expected), words_of(reason), hint) {}
 
 }  // namespace kineograph

@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <map>
+#include <mutex>
 #include <string>
 #include <system_error>
 
@@ -14,34 +16,98 @@
 namespace kineograph::checkpoint {
 namespace {
 
+constexpr std::size_t kMostText = std::size_t{64} << 20;
+
 [[noreturn]] void fail(const std::filesystem::path& path, const char* expected) {
   throw IoError(path.string(), expected, std::error_code(errno, std::generic_category()));
 }
 
+/// Every map there is, by its first address. Never destroyed: maps may outlive static destructors. A handler of SIGBUS
+/// may wait for the mutex, as nobody reads a map who holds it.
+struct Registry {
+  std::mutex mutex;
+  std::map<std::uintptr_t, const MappedFile*> files;
+
+  const MappedFile* at(const void* address) const {
+    const auto place = reinterpret_cast<std::uintptr_t>(address);
+    auto found = files.upper_bound(place);
+    if (found == files.begin()) return nullptr;
+    const MappedFile* const file = (--found)->second;
+    return place - found->first < file->bytes().size() ? file : nullptr;
+  }
+};
+Registry& registry() {
+  static auto& all = *new Registry;
+  return all;
+}
+
+std::uintptr_t key_of(const std::byte* data) { return reinterpret_cast<std::uintptr_t>(data); }
+
 }  // namespace
 
-MappedFile::MappedFile(const std::filesystem::path& path) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) fail(path, "a readable file");
+MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
   struct stat status {};
-  if (::fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
-    ::close(descriptor);
-    throw IoError(path.string(), "a regular file", "something else");
-  }
-  size_ = static_cast<std::size_t>(status.st_size);
-  if (size_ != 0) {
-    void* mapped = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0);
-    if (mapped == MAP_FAILED) {
-      ::close(descriptor);
-      fail(path, "a file that can be mapped");
+  // A pipe would be waited for, and a device may do something, when it is opened: looked at first.
+  if (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode))
+    throw IoError(path.string(), "a regular file", S_ISDIR(status.st_mode) ? "a folder" : "a device or a pipe");
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor < 0) fail(path, "a readable file");
+  try {
+    if (::fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode))
+      throw IoError(path.string(), "a regular file", "something else");
+    size_ = static_cast<std::size_t>(status.st_size);
+    changed_ = status.st_mtim;
+    if (size_ != 0) {
+      void* mapped = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0);
+      if (mapped == MAP_FAILED) fail(path, "a file that can be mapped");
+      data_ = static_cast<const std::byte*>(mapped);
+      const std::lock_guard lock(registry().mutex);
+      registry().files.emplace(key_of(data_), this);
     }
-    data_ = static_cast<const std::byte*>(mapped);
+  } catch (...) {
+    if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+    ::close(descriptor);
+    throw;
   }
-  ::close(descriptor);
+  descriptor_ = descriptor;
 }
 
 MappedFile::~MappedFile() {
-  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+  if (data_ != nullptr) {
+    {
+      const std::lock_guard lock(registry().mutex);
+      registry().files.erase(key_of(data_));
+    }
+    ::munmap(const_cast<std::byte*>(data_), size_);
+  }
+  ::close(descriptor_);
+}
+
+void MappedFile::check_unchanged() const {
+  struct stat now {};
+  if (::fstat(descriptor_, &now) != 0) fail(path_, "a file that can be looked at");
+  const bool same = static_cast<std::size_t>(now.st_size) == size_ && now.st_mtim.tv_sec == changed_.tv_sec &&
+                    now.st_mtim.tv_nsec == changed_.tv_nsec;
+  if (!same)
+    throw IoError(path_.string(), "the file as it was when it was opened",
+                  now.st_size == static_cast<off_t>(size_) ? "one that was written to since" : "one of another size",
+                  "Replace model files by a rename, not in place; or load with copy_weights.");
+}
+
+void check_unchanged(const void* address) {
+  // The file is not looked at under the lock: whoever reads the map keeps it alive.
+  const MappedFile* file = nullptr;
+  {
+    const std::lock_guard lock(registry().mutex);
+    file = registry().at(address);
+  }
+  if (file != nullptr) file->check_unchanged();
+}
+
+const char* mapped_file_at(const void* address) noexcept {
+  const std::lock_guard lock(registry().mutex);
+  const MappedFile* const file = registry().at(address);
+  return file == nullptr ? nullptr : file->path().c_str();
 }
 
 void MappedFile::release(std::span<const std::byte> part) const noexcept {
@@ -54,6 +120,9 @@ void MappedFile::release(std::span<const std::byte> part) const noexcept {
 
 std::string read_text(const std::filesystem::path& path) {
   const MappedFile file(path);
+  if (file.bytes().size() > kMostText)
+    throw FormatError(path.string(), "a text of at most " + std::to_string(kMostText >> 20) + " MiB",
+                      std::to_string(file.bytes().size() >> 20) + " MiB");
   return std::string(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
 }
 

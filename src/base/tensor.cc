@@ -20,8 +20,8 @@ struct Info {
 };
 
 // In the order of DType.
-constexpr Info kInfo[] = {{"f64", 8}, {"f32", 4}, {"f16", 2}, {"bf16", 2}, {"i64", 8},
-                          {"i32", 4}, {"i16", 2}, {"i8", 1},  {"u8", 1},   {"bool", 1}};
+constexpr Info kInfo[] = {{"f64", 8}, {"f32", 4}, {"f16", 2}, {"bf16", 2}, {"i64", 8},       {"i32", 4},
+                          {"i16", 2}, {"i8", 1},  {"u8", 1},  {"bool", 1}, {"f8_e4m3fn", 1}, {"f8_e5m2", 1}};
 
 // Calls body(source offset) for every element in row-major order.
 template <class Body>

@@ -3,15 +3,30 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
+
+#include "base/cores.h"
 
 namespace kineograph {
 
-/// Cores that this process may use.
-int available_cores();
-
-/// Threads for a call that asks for `asked`: that many; for 0 KINEOGRAPH_NUM_THREADS, else every core. Never more than
-/// there are cores, as those would only take turns; but up to four on any machine.
+/// Threads for a call that asks for `asked`: that many; for 0 KINEOGRAPH_NUM_THREADS, else every available core. Never
+/// more than there are cores, as those would only take turns; but up to four on any machine. 1 in a forked child: the
+/// threads of oneTBB's pool stayed with its parent.
 int thread_count(int asked);
+
+/// What is wrong with KINEOGRAPH_NUM_THREADS, where it is no number above 0 and so has no effect; once in a process,
+/// and empty from then on.
+std::string take_thread_setting_problem();
+
+/// A call of the library while it lasts. Throws Error in a child that was forked while another thread was in one: that
+/// thread's locks stay locked there.
+class RunningCall {
+ public:
+  RunningCall();
+  ~RunningCall();
+  RunningCall(const RunningCall&) = delete;
+  RunningCall& operator=(const RunningCall&) = delete;
+};
 
 /// Calls work(i) once for every i in [0, count), on the calling thread and up to `threads` - 1 others. The first
 /// exception ends the loop early and is thrown here. A thread that cannot be made is done without.

@@ -9,6 +9,9 @@
 
 #include "base/json.h"
 #include "base/mapped_file.h"
+#include "base/text.h"
+#include "checkpoint/folder.h"
+#include "checkpoint/foreign.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/torch_archive.h"
 
@@ -17,24 +20,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kBaseName = "diffusion_pytorch_model";
-
-/// diffusers' names: diffusion_pytorch_model[.variant].safetensors, or .bin, and
-/// diffusion_pytorch_model.safetensors.index[.variant].json, or .bin.index.
-fs::path weights_file(const fs::path& folder, std::string_view variant) {
-  const std::string dotted = variant.empty() ? "" : "." + std::string(variant);
-  const std::string base(kBaseName);
-  const fs::path single = folder / (base + dotted + ".safetensors");
-  if (fs::exists(single)) return single;
-  const fs::path index = folder / (base + ".safetensors.index" + dotted + ".json");
-  if (fs::exists(index)) return index;
-  const fs::path pickled = folder / (base + dotted + ".bin");
-  if (fs::exists(pickled)) return pickled;
-  const fs::path pickled_index = folder / (base + ".bin.index" + dotted + ".json");
-  if (fs::exists(pickled_index)) return pickled_index;
-  throw IoError(folder.string(),
-                single.filename().string() + ", " + index.filename().string() + " or " + pickled.filename().string(),
-                "none of them", variant.empty() ? "" : "The variant asked for is \"" + std::string(variant) + "\".");
+/// Whether `name` is `path`, or lies below it.
+bool is_below(std::string_view name, std::string_view path) {
+  return name.starts_with(path) && (name.size() == path.size() || name[path.size()] == '.');
 }
 
 }  // namespace
@@ -46,7 +34,7 @@ struct Checkpoint::Impl {
   std::vector<fs::path> files;
   std::deque<checkpoint::MappedFile> mapped;
   std::deque<Tensor> copies;
-  std::string container;
+  std::string container, selected;
   std::vector<Ignored> ignored;
   /// What a torch archive's checksum is of.
   struct Record {
@@ -69,22 +57,42 @@ struct Checkpoint::Impl {
   }
 
   void add_bytes(std::span<const std::byte> bytes, const fs::path& path) {
-    if (checkpoint::looks_like_torch(bytes))
-      add_torch(bytes, path);
-    else
-      add_safetensors(bytes, path);
+    if (checkpoint::looks_like_torch(bytes)) return add_torch(bytes, path);
+    checkpoint::refuse_foreign(bytes, path.string());
+    add_safetensors(bytes, path);
   }
 
-  /// Where `name` is to be put; the last one counts, as in a Python dict.
-  void put(const std::string& name, const TensorView& view, const Record* record) {
-    const auto [found, added] = index.emplace(name, tensors.size());
-    if (added) {
-      tensors.emplace_back(name, view);
-      record_of.push_back(record);
-    } else {
-      tensors[found->second].second = view;
-      record_of[found->second] = record;
+  void put(const std::string& name, const TensorView& view, const Record* record, const fs::path& path) {
+    if (!index.emplace(name, tensors.size()).second)
+      throw FormatError(path.string() + ": tensor " + shortened(name), "every tensor once",
+                        "a second one of this path");
+    tensors.emplace_back(name, view);
+    record_of.push_back(record);
+  }
+
+  /// Keeps what is below `path`, under the names that it has there.
+  void select(const std::string& path) {
+    selected = path;
+    if (path.empty() || path == kRoot) return;
+    std::set<std::string> known;
+    std::vector<std::pair<std::string, TensorView>> kept;
+    std::vector<const Record*> kept_records;
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      const std::string& name = tensors[i].first;
+      if (is_below(name, path)) {
+        kept.emplace_back(name.size() == path.size() ? "" : name.substr(path.size() + 1), tensors[i].second);
+        kept_records.push_back(record_of[i]);
+      } else if (const std::size_t dot = name.find('.'); dot != std::string::npos) {
+        known.insert(name.substr(0, dot));
+      }
     }
+    if (kept.empty())
+      throw ArgumentError("select", "the path of something that holds tensors in " + where, shortened(path),
+                          "At its top are:" + first_of({known.begin(), known.end()}, " "));
+    tensors = std::move(kept);
+    record_of = std::move(kept_records);
+    index.clear();
+    for (std::size_t i = 0; i < tensors.size(); ++i) index.emplace(tensors[i].first, i);
   }
 
   void add_torch(std::span<const std::byte> bytes, const fs::path& path) {
@@ -93,7 +101,7 @@ struct Checkpoint::Impl {
     const std::size_t first = records.size();
     for (checkpoint::ZipEntry& entry : archive.records) records.push_back({std::move(entry), path.string()});
     for (const auto& entry : archive.tensors)
-      put(entry.name, entry.view, archive.records.empty() ? nullptr : &records[first + entry.record]);
+      put(entry.name, entry.view, archive.records.empty() ? nullptr : &records[first + entry.record], path);
     for (auto& [name, what] : archive.opaque) ignored.push_back({name, what});
     for (Tensor& copy : archive.copies) copies.push_back(std::move(copy));
   }
@@ -101,60 +109,54 @@ struct Checkpoint::Impl {
   void add_safetensors(std::span<const std::byte> bytes, const fs::path& path) {
     container = "safetensors";
     checkpoint::SafetensorsHeader header = checkpoint::parse_safetensors(bytes, path.string());
-    for (auto& [name, view] : header.tensors) {
-      if (index.contains(name))
-        throw FormatError(path.string() + ": tensor " + name, "every tensor in one shard", "a second one");
-      put(name, view, nullptr);
-    }
+    for (auto& [name, view] : header.tensors) put(name, view, nullptr, path);
     for (auto& [name, what] : header.opaque) ignored.push_back({name, what});
     for (Tensor& copy : header.copies) copies.push_back(std::move(copy));
     metadata.merge(header.metadata);
   }
 
   /// Opens the shards that an index names, and checks that they hold what it says.
-  void add_shards(const fs::path& path) {
+  void add_shards(const fs::path& path, std::string_view variant) {
     const std::string where = path.string();
     const auto json = checkpoint::parse_json<nlohmann::json, FormatError>(checkpoint::read_text(path), where);
     const auto map = json.find("weight_map");
     if (map == json.end() || !map->is_object())
-      throw FormatError(where, "a JSON object with weight_map", "something else");
+      throw FormatError(where, "an index of shards: a JSON object with weight_map", "another JSON object");
     std::map<std::string, std::vector<std::string>> shards;
     for (const auto& [name, shard] : map->items()) {
-      if (!shard.is_string()) throw FormatError(where + ": " + name, "the name of a shard", shard.dump());
+      if (!shard.is_string())
+        throw FormatError(where + ": " + shortened(name), "the name of a shard", shortened(shard.dump()));
       const auto file = shard.get<std::string>();
       if (file.empty() || file == "." || file == ".." || file.find_first_of("/\\") != std::string::npos)
-        throw FormatError(where + ": " + name, "a file beside the index", file);
+        throw FormatError(where + ": " + shortened(name), "a file beside the index", shortened(file));
       shards[file].push_back(name);
     }
     for (const auto& [file, names] : shards) {
       const std::size_t before = tensors.size(), ignored_before = ignored.size();
-      add_file(path.parent_path() / file);
+      add_file(checkpoint::shard_file(path.parent_path(), file, variant));
       std::set<std::string_view> opaque;
       for (std::size_t i = ignored_before; i < ignored.size(); ++i) opaque.insert(ignored[i].name);
-      std::size_t known = 0;
+      // A shard may hold more than the index names; diffusers reads shards whole, too.
       for (const std::string& name : names) {
         const auto found = index.find(name);
         const bool here = found != index.end() && found->second >= before;
         if (!here && !opaque.contains(name))
-          throw FormatError(where, "tensor " + name + " in " + file, "none of that name there");
-        known += here ? 1 : 0;
+          throw FormatError(where, "tensor " + shortened(name) + " in " + shortened(file), "none of that name there");
       }
-      if (tensors.size() - before != known)
-        throw FormatError(where, std::to_string(known) + " tensors in " + file,
-                          std::to_string(tensors.size() - before));
     }
   }
 };
 
-Checkpoint Checkpoint::open(const fs::path& path, std::string_view variant) {
-  const fs::path file = fs::is_directory(path) ? weights_file(path, variant) : path;
+Checkpoint Checkpoint::open(const fs::path& path, const OpenOptions& options) {
+  const fs::path file = fs::is_directory(path) ? checkpoint::weights_file(path, options.variant) : path;
   auto impl = std::make_shared<Impl>();
   if (file.extension() == ".json") {
-    impl->add_shards(file);
+    impl->add_shards(file, options.variant);
     impl->container += " in " + std::to_string(impl->files.size()) + " shards";
   } else {
     impl->add_file(file);
   }
+  impl->select(options.select);
   return Checkpoint(std::move(impl));
 }
 
@@ -175,6 +177,7 @@ TensorView Checkpoint::find(std::string_view name) const noexcept {
   return found == impl_->index.end() ? TensorView() : impl_->tensors[found->second].second;
 }
 
+const std::string& Checkpoint::selected() const noexcept { return impl_->selected; }
 const std::map<std::string, std::string>& Checkpoint::metadata() const noexcept { return impl_->metadata; }
 const std::vector<fs::path>& Checkpoint::files() const noexcept { return impl_->files; }
 void Checkpoint::release(std::string_view name) const noexcept {
@@ -183,6 +186,10 @@ void Checkpoint::release(std::string_view name) const noexcept {
   const std::span bytes(static_cast<const std::byte*>(view.data()),
                         static_cast<std::size_t>(view.numel()) * size_of(view.dtype()));
   for (const checkpoint::MappedFile& file : impl_->mapped) file.release(bytes);
+}
+
+void Checkpoint::check_unchanged() const {
+  for (const checkpoint::MappedFile& file : impl_->mapped) file.check_unchanged();
 }
 
 const std::string& Checkpoint::container() const noexcept { return impl_->container; }

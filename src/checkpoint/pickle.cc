@@ -6,6 +6,8 @@
 #include <cstring>
 #include <unordered_map>
 
+#include "base/text.h"
+#include "checkpoint/pickle_names.h"
 #include "kineograph/error.h"
 
 namespace kineograph::checkpoint {
@@ -13,71 +15,18 @@ namespace {
 
 using Kind = PickleValue::Kind;
 
-// Functions that pickles of data call. A class may be called too: that makes an object, and its name is reported.
-constexpr std::string_view kRebuilders[] = {
-    "torch.device",
-    "torch.serialization._get_layout",
-    "torch.Size",
-    "copy_reg._reconstructor",
-    "copyreg._reconstructor",
-    "copyreg.__newobj__",
-    "collections.defaultdict",
-    "collections.deque",
-    "_codecs.encode",
-    "numpy.dtype",
-    "numpy.core.multiarray.scalar",
-    "numpy.core.multiarray._reconstruct",
-    "numpy._core.multiarray.scalar",
-    "numpy._core.multiarray._reconstruct",
-    "datetime.datetime",
-    "datetime.timedelta",
-    "datetime.date",
-    "builtins.set",
-    "builtins.frozenset",
-    "builtins.list",
-    "builtins.dict",
-    "builtins.tuple",
-    "builtins.complex",
-    "builtins.bytearray",
-    "builtins.bytes",
-    "builtins.object",
-    "builtins.slice",
-    "builtins.range",
-    "__builtin__.set",
-    "__builtin__.object",
-    "__builtin__.bytearray",
-};
-
-// Modules in which even a class may start something.
-constexpr std::string_view kRefusedModules[] = {
-    "os",         "posix",   "nt",      "sys",        "subprocess",      "builtins",  "__builtin__", "importlib",
-    "runpy",      "shutil",  "socket",  "ctypes",     "multiprocessing", "threading", "pty",         "code",
-    "webbrowser", "http",    "urllib",  "requests",   "tempfile",        "operator",  "functools",   "types",
-    "pickle",     "marshal", "asyncio", "concurrent", "signal",          "gc"};
-
 // A pickle of a million parameters has some fifteen million values. What is beyond was made to fill memory. So were
-// containers with more items than the pickle has bytes to name them: each item takes an opcode, and an argument of a
-// call one more.
-constexpr std::size_t kMaxValues = 24'000'000, kReferencesPerByte = 4, kReferencesAtLeast = 1024, kMaxNameLength = 1024;
-
-bool is_class_name(std::string_view name) {
-  const std::string_view last = name.substr(name.rfind('.') + 1);
-  return !last.empty() && last.find_first_not_of('_') != std::string_view::npos &&
-         last[last.find_first_not_of('_')] >= 'A' && last[last.find_first_not_of('_')] <= 'Z';
-}
-
-bool may_be_called(std::string_view name) {
-  if (std::find(std::begin(kRebuilders), std::end(kRebuilders), name) != std::end(kRebuilders)) return true;
-  const std::string_view module = name.substr(0, name.find('.'));
-  // Nothing is lost on sparse, quantized or meta tensors: they are reported as what they are.
-  if (name.starts_with("torch._utils._rebuild_") || name.starts_with("torch._tensor._rebuild_")) return true;
-  return is_class_name(name) &&
-         std::find(std::begin(kRefusedModules), std::end(kRefusedModules), module) == std::end(kRefusedModules);
-}
+// containers with more items than the pickle has bytes to name them: an item takes an opcode, a call takes four for its
+// five items, and an OrderedDict of Python 2 has its pairs twice.
+constexpr std::size_t kMaxValues = 24'000'000, kReferencesPerByte = 2, kReferencesAtLeast = 1024, kMaxNameLength = 1024;
+// Names of globals are made of two texts, which may be the same two again and again.
+constexpr std::size_t kMadePerByte = 8, kMadeAtLeast = 32768;
 
 class Machine {
  public:
-  Machine(std::span<const std::byte> bytes, std::string_view where) : bytes_(bytes), where_(where) {}
+  Machine(std::span<const std::byte> bytes, std::string_view where) : bytes_(bytes), where_(where) {
+    pickle_.values.emplace_back();
+  }
 
   Pickle run() {
     for (;;) {
@@ -120,7 +69,7 @@ class Machine {
     if (!text.empty() && text.back() == 'L') text.remove_suffix(1);
     std::int64_t value = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || end != text.data() + text.size()) refuse("a 64-bit integer", std::string(text));
+    if (error != std::errc() || end != text.data() + text.size()) refuse("a 64-bit integer", shortened(text));
     return value;
   }
 
@@ -138,6 +87,16 @@ class Machine {
   }
   void push(PickleRef ref) { stack_.push_back(ref); }
   void push(PickleValue value) { push(add(value)); }
+  /// Booleans and the empty tuple are one value each, as None is: one byte names them.
+  void push_shared(PickleRef& shared, Kind kind, std::int64_t integer = 0) {
+    if (shared == kNone) {
+      PickleValue value;
+      value.kind = kind;
+      value.integer = integer;
+      shared = add(value);
+    }
+    push(shared);
+  }
   void push_integer(std::int64_t integer, Kind kind = Kind::integer) {
     PickleValue value;
     value.kind = kind;
@@ -159,17 +118,21 @@ class Machine {
     push(value);
   }
   void push_made_text(std::string text, Kind kind = Kind::text) {
+    made_bytes_ += text.size();
+    if (made_bytes_ > kMadeAtLeast + kMadePerByte * bytes_.size())
+      refuse("names that the pickle has bytes for", "more");
     push_text(pickle_.texts.emplace_back(std::move(text)), kind);
   }
   void push_items(Kind kind, std::span<const PickleRef> items) {
     PickleValue value;
     value.kind = kind;
-    append(value, items);
     push(value);
+    append(top(), items);
   }
   /// Items are behind each other in `refs`, with room up to the next power of two.
-  void append(PickleValue& value, std::span<const PickleRef> items) {
+  void append(PickleRef target, std::span<const PickleRef> items) {
     account(items.size());
+    PickleValue& value = pickle_.values[target];
     if (items.empty()) return;
     std::vector<PickleRef>& refs = pickle_.refs;
     const std::size_t count = value.size + items.size();
@@ -220,31 +183,44 @@ class Machine {
     if (module.size() + name.size() > kMaxNameLength) refuse("the name of a global", "a text of no such length");
     push_made_text(std::string(module) + "." + std::string(name), Kind::global);
   }
-  void push_call(PickleRef callee, std::span<const PickleRef> arguments) {
-    const std::string name(pickle_.name_of(pickle_.at(callee)));
-    if (pickle_.at(callee).kind == Kind::global && !may_be_called(name))
-      refuse("tensors and plain values", "a call of " + name,
-             "Nothing was run. Weights need no such call: do not open this file with anything that runs pickles.");
-    if (pickle_.at(callee).kind != Kind::global && pickle_.at(callee).kind != Kind::call)
-      refuse("a global to call", "another value");
+  void push_call(PickleRef callee, PickleRef arguments, PickleRef keywords = kNone) {
+    if (pickle_.at(callee).kind != Kind::global) refuse("a global to call", "another value");
+    if (pickle_.at(arguments).kind != Kind::tuple) refuse("a tuple of arguments", "another value");
+    const std::string name(pickle_.text(pickle_.at(callee)));
+    if (name == "builtins.getattr" || name == "__builtin__.getattr") return push_nested_class(arguments);
+    if (!makes_data(name)) refuse_call(name);
+    if (holds_a_function(name)) check_held(arguments);
     if (name == "collections.OrderedDict") return push_ordered_dict(arguments);
-    std::vector<PickleRef> items = {callee};
-    items.insert(items.end(), arguments.begin(), arguments.end());
+    const PickleRef items[kCallItems] = {callee, arguments, keywords, kNone, kNone};
     push_items(Kind::call, items);
   }
-  /// The items of a tuple of arguments, as a copy: `refs` grows.
-  std::vector<PickleRef> pop_arguments() {
-    const PickleValue& arguments = pickle_.at(pop());
-    if (arguments.kind != Kind::tuple) refuse("a tuple of arguments", "another value");
-    const auto items = pickle_.items(arguments);
-    return {items.begin(), items.end()};
+  [[noreturn]] void refuse_call(const std::string& name) const {
+    refuse("tensors and plain values", "a call of " + name,
+           "Nothing was run. Weights need no such call: do not open this file with anything that runs pickles.");
+  }
+  /// Refuses functions among the items of a tuple that a later call would run.
+  void check_held(PickleRef tuple) const {
+    for (const PickleRef ref : pickle_.items(pickle_.at(tuple))) {
+      const PickleValue& value = pickle_.at(ref);
+      if (value.kind == Kind::global && !may_be_held(pickle_.text(value)))
+        refuse_call(std::string(pickle_.text(value)));
+    }
+  }
+  /// Before protocol 4 a class inside a class is getattr(Outer, "Inner").
+  void push_nested_class(PickleRef arguments) {
+    const auto parts = pickle_.items(pickle_.at(arguments));
+    if (parts.size() != 2 || pickle_.at(parts[0]).kind != Kind::global || pickle_.at(parts[1]).kind != Kind::text)
+      refuse_call("builtins.getattr");
+    const std::string outer(pickle_.text(pickle_.at(parts[0]))), inner(pickle_.text(pickle_.at(parts[1])));
+    if (!makes_data(outer) || !makes_data(outer + "." + inner)) refuse_call("builtins.getattr of " + outer);
+    push_global(outer, inner);
   }
 
   /// OrderedDict(), or as Python 2 wrote it, OrderedDict([[key, value], ...]).
-  void push_ordered_dict(std::span<const PickleRef> arguments) {
+  void push_ordered_dict(PickleRef arguments) {
     std::vector<PickleRef> items;
-    if (!arguments.empty())
-      for (const PickleRef ref : pickle_.items(pickle_.at(arguments.front()))) {
+    if (const auto given = pickle_.items(pickle_.at(arguments)); !given.empty())
+      for (const PickleRef ref : pickle_.items(pickle_.at(given.front()))) {
         const auto pair = pickle_.items(pickle_.at(ref));
         if (pair.size() != 2) refuse("pairs of key and value", "another value");
         items.insert(items.end(), pair.begin(), pair.end());
@@ -252,13 +228,32 @@ class Machine {
     push_items(Kind::dict, items);
   }
 
-  /// Into the container on top of the stack; a call keeps what it is given.
-  void put_into_top(std::span<const PickleRef> items, bool pairs) {
-    PickleValue& target = pickle_.values[top()];
-    const bool fits = target.kind == Kind::call || (pairs ? target.kind == Kind::dict : target.kind == Kind::list);
-    if (!fits || (pairs && items.size() % 2 != 0)) refuse("a container to put items into", "another value");
-    append(target, items);
+  /// The container that takes items: `target` itself, or a part of an object's call, made when it is first needed.
+  PickleRef container(PickleRef target, bool pairs) {
+    const Kind wanted = pairs ? Kind::dict : Kind::list;
+    if (pickle_.at(target).kind == wanted) return target;
+    if (pickle_.at(target).kind != Kind::call) refuse("a container to put items into", "another value");
+    const std::size_t slot = static_cast<std::size_t>(pickle_.at(target).first) +
+                             static_cast<std::size_t>(pairs ? CallItem::entries : CallItem::elements);
+    if (pickle_.refs[slot] == kNone) {
+      PickleValue made;
+      made.kind = wanted;
+      pickle_.refs[slot] = add(made);
+    }
+    return pickle_.refs[slot];
   }
+  void put_into_top(std::span<const PickleRef> items, bool pairs) {
+    if (pairs && items.size() % 2 != 0) refuse("pairs of key and value", "an odd number of values");
+    append(container(top(), pairs), items);
+  }
+  /// Plain containers (an OrderedDict's attributes) have no use for a state.
+  void set_state(PickleRef state) {
+    const PickleValue& object = pickle_.at(top());
+    if (object.kind != Kind::call) return;
+    if (holds_a_function(pickle_.name_of(object))) check_held(state);
+    pickle_.refs[object.first + static_cast<std::size_t>(CallItem::state)] = state;
+  }
+
   // Keys are counted up by every pickler; others are for whoever writes by hand.
   void memoize(std::uint64_t key) {
     if (key < memo_.size())
@@ -285,7 +280,9 @@ class Machine {
   std::vector<std::size_t> marks_;
   std::vector<PickleRef> memo_;
   std::unordered_map<std::uint64_t, PickleRef> sparse_memo_;
-  std::size_t references_ = 0;
+  std::size_t references_ = 0, made_bytes_ = 0;
+  static constexpr PickleRef kNone = 0;  // the first value
+  PickleRef true_ = kNone, false_ = kNone, empty_tuple_ = kNone;
 };
 
 // The opcodes in the order of CPython's pickletools.
@@ -311,10 +308,11 @@ void Machine::step(std::uint8_t opcode) {
     case 0x8b:
       return push_long(take(number<std::uint32_t>()));
     case 'N':
-      return push(PickleValue{});
+      return push(kNone);
     case 0x88:
+      return push_shared(true_, Kind::boolean, 1);
     case 0x89:
-      return push_integer(opcode == 0x88, Kind::boolean);
+      return push_shared(false_, Kind::boolean, 0);
     case 'F': {
       const std::string text(line());
       return push_real(std::strtod(text.c_str(), nullptr));
@@ -349,7 +347,7 @@ void Machine::step(std::uint8_t opcode) {
     case 0x8f:
       return push_items(Kind::list, {});
     case ')':
-      return push_items(Kind::tuple, {});
+      return push_shared(empty_tuple_, Kind::tuple);
     case '}':
       return push_items(Kind::dict, {});
     case 'l':
@@ -426,33 +424,28 @@ void Machine::step(std::uint8_t opcode) {
     }
     case 'R':
     case 0x81: {
-      const std::vector<PickleRef> arguments = pop_arguments();
+      const PickleRef arguments = pop();
       return push_call(pop(), arguments);
     }
     case 0x92: {
-      const PickleRef keywords = pop();
-      std::vector<PickleRef> arguments = pop_arguments();
-      arguments.push_back(keywords);
-      return push_call(pop(), arguments);
+      const PickleRef keywords = pop(), arguments = pop();
+      return push_call(pop(), arguments, keywords);
     }
     case 'i': {
       const std::string_view module = line();
       push_global(module, line());
       const PickleRef callee = pop();
-      return push_call(callee, pop_to_mark());
+      push_items(Kind::tuple, pop_to_mark());
+      return push_call(callee, pop());
     }
     case 'o': {
       const std::vector<PickleRef> items = pop_to_mark();
       if (items.empty()) refuse("a class and its arguments", "none");
-      return push_call(items.front(), std::span(items).subspan(1));
+      push_items(Kind::tuple, std::span(items).subspan(1));
+      return push_call(items.front(), pop());
     }
-    case 'b': {
-      const PickleRef state = pop();
-      PickleValue& object = pickle_.values[top()];
-      // Objects keep their state; plain containers (an OrderedDict's attributes) have no use for one.
-      if (object.kind == Kind::call) append(object, {&state, 1});
-      return;
-    }
+    case 'b':
+      return set_state(pop());
     case 'P':
       push_text(line());
       [[fallthrough]];

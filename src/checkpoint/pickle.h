@@ -27,7 +27,7 @@ struct PickleValue {
     tuple,       ///< items
     dict,        ///< items: key, value, key, value, ...; OrderedDict too
     global,      ///< text: "module.name" that the pickle refers to
-    call,        ///< items: what is called, its arguments, and whatever was put into the object afterwards
+    call,        ///< an object that a call would make: items are those of CallItem
     persistent,  ///< items: the persistent id
   };
   Kind kind = Kind::none;
@@ -41,7 +41,17 @@ struct PickleValue {
 };
 static_assert(sizeof(PickleValue) == 16);
 
-/// The values of one pickle; `root` is what it makes.
+/// The items of a call; None where there is none.
+enum class CallItem : std::uint8_t {
+  callee,     ///< a global
+  arguments,  ///< a tuple
+  state,      ///< what BUILD gives the object, or a call's keywords
+  entries,    ///< a dict of what is put into the object by keys, as into a subclass of dict
+  elements,   ///< a list of what is appended to it
+};
+constexpr std::size_t kCallItems = 5;
+
+/// The values of one pickle; `root` is what it makes, and the first value is None.
 struct Pickle {
   std::vector<PickleValue> values;
   std::vector<PickleRef> refs;    ///< the items of all containers
@@ -60,16 +70,26 @@ struct Pickle {
     if (value.kind < PickleValue::Kind::list || value.kind == PickleValue::Kind::global) return {};
     return std::span(refs).subspan(value.first, value.size);
   }
+  /// An item of a call; None for other values.
+  const PickleValue& of_call(const PickleValue& value, CallItem item) const {
+    return value.kind == PickleValue::Kind::call ? at(items(value)[static_cast<std::size_t>(item)]) : values.front();
+  }
+  /// The value itself, or the entries of an object that is a dict by another name: a subclass with entries.
+  const PickleValue& as_dict(const PickleValue& value) const {
+    const PickleValue& entries = of_call(value, CallItem::entries);
+    return entries.kind == PickleValue::Kind::dict ? entries : value;
+  }
   /// The value of a text key in a dict; null for none, and for what is no dict. The last one counts, as in Python.
   const PickleValue* find(const PickleValue& dict, std::string_view key) const;
   /// "module.name" of a global, or of what a call calls; empty for other values.
   std::string_view name_of(const PickleValue& value) const;
 };
 
-/// Reads one pickle of protocol 0 to 5 at the beginning of `bytes`. Throws FormatError, naming `where`, for what is
-/// truncated, unbalanced or unknown, and for calls of functions that rebuild no data (os.system, builtins.eval, ...):
-/// nothing would run, but no file of weights has such. Texts of
-/// the result are views of `bytes`.
+/// Reads one pickle of protocol 0 to 5 at the beginning of `bytes`, in memory of at most 64 times its size and 64 kB:
+/// every value and every reference has a byte of its own in the pickle, or there are too many. Throws FormatError,
+/// naming `where`, for what is truncated, unbalanced or unknown, and for calls of functions that rebuild no data
+/// (os.system, builtins.eval, ...): nothing would run, but no file of weights has such. Texts of the result are views
+/// of `bytes`.
 Pickle read_pickle(std::span<const std::byte> bytes, std::string_view where);
 
 }  // namespace kineograph::checkpoint

@@ -9,6 +9,8 @@
 #include <utility>
 
 #include "base/atomic_file.h"
+#include "base/mapped_file.h"
+#include "base/text.h"
 #include "kineograph/checkpoint.h"
 #include "kineograph/error.h"
 
@@ -29,13 +31,14 @@ struct DTypeName {
 
 // In the order in which the official library ranks equal sizes when it writes.
 constexpr DTypeName kDTypeNames[] = {
-    {"BOOL", DType::boolean}, {"U8", DType::u8},   {"I8", DType::i8},   {"I16", DType::i16}, {"F16", DType::f16},
-    {"BF16", DType::bf16},    {"I32", DType::i32}, {"F32", DType::f32}, {"F64", DType::f64}, {"I64", DType::i64}};
+    {"BOOL", DType::boolean},      {"U8", DType::u8},   {"I8", DType::i8},   {"F8_E5M2", DType::f8_e5m2},
+    {"F8_E4M3", DType::f8_e4m3fn}, {"I16", DType::i16}, {"F16", DType::f16}, {"BF16", DType::bf16},
+    {"I32", DType::i32},           {"F32", DType::f32}, {"F64", DType::f64}, {"I64", DType::i64}};
 
 // Further dtypes of the format; their tensors are checked and reported, not read.
 constexpr std::pair<std::string_view, std::int64_t> kOpaqueBits[] = {
-    {"F4", 4},          {"F6_E2M3", 6},     {"F6_E3M2", 6}, {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8},
-    {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"U16", 16},    {"U32", 32},    {"U64", 64},    {"C64", 64}};
+    {"F4", 4},          {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8},
+    {"F8_E5M2FNUZ", 8}, {"U16", 16},    {"U32", 32},    {"U64", 64},    {"C64", 64}};
 
 std::size_t rank_of(DType dtype) {
   const auto* found = std::find_if(std::begin(kDTypeNames), std::end(kDTypeNames),
@@ -72,7 +75,7 @@ class HeaderReader : public nlohmann::json_sax<json> {
   }
   bool key(std::string& name) override {
     std::set<std::string>& seen = depth_ == 1 ? names_ : inner_keys_;
-    if (!seen.insert(name).second) refuse("every key once", "\"" + name + "\" twice");
+    if (!seen.insert(name).second) refuse("every key once", "\"" + shortened(name) + "\" twice");
     if (depth_ == 1)
       key_ = name;
     else
@@ -114,7 +117,11 @@ class HeaderReader : public nlohmann::json_sax<json> {
   }
   bool number_integer(number_integer_t value) override { refuse("numbers of 0 or more", std::to_string(value)); }
   bool number_float(number_float_t, const string_t& text) override { refuse("whole numbers", text); }
-  bool null() override { refuse("dtype, shape and data_offsets", "null"); }
+  bool null() override {
+    // The official library writes and reads a null for no metadata.
+    if (depth_ == 1 && !array_ && key_ == "__metadata__") return true;
+    refuse("dtype, shape and data_offsets", "null");
+  }
   bool boolean(bool) override { refuse("dtype, shape and data_offsets", "a boolean"); }
   bool binary(binary_t&) override { refuse("JSON", "binary data"); }
   bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception&) override {
@@ -123,7 +130,7 @@ class HeaderReader : public nlohmann::json_sax<json> {
 
  private:
   [[noreturn]] void refuse(const std::string& expected, const std::string& found) const {
-    throw FormatError(where_ + ": header", expected, found);
+    throw FormatError(where_ + ": header", expected, shortened(found));
   }
   std::string where_, key_, field_;
   std::set<std::string> names_, inner_keys_;
@@ -132,18 +139,11 @@ class HeaderReader : public nlohmann::json_sax<json> {
 };
 
 constexpr const char* kNoFile = "The file is truncated, or neither a safetensors file nor a torch archive.";
-/// What git leaves in place of a large file that was not fetched: a line of a version, one of a hash.
-bool looks_like_lfs(std::span<const std::byte> bytes) {
-  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), std::min<std::size_t>(bytes.size(), 256));
-  return text.starts_with("version ") && text.find("\noid sha256:") != text.npos;
-}
 
 std::uint64_t read_length(std::span<const std::byte> bytes, const std::string& where) {
   std::uint64_t length = 0;
   if (bytes.size() < sizeof(length))
     throw FormatError(where, "at least 8 bytes of header length", std::to_string(bytes.size()) + " bytes", kNoFile);
-  if (looks_like_lfs(bytes))
-    throw FormatError(where, "the file itself", "Git LFS's pointer to it", "`git lfs pull` fetches it.");
   std::memcpy(&length, bytes.data(), sizeof(length));
   if (length > kMaxHeader || length > bytes.size() - sizeof(length))
     throw FormatError(where, "a header that fits into the file's " + std::to_string(bytes.size()) + " bytes",
@@ -166,7 +166,7 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> bytes, std::strin
   header.metadata = std::move(reader.metadata);
   std::vector<std::pair<std::uint64_t, std::uint64_t>> ranges;
   for (const auto& entry : reader.entries) {
-    const std::string at = where + ": tensor " + entry.name;
+    const std::string at = where + ": tensor " + shortened(entry.name);
     if (!entry.has_dtype || !entry.has_shape || !entry.has_offsets || entry.offsets.size() != 2)
       throw FormatError(at, "dtype, shape and two data_offsets", "less or more");
     const auto* name = std::find_if(std::begin(kDTypeNames), std::end(kDTypeNames),
@@ -175,7 +175,7 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> bytes, std::strin
                                      [&](const auto& known) { return known.first == entry.dtype; });
     const bool opaque = name == std::end(kDTypeNames);
     if (opaque && other == std::end(kOpaqueBits))
-      throw FormatError(at, "a dtype of safetensors, such as BOOL, U8, I64, F16, BF16 or F32", entry.dtype);
+      throw FormatError(at, "a dtype of safetensors, such as BOOL, U8, I64, F16, BF16 or F32", shortened(entry.dtype));
     if (entry.shape.size() > Dims::kMaxRank)
       throw FormatError(at, "at most " + std::to_string(Dims::kMaxRank) + " axes", std::to_string(entry.shape.size()));
     const Shape shape(entry.shape);
@@ -220,7 +220,7 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> bytes, std::strin
   return header;
 }
 
-void write_safetensors(const std::filesystem::path& path, const std::vector<LazyTensor>& tensors,
+void write_safetensors(AtomicFile& file, const std::vector<LazyTensor>& tensors,
                        const std::map<std::string, std::string>& metadata,
                        const std::function<void(std::size_t, std::size_t)>& on_progress) {
   std::vector<const LazyTensor*> order;
@@ -229,23 +229,30 @@ void write_safetensors(const std::filesystem::path& path, const std::vector<Lazy
     const std::size_t ra = rank_of(a->dtype), rb = rank_of(b->dtype);
     return ra != rb ? ra > rb : a->name < b->name;
   });
-  nlohmann::ordered_json header = nlohmann::ordered_json::object();
-  if (!metadata.empty()) header["__metadata__"] = metadata;
+  // Written as text: a large JSON value takes memory in its destructor, and ends the process where there is none.
+  const auto quoted = [](const std::string& name) { return nlohmann::json(name).dump(); };
+  std::string text = "{";
+  const auto add = [&](const std::string& key, const std::string& value) {
+    text += (text.size() == 1 ? "" : ",") + quoted(key) + ":" + value;
+  };
+  std::string pairs;
+  for (const auto& [key, value] : metadata) pairs += (pairs.empty() ? "" : ",") + quoted(key) + ":" + quoted(value);
+  if (!metadata.empty()) add("__metadata__", "{" + pairs + "}");
   std::uint64_t offset = 0;
   const auto bytes_of = [](const LazyTensor& tensor) {
     return static_cast<std::uint64_t>(element_count(tensor.shape)) * size_of(tensor.dtype);
   };
   for (const LazyTensor* tensor : order) {
-    const std::uint64_t size = bytes_of(*tensor);
-    header[tensor->name] = {{"dtype", kDTypeNames[rank_of(tensor->dtype)].name},
-                            {"shape", std::vector<std::int64_t>(tensor->shape.begin(), tensor->shape.end())},
-                            {"data_offsets", {offset, offset + size}}};
-    offset += size;
+    const std::uint64_t end = offset + bytes_of(*tensor);
+    std::string shape;
+    for (const std::int64_t extent : tensor->shape) shape += (shape.empty() ? "" : ",") + std::to_string(extent);
+    add(tensor->name, "{\"dtype\":\"" + std::string(kDTypeNames[rank_of(tensor->dtype)].name) + "\",\"shape\":[" +
+                          shape + "],\"data_offsets\":[" + std::to_string(offset) + "," + std::to_string(end) + "]}");
+    offset = end;
   }
-  std::string text = header.dump();
+  text += "}";
   text.resize((text.size() + 7) / 8 * 8, ' ');
   const std::uint64_t length = text.size();
-  AtomicFile file(path);
   file.write(&length, sizeof(length));
   file.write(text);
   std::uint64_t done = 0;
@@ -256,12 +263,17 @@ void write_safetensors(const std::filesystem::path& path, const std::vector<Lazy
       scratch = convert(view, view.dtype());
       view = scratch;
     }
-    file.write(view.data(), bytes_of(*tensor));
+    try {
+      file.write(view.data(), bytes_of(*tensor));
+    } catch (const IoError&) {
+      check_unchanged(view.data());  // the likelier cause: the system cannot read what is no longer there
+      throw;
+    }
+    check_unchanged(view.data());
     if (tensor->written) tensor->written();
     done += bytes_of(*tensor);
     if (on_progress) on_progress(done, offset);
   }
-  file.commit();
 }
 
 }  // namespace kineograph::checkpoint
@@ -273,7 +285,9 @@ void save_safetensors(const std::filesystem::path& path, const std::vector<std::
   std::vector<checkpoint::LazyTensor> lazy;
   for (const auto& [name, view] : tensors)
     lazy.push_back({name, view.dtype(), view.shape(), [&view = view](Tensor&) { return view; }, {}});
-  checkpoint::write_safetensors(path, lazy, metadata);
+  AtomicFile file(path);
+  checkpoint::write_safetensors(file, lazy, metadata);
+  file.commit();
 }
 
 }  // namespace kineograph

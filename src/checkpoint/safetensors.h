@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/atomic_file.h"
 #include "kineograph/tensor.h"
 
 namespace kineograph::checkpoint {
@@ -22,12 +23,13 @@ struct SafetensorsHeader {
   std::vector<std::pair<std::string, TensorView>> tensors;
   std::map<std::string, std::string> metadata;
   std::deque<Tensor> copies;
-  /// Tensors of dtypes that no temporal module has: name, and what it is.
+  /// Tensors of dtypes that are not read: name, and what it is.
   std::vector<std::pair<std::string, std::string>> opaque;
 };
 
 /// Checks everything the header claims before it returns: lengths, dtypes, shapes, and that the tensors cover the data
-/// without a hole or an overlap. `where` names the file in errors. Throws FormatError.
+/// without a hole or an overlap. In memory of at most 64 times the header and 64 kB. `where` names the file in errors.
+/// Throws FormatError.
 SafetensorsHeader parse_safetensors(std::span<const std::byte> bytes, std::string_view where);
 
 /// A tensor that is made when its turn comes to be written.
@@ -41,9 +43,9 @@ struct LazyTensor {
   std::function<void()> written = {};
 };
 
-/// Writes a safetensors file atomically, a tensor at a time; see save_safetensors. `on_progress` hears of the bytes
-/// written so far and in all.
-void write_safetensors(const std::filesystem::path& path, const std::vector<LazyTensor>& tensors,
+/// Writes a safetensors file, a tensor at a time; see save_safetensors. The caller commits it. `on_progress` hears of
+/// the bytes written so far and in all.
+void write_safetensors(AtomicFile& file, const std::vector<LazyTensor>& tensors,
                        const std::map<std::string, std::string>& metadata,
                        const std::function<void(std::size_t, std::size_t)>& on_progress = {});
 

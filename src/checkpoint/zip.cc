@@ -6,6 +6,7 @@
 #include <cstring>
 #include <unordered_set>
 
+#include "base/text.h"
 #include "kineograph/error.h"
 
 namespace kineograph::checkpoint {
@@ -91,6 +92,27 @@ void read_zip64(const Reader& in, std::uint64_t extra, std::uint64_t length, Ent
   }
 }
 
+/// Entries follow each other, and each has a header of its own before its bytes: those of an empty entry, too, lie
+/// where no other entry's do.
+void refuse_overlaps(const Reader& in, const std::vector<ZipEntry>& entries) {
+  std::vector<const ZipEntry*> order;
+  for (const ZipEntry& entry : entries) order.push_back(&entry);
+  std::sort(order.begin(), order.end(), [](const ZipEntry* a, const ZipEntry* b) {
+    return a->bytes.data() != b->bytes.data() ? a->bytes.data() < b->bytes.data() : a->bytes.size() < b->bytes.size();
+  });
+  for (std::size_t i = 1; i < order.size(); ++i) {
+    const ZipEntry &before = *order[i - 1], &after = *order[i];
+    if (before.bytes.data() + before.bytes.size() + kEntrySize > after.bytes.data())
+      in.refuse("entries that do not overlap", shortened(before.name) + " and " + shortened(after.name) + ", which do");
+  }
+}
+
+/// torch.serialization.set_crc32_options(False) writes 0 for every checksum. A lone 0 is a checksum like any other.
+void forget_absent_checksums(std::vector<ZipEntry>& entries) {
+  if (std::all_of(entries.begin(), entries.end(), [](const ZipEntry& entry) { return entry.crc32 == 0u; }))
+    for (ZipEntry& entry : entries) entry.crc32.reset();
+}
+
 }  // namespace
 
 bool looks_like_zip(std::span<const std::byte> bytes) noexcept {
@@ -119,34 +141,30 @@ std::vector<ZipEntry> read_zip(std::span<const std::byte> bytes, std::string_vie
     const auto name_bytes = in.range(at + kDirectoryEntrySize, name_length);
     const std::string name(reinterpret_cast<const char*>(name_bytes.data()), name_bytes.size());
     read_zip64(in, at + kDirectoryEntrySize + name_length, extra, entry);
-    if (!names.insert(name).second) in.refuse("every entry once", name + " twice");
+    if (!names.insert(name).second) in.refuse("every entry once", shortened(name) + " twice");
     if (method != 0 || entry.size != entry.stored || (flags & 1) != 0)
-      in.refuse("entries stored as they are", name + ", which is compressed or encrypted");
-    if (in.at<std::uint32_t>(entry.header) != kEntry) in.refuse("entry " + name, "none where the directory says");
+      in.refuse("entries stored as they are", shortened(name) + ", which is compressed or encrypted");
+    if (in.at<std::uint32_t>(entry.header) != kEntry)
+      in.refuse("entry " + shortened(name), "none where the directory says");
     const std::uint64_t data =
         entry.header + kEntrySize + in.at<std::uint16_t>(entry.header + 26) + in.at<std::uint16_t>(entry.header + 28);
     entries.push_back({name, in.range(data, entry.size), in.at<std::uint32_t>(at + 16)});
     at += kDirectoryEntrySize + name_length + extra + comment;
   }
-  std::vector<const ZipEntry*> order;
-  for (const ZipEntry& entry : entries)
-    if (!entry.bytes.empty()) order.push_back(&entry);
-  std::sort(order.begin(), order.end(),
-            [](const ZipEntry* a, const ZipEntry* b) { return a->bytes.data() < b->bytes.data(); });
-  for (std::size_t i = 1; i < order.size(); ++i)
-    if (order[i - 1]->bytes.data() + order[i - 1]->bytes.size() > order[i]->bytes.data())
-      in.refuse("entries that do not overlap", order[i - 1]->name + " and " + order[i]->name + ", which do");
+  refuse_overlaps(in, entries);
+  forget_absent_checksums(entries);
   return entries;
 }
 
 void check_crc32(const ZipEntry& entry, std::string_view where) {
+  if (!entry.crc32) return;
   const auto found = ::crc32_z(0, reinterpret_cast<const Bytef*>(entry.bytes.data()), entry.bytes.size());
   if (found == entry.crc32) return;
   char expected[16], computed[16];
-  std::snprintf(expected, sizeof expected, "%08x", entry.crc32);
+  std::snprintf(expected, sizeof expected, "%08x", *entry.crc32);
   std::snprintf(computed, sizeof computed, "%08x", static_cast<std::uint32_t>(found));
-  throw FormatError(std::string(where) + ": " + entry.name, std::string("bytes of CRC-32 ") + expected, computed,
-                    "The file is damaged.");
+  throw FormatError(std::string(where) + ": " + shortened(entry.name), std::string("bytes of CRC-32 ") + expected,
+                    computed, "The file is damaged.");
 }
 
 }  // namespace kineograph::checkpoint

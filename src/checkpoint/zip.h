@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -15,11 +16,11 @@ namespace kineograph::checkpoint {
 struct ZipEntry {
   std::string name;
   std::span<const std::byte> bytes;
-  std::uint32_t crc32 = 0;
+  std::optional<std::uint32_t> crc32 = {};  ///< none in archives that were written without checksums
 };
 
 /// Every entry in the directory's order. Throws FormatError, naming `where`, for what is no zip archive, is truncated,
-/// lies about sizes, overlaps, names an entry twice, or is compressed.
+/// lies about sizes, overlaps, names an entry twice, has two entries with one header, or is compressed.
 std::vector<ZipEntry> read_zip(std::span<const std::byte> bytes, std::string_view where);
 
 /// Whether the bytes begin as a zip archive does.

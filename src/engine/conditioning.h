@@ -8,7 +8,8 @@
 namespace kineograph::engine {
 
 /// Vectors of I values for one block and one video; empty where the configuration has none. A conditioned norm is
-/// n * (1 + scale) + shift with n the normalised input; a gate multiplies what is added to the residual stream.
+/// n * (1 + scale) + shift with n the normalised input; a gate multiplies a branch before it is added to the residual
+/// stream.
 struct BlockConditioning {
   std::vector<double> norm1_scale, norm1_shift;
   std::vector<double> norm2_scale, norm2_shift;  // AdaLayerNorm
@@ -43,7 +44,7 @@ std::vector<double> frame_embeddings(const Weights& weights, std::int64_t num_fr
 /// The share of the spatial block's output in a blend, one per row: sigmoid(mix_factor), 1 for images by themselves.
 std::vector<double> spatial_shares(const Weights& weights, const Inputs& inputs);
 
-/// Writes the gradients of the conditional norms' own parameters that somebody wants; `d_conditioning` is the loss's
+/// Writes the gradients of the conditional norms' own parameters that are wanted; `d_conditioning` is the loss's
 /// gradient by every vector of compute_conditioning, empty vectors are zeros.
 void conditioning_backward(const TransformerConfig& config, const Weights& weights, const Inputs& inputs,
                            const Conditioning& d_conditioning, const WeightGradients& gradients);

@@ -20,7 +20,7 @@ inline std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter,
   return counter;
 }
 
-/// What is dropped in a block; the labels are the model's.
+/// Places of dropout in a block; the labels are the model's.
 enum class DropoutSite : std::uint32_t { attn1, attn2, feed_forward, labels };
 
 /// The dropout of one site of one layer: diffusers' nn.Dropout behind to_out and behind the activation.
@@ -33,7 +33,7 @@ class Dropout {
         threshold_(static_cast<std::uint64_t>(p * 0x1p32)),
         kept_(p < 1.0 ? 1.0 / (1.0 - p) : 0.0) {}
 
-  /// What element `channel` of token (video * H * W + pixel) * F + frame is multiplied by: 0 or 1 / (1 - p).
+  /// Factor of element `channel` of token (video * H * W + pixel) * F + frame: 0 or 1 / (1 - p).
   double operator()(std::int64_t token, std::int64_t channel) const {
     const auto t = static_cast<std::uint64_t>(token), c = static_cast<std::uint64_t>(channel);
     const auto words = philox(

@@ -87,7 +87,7 @@ using Attention = AttentionOf<TensorView>;
 using Block = BlockOf<TensorView>;
 using TemporalBlock = TemporalBlockOf<TensorView>;
 using Weights = WeightsOf<TensorView>;
-/// Where the gradients of the weights go: contiguous f32; absent for those that nobody wants.
+/// Memory of the weights' gradients: contiguous f32; absent for those that are not wanted.
 using WeightGradients = WeightsOf<MutableTensorView>;
 
 /// visit(linear) for every layer that tokens are multiplied with.
@@ -129,7 +129,7 @@ struct Inputs {
   /// Absent: attn2 attends to its own tokens.
   TensorView encoder_hidden_states;
   bool encoder_per_video = false;  ///< TransformerTemporalModel: (B, S, D)
-  /// Transformer2DModel: what is added to the scores of attn1 and of attn2 in front of the softmax, as
+  /// Transformer2DModel: biases of the scores of attn1 and of attn2 in front of the softmax, as
   /// (N, heads, Q, K) with Q = H*W queries and K keys, f32/f16/bf16/f64; extents of which all are alike have stride 0.
   /// Scores of -inf get no weight; a query all of whose scores are -inf gets zeros.
   TensorView attention_bias, encoder_attention_bias;
@@ -148,11 +148,11 @@ struct Inputs {
   std::optional<std::uint64_t> training_seed;
   int num_threads = 0;
   std::uint64_t forward = 0;  ///< AttentionCall::forward
-  /// What the model made of the caller's arguments, where an engine cannot read them as they are.
+  /// Copies that the model made of the caller's arguments, where an engine cannot read them as they are.
   std::vector<Tensor> made;
 };
 
-/// What a backward call writes; absent views are not wanted. Nothing is added to what is there.
+/// Results of a backward call; absent views are not wanted. Values there before are overwritten.
 struct Gradients {
   MutableTensorView hidden_states;          // as Inputs::hidden_states, any strides; absent for discrete input
   MutableTensorView encoder_hidden_states;  // as Inputs::encoder_hidden_states, any strides
@@ -173,6 +173,11 @@ class Plan {
   virtual DType compute_dtype() const noexcept = 0;
   virtual std::size_t workspace_bytes(const Inputs& inputs) const = 0;
 };
+
+/// diffusers' name of an attention of a layer, "transformer_blocks.0.attn1" for `attention` 1.
+inline std::string attention_name(std::size_t layer, std::size_t attention) {
+  return "transformer_blocks." + std::to_string(layer) + ".attn" + std::to_string(attention);
+}
 
 struct PrepareOptions {
   DType compute_dtype = DType::f32;  // f32 or bf16

@@ -1,6 +1,7 @@
 #include "model/arguments.h"
 
 #include "base/half.h"
+#include "base/threads.h"
 #include "engine/dropout.h"
 #include "model/views.h"
 
@@ -71,11 +72,16 @@ double number(const TensorView& view, std::int64_t offset) {
     case DType::u8:
     case DType::boolean:
       return static_cast<double>(as(std::uint8_t()));
+    case DType::f8_e4m3fn:  // stored weights only: no argument is one
+    case DType::f8_e5m2:
+      break;
   }
   return 0.0;
 }
 
-int checked_threads(int num_threads) {
+int checked_threads(int num_threads, const WarningHandler& on_warning) {
+  if (num_threads == 0 && on_warning)
+    if (const std::string problem = take_thread_setting_problem(); !problem.empty()) warn(on_warning, problem);
   if (num_threads < 0) refuse("num_threads", "0 or more", std::to_string(num_threads));
   return num_threads;
 }

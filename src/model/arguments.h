@@ -24,8 +24,8 @@ bool is_image_dtype(DType dtype);
 /// The element at an offset of a view of any dtype; integers are exact up to 2^53.
 double number(const TensorView& view, std::int64_t offset);
 
-/// `num_threads`, which is not negative.
-int checked_threads(int num_threads);
+/// `num_threads`, which is not negative. For 0, warns of a KINEOGRAPH_NUM_THREADS that is no number, once.
+int checked_threads(int num_threads, const WarningHandler& on_warning);
 
 /// hidden_states (rows, C, H, W) -> channels, height and width. `rows` names the first extent in errors.
 void read_image(const TransformerConfig& config, const TensorView& hidden_states, const std::string& rows,

@@ -6,8 +6,12 @@
 
 #include "base/atomic_file.h"
 #include "checkpoint/safetensors.h"
+#include "model/contents.h"
+#include "model/folder.h"
+#include "model/found.h"
 #include "model/layouts.h"
 #include "model/parameters.h"
+#include "model/widen.h"
 
 namespace kineograph {
 namespace {
@@ -33,14 +37,18 @@ Tensor positions(const TemporalModule& module, const TensorView& stored, std::in
 class Converter {
  public:
   Converter(const Checkpoint& checkpoint, const ConvertOptions& options)
-      : checkpoint_(checkpoint), options_(options), modules_(temporal_modules(checkpoint)) {
-    if (modules_.empty()) throw CheckpointError(where(), "at least one temporal module", "none");
+      : checkpoint_(checkpoint), options_(options), set_(model::only_set(checkpoint)), modules_(set_.modules) {
+    if (modules_.empty()) throw model::no_modules(checkpoint);
     if (options.dtype && *options.dtype != DType::f32 && *options.dtype != DType::f16 && *options.dtype != DType::bf16)
       throw ArgumentError("dtype", "f32, f16 or bf16", std::string(name_of(*options.dtype)));
     if (options.to != Layout::module && !options.module.empty())
       throw ArgumentError("module", "none, as all modules are written", options.module);
-    for (const auto& [lora, scale] : options.loras) lora.require_in(modules_);
+    for (const auto& [lora, scale] : options.loras)
+      loras_.emplace_back(lora.fitted_to(modules_, options.strict), scale);
   }
+
+  /// The LoRAs as they are merged, and what of them is not.
+  const LoraStack& loras() const { return loras_; }
 
   void write(const std::filesystem::path& output) {
     if (options_.to == Layout::animatediff) {
@@ -50,7 +58,9 @@ class Converter {
       require_motion();
       for (const TemporalModule& module : modules_) add_module(module);
       add_conv_in();
-      return checkpoint::write_safetensors(output, tensors_, {{"format", "pt"}}, options_.on_progress);
+      AtomicFile file(output);
+      write_tensors(file);
+      return file.commit();
     }
     Json config;
     if (options_.to == Layout::module) {
@@ -66,23 +76,15 @@ class Converter {
       throw ArgumentError("to", "a single module, a MotionAdapter or the original AnimateDiff",
                           std::string(name_of(options_.to)));
     }
-    std::error_code error;
-    const bool made = std::filesystem::create_directories(output, error);
-    if (error) throw IoError(output.string(), "a folder that can be made", error);
-    try {
-      // Both files are whole on the disk before either takes its name, as in save_pretrained.
-      AtomicFile file(output / "config.json");
-      file.write(config.dump(2) + "\n");
-      file.flush();
-      checkpoint::write_safetensors(output / kWeights, tensors_, {{"format", "pt"}}, options_.on_progress);
-      file.commit();
-    } catch (...) {
-      if (made) std::filesystem::remove(output, error);  // only if it is empty
-      throw;
-    }
+    model::save_folder(output, kWeights, config.dump(2) + "\n", [&](AtomicFile& file) { write_tensors(file); });
   }
 
  private:
+  void write_tensors(AtomicFile& file) const {
+    checkpoint::write_safetensors(file, tensors_, {{"format", "pt"}}, options_.on_progress);
+    checkpoint_.check_unchanged();  // before the file takes its name
+  }
+
   const std::string& where() const { return checkpoint_.where(); }
 
   const TemporalModule& chosen() const {
@@ -124,37 +126,70 @@ class Converter {
     return model::animatediff_key(module.name, parameter);
   }
 
+  /// Tables in 16 bits that stand for the formula's values: written in their own dtype they keep their bits.
+  std::map<std::string, TensorView> formula_tables(const TemporalModule& module) const {
+    std::map<std::string, TensorView> tables;
+    for (const std::string& source : module.recomputed) {
+      const auto place = model::place_of(source);
+      const TensorView table = checkpoint_.find(source);
+      if (!place || options_.dtype.value_or(module.dtype()) != table.dtype()) continue;
+      const std::string& name = place->parameter;  // "transformer_blocks.0.attn1.pos_encoder.pe"
+      tables.emplace(name.substr(0, name.find('.', name.find('.') + 1)) + ".pos_embed.pe", table);
+    }
+    return tables;
+  }
+
+  /// That of the stored table, else the module's.
+  static DType positions_dtype(const TemporalModule& module, const std::map<std::string, TensorView>& stored,
+                               std::int64_t layer) {
+    const auto table = stored.find(pe_name(layer));
+    return table == stored.end() ? module.dtype() : table->second.dtype();
+  }
+
+  /// A parameter as it is written: widened, with LoRAs merged, as `dtype`.
+  TensorView value_of(const TemporalModule& module, std::size_t i, DType dtype, Tensor& scratch) const {
+    const auto& [name, stored] = module.state_dict[i];
+    checkpoint_.verify(module.sources[i]);
+    TensorView value = stored;
+    Tensor widened;
+    if (model::is_eight_bit(stored.dtype())) {
+      const auto scale = module.scales.find(name);
+      if (scale != module.scales.end()) checkpoint_.verify(scale->second.source);
+      widened = model::widened(stored, scale == module.scales.end() ? TensorView() : scale->second.value);
+      value = widened;
+    }
+    scratch = merged_weight(loras_, module.name, name, value, dtype);
+    if (scratch) return scratch;
+    if (stored.dtype() == dtype) return stored;
+    scratch = widened && dtype == widened.dtype() ? std::move(widened) : kineograph::convert(value, dtype);
+    return scratch;
+  }
+
   void add_module(const TemporalModule& module) {
     if (!module.problem.empty())
-      throw CheckpointError("Module " + module.name + " of " + where() + " cannot be converted:" + module.problem);
+      throw CheckpointError("Module " + module.name + " of " + where() + " cannot be converted:" + module.problem +
+                            model::quantised(checkpoint_));
     const TransformerTemporalConfig config = config_of(module);
-    std::map<std::string, TensorView> stored_positions;
+    std::map<std::string, TensorView> stored_positions = formula_tables(module);
     for (std::size_t i = 0; i < module.state_dict.size(); ++i) {
       const Parameter& parameter = module.state_dict[i];
       if (parameter.name.ends_with(".pos_embed.pe")) {
         stored_positions[parameter.name] = parameter.value;
         continue;
       }
-      const DType dtype = options_.dtype.value_or(parameter.value.dtype());
-      const auto make = [this, &module, i, dtype](Tensor& scratch) -> TensorView {
-        checkpoint_.verify(module.sources[i]);
-        const Parameter& from = module.state_dict[i];
-        scratch = merged_weight(options_.loras, module.name, from.name, from.value, dtype);
-        if (scratch) return scratch;
-        if (from.value.dtype() == dtype) return from.value;
-        scratch = kineograph::convert(from.value, dtype);
-        return scratch;
-      };
+      const DType dtype = options_.dtype.value_or(model::read_dtype(parameter.value.dtype()));
+      const auto make = [this, &module, i, dtype](Tensor& scratch) { return value_of(module, i, dtype, scratch); };
       tensors_.push_back({name_in_output(module, parameter.name), dtype, parameter.value.shape(), make,
                           [this, source = module.sources[i]] { checkpoint_.release(source); }});
     }
     if (config.positional_embeddings == PositionalEmbeddings::none) return;
     for (std::int64_t layer = 0; layer < config.num_layers; ++layer) {
       const std::int64_t rows = *config.num_positional_embeddings;
-      const DType dtype = options_.dtype.value_or(module.dtype());
+      const DType dtype = options_.dtype.value_or(positions_dtype(module, stored_positions, layer));
       const auto stored = stored_positions.find(pe_name(layer));
       const TensorView table = stored == stored_positions.end() ? TensorView() : stored->second;
       const auto make = [&module, table, rows, dtype](Tensor& scratch) -> TensorView {
+        if (table && table.dtype() == dtype && table.size(1) == rows) return table;
         scratch = kineograph::convert(positions(module, table, rows), dtype);
         return scratch;
       };
@@ -171,18 +206,37 @@ class Converter {
     }
   }
 
-  /// PIA's adapters bring the UNet's first convolution, for nine channels. A whole UNet has one of its own.
+  /// A tensor beside the modules, under what stands before them.
+  std::string beside(const char* name) const { return set_.path == kRoot ? name : set_.path + "." + name; }
+
+  /// PIA's adapters bring the UNet's first convolution, for nine channels. A whole UNet has one of its own, which is
+  /// PIA's where it is for other than the four channels of a latent.
   bool has_conv_in() const {
-    return checkpoint_.find("conv_in.weight") && !checkpoint_.find("time_embedding.linear_1.weight");
+    const TensorView conv_in = checkpoint_.find(beside("conv_in.weight"));
+    if (conv_in.rank() != 4) return false;
+    return conv_in.size(1) != 4 || !checkpoint_.find(beside("time_embedding.linear_1.weight"));
+  }
+  Tensor widened_conv_in(const TensorView& weight) const {
+    for (const char* name : {"conv_in.scale_weight", "conv_in.weight_scale"})
+      if (const TensorView scale = checkpoint_.find(beside(name))) {
+        if (const std::string problem = model::scale_problem(weight, scale); !problem.empty())
+          throw CheckpointError(where() + ": " + name + ": " + problem);
+        return model::widened(weight, scale);
+      }
+    return model::widened(weight, {});
   }
   void add_conv_in() {
     if (!has_conv_in()) return;
     for (const char* name : {"conv_in.weight", "conv_in.bias"}) {
-      const TensorView view = checkpoint_.find(name);
+      const TensorView view = checkpoint_.find(beside(name));
       if (!view) continue;
-      const DType dtype = options_.dtype.value_or(view.dtype());
+      const DType dtype = options_.dtype.value_or(model::read_dtype(view.dtype()));
       tensors_.push_back({name, dtype, view.shape(), [this, name, view, dtype](Tensor& scratch) -> TensorView {
-                            checkpoint_.verify(name);
+                            checkpoint_.verify(beside(name));
+                            if (model::is_eight_bit(view.dtype())) {
+                              scratch = kineograph::convert(widened_conv_in(view), dtype);
+                              return scratch;
+                            }
                             scratch = kineograph::convert(view, dtype);
                             return scratch;
                           }});
@@ -258,20 +312,29 @@ class Converter {
     config["motion_norm_num_groups"] = first.norm_num_groups;
     config["motion_max_seq_length"] = first.num_positional_embeddings.value_or(32);
     config["use_motion_mid_block"] = !middle.empty();
-    config["conv_in_channels"] = has_conv_in() ? Json(checkpoint_.find("conv_in.weight").size(1)) : Json(nullptr);
+    config["conv_in_channels"] =
+        has_conv_in() ? Json(checkpoint_.find(beside("conv_in.weight")).size(1)) : Json(nullptr);
     return config;
   }
 
   const Checkpoint& checkpoint_;
   const ConvertOptions& options_;
-  std::vector<TemporalModule> modules_;
+  ModuleSet set_;
+  std::vector<TemporalModule>& modules_;
+  LoraStack loras_;
   std::vector<LazyTensor> tensors_;
 };
 
 }  // namespace
 
-void convert(const Checkpoint& checkpoint, const std::filesystem::path& output, const ConvertOptions& options) {
-  Converter(checkpoint, options).write(output);
+ConvertReport convert(const Checkpoint& checkpoint, const std::filesystem::path& output,
+                      const ConvertOptions& options) {
+  Converter converter(checkpoint, options);
+  ConvertReport report;
+  for (const auto& [lora, scale] : converter.loras())
+    report.loras.push_back({lora.where(), scale, lora.deltas().size(), lora.skipped()});
+  converter.write(output);
+  return report;
 }
 
 }  // namespace kineograph

@@ -1,6 +1,9 @@
 // forward and backward of the models: arguments are checked, then the engine runs.
 #include <algorithm>
+#include <cstdlib>
+#include <vector>
 
+#include "base/threads.h"
 #include "engine/engine.h"
 #include "model/arguments.h"
 #include "model/impl.h"
@@ -13,8 +16,30 @@ namespace {
 
 using model::check_view;
 using model::dtype_and_shape;
+using model::extent;
 using model::is_image_dtype;
 using model::overlap;
+
+/// Whether every element has a place of its own, as far as the strides show: sorted by stride, each axis has to step
+/// over all that the smaller ones reach.
+bool has_places_of_its_own(const TensorView& view) {
+  std::vector<std::pair<std::int64_t, std::int64_t>> axes;  // stride, extent
+  for (std::size_t axis = 0; axis < view.rank(); ++axis)
+    if (view.size(axis) > 1) axes.emplace_back(std::abs(view.strides()[axis]), view.size(axis));
+  std::sort(axes.begin(), axes.end());
+  std::int64_t reach = 0;
+  for (const auto& [stride, size] : axes) {
+    if (stride <= reach) return false;
+    reach += stride * (size - 1);
+  }
+  return true;
+}
+
+void check_places(const std::string& where, const MutableTensorView& written) {
+  if (written.numel() != 0 && !has_places_of_its_own(written))
+    throw ArgumentError(where, "memory in which every element has a place of its own",
+                        "strides " + to_string(written.strides()) + " for shape " + to_string(written.shape()));
+}
 
 void check_output(const TransformerConfig& config, const TensorView& hidden_states, const Shape& shape,
                   const MutableTensorView& sample) {
@@ -23,6 +48,7 @@ void check_output(const TransformerConfig& config, const TensorView& hidden_stat
     throw ArgumentError("sample", std::string(config.is_discrete() ? "f32 " : "f32, f16 or bf16 ") + to_string(shape),
                         sample ? dtype_and_shape(sample) : "none");
   check_view("sample", sample);
+  check_places("sample", sample);
   const bool same = sample.data() == hidden_states.data() && sample.dtype() == hidden_states.dtype() &&
                     sample.strides() == hidden_states.strides();
   if (!same && overlap(hidden_states, sample))
@@ -39,7 +65,9 @@ Shape output_shape(const TransformerConfig& config, const TensorView& hidden_sta
 void run(const ModelMixin::Impl& impl, const engine::Inputs& inputs, const MutableTensorView& sample) {
   const TransformerConfig& config = common(impl.config);
   check_output(config, inputs.hidden_states, output_shape(config, inputs.hidden_states), sample);
-  if (sample.numel() != 0) impl.plan->forward(inputs, sample);
+  if (sample.numel() == 0) return;
+  const RunningCall call;
+  impl.plan->forward(inputs, sample);
 }
 
 /// A checked call into memory of its own.
@@ -47,7 +75,9 @@ Tensor run(const ModelMixin::Impl& impl, const engine::Inputs& inputs) {
   const TransformerConfig& config = common(impl.config);
   Tensor sample(config.is_discrete() ? DType::f32 : inputs.hidden_states.dtype(),
                 output_shape(config, inputs.hidden_states));
-  if (sample.numel() != 0) impl.plan->forward(inputs, sample.mutable_view());
+  if (sample.numel() == 0) return sample;
+  const RunningCall call;
+  impl.plan->forward(inputs, sample.mutable_view());
   return sample;
 }
 
@@ -57,6 +87,17 @@ void check_apart(const std::string& where, const MutableTensorView& written, std
     if (other && overlap(written, other))
       throw ArgumentError(where, "memory apart from hidden_states, encoder_hidden_states and sample_gradient",
                           "memory that overlaps one of them");
+}
+
+/// Two gradients in one place would both be wrong.
+void check_apart_from_each_other(std::vector<std::pair<std::string, MutableTensorView>> written) {
+  std::erase_if(written, [](const auto& one) { return one.second.numel() == 0; });
+  std::sort(written.begin(), written.end(),
+            [](const auto& a, const auto& b) { return extent(a.second).first < extent(b.second).first; });
+  for (std::size_t i = 1; i < written.size(); ++i)
+    if (overlap(written[i - 1].second, written[i].second))
+      throw ArgumentError(written[i].first, "memory apart from every other gradient's",
+                          "memory of " + written[i - 1].first + " too");
 }
 
 /// Checks the gradient of an input: floating and of its shape.
@@ -130,8 +171,12 @@ void TransformerTemporalModel::backward(TensorView hidden_states, TensorView sam
     throw ArgumentError("gradients.encoder_hidden_states", "none, as the call has no encoder_hidden_states", "one");
   check_gradient("gradients.encoder_hidden_states", gradients.encoder_hidden_states,
                  options.encoder_hidden_states.shape());
+  std::vector<std::pair<std::string, MutableTensorView>> all_written;
   const auto apart = [&](const std::string& where, const MutableTensorView& written) {
-    if (written) check_apart(where, written, {hidden_states, options.encoder_hidden_states, sample_gradient});
+    if (!written) return;
+    check_places(where, written);
+    check_apart(where, written, {hidden_states, options.encoder_hidden_states, sample_gradient});
+    all_written.emplace_back(where, written);
   };
   apart("gradients.hidden_states", gradients.hidden_states);
   apart("gradients.encoder_hidden_states", gradients.encoder_hidden_states);
@@ -150,8 +195,11 @@ void TransformerTemporalModel::backward(TensorView hidden_states, TensorView sam
                           view ? dtype_and_shape(view) : "none");
     check_view("gradients.parameters: " + parameter.name, view);
     apart("gradients.parameters: " + parameter.name, view);
+    if (*slot->view) throw ArgumentError("gradients.parameters", "every parameter once", parameter.name + " twice");
     *slot->view = view;
   }
+  check_apart_from_each_other(std::move(all_written));
+  const RunningCall call;
   impl_->plan->backward(inputs, sample_gradient, wanted);
 }
 

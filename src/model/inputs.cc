@@ -119,7 +119,7 @@ engine::Inputs read_inputs(const TransformerTemporalConfig& config, const std::v
                     inputs);
   read_processors(config, names, options, inputs);
   inputs.training_seed = options.training_seed;
-  inputs.num_threads = checked_threads(options.num_threads);
+  inputs.num_threads = checked_threads(options.num_threads, options.on_warning);
   return inputs;
 }
 

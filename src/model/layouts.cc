@@ -1,4 +1,4 @@
-// Where the temporal modules are in published checkpoints.
+// Where the temporal modules are in published checkpoints, and in what training scripts make of them.
 #include "model/layouts.h"
 
 #include <algorithm>
@@ -13,13 +13,32 @@ namespace {
 using Parts = std::vector<std::string_view>;
 using model::Place;
 
-// What stands before the layout's own names in some files.
-constexpr std::string_view kPrefixes[] = {"module.", "model.diffusion_model.", "diffusion_model.", "unet.", "model."};
+/// A list of modules in a block: its name in a file, diffusers' name of it, and the layout it belongs to.
+struct ModuleList {
+  std::string_view name, in_diffusers;
+  Layout layout;
+};
+constexpr ModuleList kLists[] = {
+    {"motion_modules", "motion_modules", Layout::motion_adapter},
+    {"temporal_attentions", "motion_modules", Layout::animatediff},  // HotshotXL
+    {"temp_attentions", "temp_attentions", Layout::unet_3d},
+};
 
-std::string_view without_prefixes(std::string_view name) {
-  for (const std::string_view prefix : kPrefixes)
-    if (name.starts_with(prefix)) name.remove_prefix(prefix.size());
-  return name;
+// Components with which a path inside a UNet begins; whatever stands before is a prefix.
+constexpr std::string_view kBeginnings[] = {"down_blocks",  "mid_block",    "up_blocks",    "transformer_in",
+                                            "input_blocks", "middle_block", "output_blocks"};
+
+// Components that wrappers put in the middle of a path: torch.compile, data parallelism, FSDP, checkpointing, PEFT.
+constexpr std::string_view kWrappers[] = {
+    "_orig_mod",       "module",     "_fsdp_wrapped_module", "_checkpoint_wrapped_module",
+    "_forward_module", "base_layer", "original_module"};
+
+// No parameter has a longer path. Beyond, a name is made to cost time.
+constexpr std::size_t kLongestName = 1024;
+
+template <std::size_t N>
+bool contains(const std::string_view (&table)[N], std::string_view part) {
+  return std::find(std::begin(table), std::end(table), part) != std::end(table);
 }
 
 Parts split(std::string_view name) {
@@ -87,8 +106,8 @@ bool is_parameter(const Parts& parts, std::size_t from) {
                                      parts[from] == "transformer_blocks");
 }
 
-/// transformer_blocks.L.attention_blocks.A -> .attn(A+1), norms.N -> norm(N+1), ff_norm -> norm3.
-std::string animatediff_parameter(const Parts& parts, std::size_t from) {
+/// transformer_blocks.L.attention_blocks.A -> .attn(A+1), norms.N -> norm(N+1), ff_norm -> norm3; others as they are.
+std::string diffusers_parameter(const Parts& parts, std::size_t from) {
   static const std::map<std::string_view, std::array<std::string_view, 2>> numbered = {
       {"attention_blocks", {"attn1", "attn2"}}, {"norms", {"norm1", "norm2"}}};
   std::string name;
@@ -99,6 +118,8 @@ std::string animatediff_parameter(const Parts& parts, std::size_t from) {
       part = found->second[parts[++i] == "1"];
     else if (part == "ff_norm")
       part = "norm3";
+    else if (part == "positional_encoding" && i > from && parts[i - 1] == "pos_encoder")
+      part = "pe";
     name += (name.empty() ? "" : ".") + std::string(part);
   }
   return name;
@@ -113,23 +134,25 @@ std::size_t skip_block(const Parts& parts) {
 std::optional<Place> place_in_blocks(const Parts& parts) {
   const std::size_t block = skip_block(parts);
   if (block == 0 || parts.size() < block + 3 || !number(parts[block + 1])) return std::nullopt;
-  std::string module;
-  for (std::size_t i = 0; i < block + 2; ++i) module += (i == 0 ? "" : ".") + std::string(parts[i]);
-  const std::size_t inside = block + 2;
-  if (parts[block] == "temp_attentions" && is_parameter(parts, inside))
-    return Place{Layout::unet_3d, module, join(parts, inside)};
-  if (parts[block] != "motion_modules") return std::nullopt;
-  if (parts[inside] == "temporal_transformer" && is_parameter(parts, inside + 1))
-    return Place{Layout::animatediff, module, animatediff_parameter(parts, inside + 1)};
-  if (is_parameter(parts, inside)) return Place{Layout::motion_adapter, module, join(parts, inside)};
-  return std::nullopt;
+  const auto* list = std::find_if(std::begin(kLists), std::end(kLists),
+                                  [&](const ModuleList& known) { return known.name == parts[block]; });
+  if (list == std::end(kLists)) return std::nullopt;
+  const bool original = parts[block + 2] == "temporal_transformer";
+  const std::size_t inside = block + (original ? 3 : 2);
+  if (!is_parameter(parts, inside)) return std::nullopt;
+  Place place{original ? Layout::animatediff : list->layout, "", "", diffusers_parameter(parts, inside)};
+  if (place.layout == Layout::motion_adapter && place.parameter != join(parts, inside))
+    place.layout = Layout::animatediff;
+  for (std::size_t i = 0; i < block; ++i) place.module += std::string(parts[i]) + ".";
+  place.module += std::string(list->in_diffusers) + "." + std::string(parts[block + 1]);
+  return place;
 }
 
 /// ModelScope counts the blocks through: three a level, with the temporal transformer third in each.
 std::optional<Place> place_in_modelscope(const Parts& parts) {
   const auto make = [&](std::string module, std::size_t inside) -> std::optional<Place> {
     if (!is_parameter(parts, inside)) return std::nullopt;
-    return Place{Layout::modelscope, std::move(module), join(parts, inside)};
+    return Place{Layout::modelscope, "", std::move(module), join(parts, inside)};
   };
   if (parts.size() > 2 && parts[0] == "middle_block" && parts[1] == "2") return make("mid_block.temp_attentions.0", 2);
   if (parts.size() < 4) return std::nullopt;
@@ -144,29 +167,69 @@ std::optional<Place> place_in_modelscope(const Parts& parts) {
   return std::nullopt;
 }
 
+Parts without_wrappers(const Parts& parts, std::size_t from) {
+  Parts path;
+  for (std::size_t i = from; i < parts.size(); ++i)
+    if (!contains(kWrappers, parts[i])) path.push_back(parts[i]);
+  return path;
+}
+
+/// Where the parameter of a module by itself begins: after components that are no part of a larger model's path, in
+/// which other transformers have the same names. parts.size() for none.
+template <class IsOwn>
+std::size_t find_single(const Parts& parts, const IsOwn& is_own) {
+  for (std::size_t at = 0; at < parts.size(); ++at) {
+    if (is_own(parts, at)) return at;
+    if (contains(kBeginnings, parts[at]) || number(parts[at])) break;
+  }
+  return parts.size();
+}
+
+/// A name's place: from the first component on that `in_unet` knows as the beginning of a path, or, where a parameter
+/// that `is_own` begins, as `by_itself` makes it. What stands before is the prefix.
+template <class InUNet, class IsOwn, class ByItself>
+auto find_place(std::string_view name, const InUNet& in_unet, const IsOwn& is_own, const ByItself& by_itself) {
+  decltype(in_unet(Parts())) place;
+  if (name.size() > kLongestName) return place;
+  const Parts parts = split(name);
+  std::size_t at = 0;
+  for (; at < parts.size() && !place; at += place ? 0 : 1)
+    if (contains(kBeginnings, parts[at])) place = in_unet(without_wrappers(parts, at));
+  if (!place && (at = find_single(parts, is_own)) < parts.size()) place = by_itself(without_wrappers(parts, at));
+  if (place) place->prefix = join(Parts(parts.begin(), parts.begin() + static_cast<std::ptrdiff_t>(at)), 0);
+  return place;
+}
+
+std::optional<Place> place_in_unet(const Parts& path) {
+  if (path[0] == "transformer_in" && is_parameter(path, 1))
+    return Place{Layout::unet_3d, "", "transformer_in", join(path, 1)};
+  if (auto place = place_in_blocks(path)) return place;
+  return place_in_modelscope(path);
+}
+
+std::optional<model::SpatialPlace> spatial_place_in_unet(const Parts& path) {
+  const std::size_t block = skip_block(path);
+  if (block == 0) return place_in_original(path);
+  if (path.size() < block + 3 || path[block] != "attentions" || !number(path[block + 1]) ||
+      !is_spatial_parameter(path, block + 2))
+    return std::nullopt;
+  std::string module;
+  for (std::size_t i = 0; i < block + 2; ++i) module += (i == 0 ? "" : ".") + std::string(path[i]);
+  return model::SpatialPlace{module, join(path, block + 2)};
+}
+
 }  // namespace
 
 std::optional<model::SpatialPlace> model::spatial_place_of(std::string_view name) {
-  const Parts parts = split(without_prefixes(name));
-  if (is_spatial_parameter(parts, 0)) return SpatialPlace{"", join(parts, 0)};
-  const std::size_t block = skip_block(parts);
-  if (block == 0) return place_in_original(parts);
-  if (parts.size() < block + 3 || parts[block] != "attentions" || !number(parts[block + 1]) ||
-      !is_spatial_parameter(parts, block + 2))
-    return std::nullopt;
-  std::string module;
-  for (std::size_t i = 0; i < block + 2; ++i) module += (i == 0 ? "" : ".") + std::string(parts[i]);
-  return SpatialPlace{module, join(parts, block + 2)};
+  return find_place(name, spatial_place_in_unet, is_spatial_parameter, [](const Parts& path) {
+    return SpatialPlace{"", join(path, 0)};
+  });
 }
 
 std::optional<Place> model::place_of(std::string_view name) {
-  name = without_prefixes(name);
-  const Parts parts = split(name);
-  if (is_parameter(parts, 0)) return Place{Layout::module, "", std::string(name)};
-  if (parts[0] == "transformer_in" && is_parameter(parts, 1))
-    return Place{Layout::unet_3d, "transformer_in", join(parts, 1)};
-  if (auto place = place_in_blocks(parts)) return place;
-  return place_in_modelscope(parts);
+  return find_place(name, place_in_unet, is_parameter, [](const Parts& path) {
+    return Place{Layout::module, "", "", diffusers_parameter(path, 0)};
+  });
 }
 
 std::vector<std::int64_t> model::order_of(const std::string& name) {

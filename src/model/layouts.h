@@ -14,17 +14,19 @@ namespace kineograph::model {
 /// A key of a file as diffusers would have it.
 struct Place {
   Layout layout;
+  std::string prefix;     ///< what stands before: "module._orig_mod"; empty for nothing
   std::string module;     ///< "down_blocks.0.motion_modules.1"; empty for a module by itself
   std::string parameter;  ///< "transformer_blocks.0.attn1.to_q.weight"
 };
 
-/// Where a key of any known layout belongs; nullopt for what is no temporal module's.
+/// Where a key of any known layout belongs, whatever stands before it; nullopt for what is no temporal module's.
 std::optional<Place> place_of(std::string_view key);
 
 /// A key of a UNet as diffusers would have it, of a Transformer2DModel or a TransformerSpatioTemporalModel.
 struct SpatialPlace {
-  std::string module;     ///< "down_blocks.0.attentions.1"; empty for a module by itself
-  std::string parameter;  ///< "transformer_blocks.0.attn1.to_q.weight"
+  std::string module;       ///< "down_blocks.0.attentions.1"; empty for a module by itself
+  std::string parameter;    ///< "transformer_blocks.0.attn1.to_q.weight"
+  std::string prefix = {};  ///< what stands before; empty for nothing
 };
 
 /// Where a key belongs; nullopt for what is no spatial module's.

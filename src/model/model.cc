@@ -4,12 +4,17 @@
 #include <algorithm>
 #include <deque>
 #include <map>
+#include <set>
 
-#include "base/atomic_file.h"
+#include "base/mapped_file.h"
+#include "base/threads.h"
+#include "checkpoint/safetensors.h"
 #include "engine/engine.h"
 #include "kineograph/checkpoint.h"
+#include "model/folder.h"
 #include "model/impl.h"
 #include "model/parameters.h"
+#include "model/reading.h"
 
 namespace kineograph {
 namespace {
@@ -43,18 +48,51 @@ void keep(ModelMixin::Impl& impl, const model::Slot& slot) {
   *slot.view = model::as_engine_sees(*slot.view);
 }
 
+/// The weights that tokens are multiplied with, which an engine packs. They may stay where they are; whatever else a
+/// forward or a backward reads is the model's own, so that a file that changes on the disk does not change an answer.
+std::set<const void*> packed_weights(const engine::Weights& weights) {
+  std::set<const void*> found;
+  engine::each_linear(weights, [&](const engine::Linear& linear) {
+    for (const TensorView* view : {&linear.weight, &linear.bias})
+      if (*view) found.insert(view->data());
+  });
+  return found;
+}
+
+/// Copies what has to be the model's own, or everything; then no file is needed any more.
+void copy_slots(ModelMixin::Impl& impl, const std::vector<model::Slot>& slots, bool all) {
+  const std::set<const void*> packed = packed_weights(impl.weights);
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    TensorView& value = impl.parameters[i].value;
+    const bool mapped = checkpoint::mapped_file_at(value.data()) != nullptr;
+    if (!all && (!mapped || packed.contains(value.data()))) continue;
+    impl.tensors.push_back(convert(value, value.dtype()));
+    value = impl.tensors.back();
+    *slots[i].view = model::as_engine_sees(value);
+  }
+}
+
+void check_unchanged(const std::vector<Parameter>& parameters) {
+  for (const Parameter& parameter : parameters) checkpoint::check_unchanged(parameter.value.data());
+}
+
 /// Puts the state dict's tensors where the engine looks for them. Everything that does not fit is named at once.
 void fill_slots(ModelMixin::Impl& impl, const std::vector<model::Slot>& slots,
                 const std::vector<Parameter>& state_dict) {
   const std::string problems = model::state_dict_problems(slots, state_dict);
-  if (!problems.empty()) throw CheckpointError("state dict", "the tensors of its configuration", problems);
+  if (!problems.empty()) throw CheckpointError("The checkpoint does not fit its configuration:" + problems);
   std::map<std::string_view, const TensorView*> given;
   for (const Parameter& parameter : state_dict) given[parameter.name] = &parameter.value;
+  TensorView positions;
   for (const model::Slot& slot : slots) {
     const auto found = given.find(slot.name);
     if (found == given.end()) {
-      impl.tensors.push_back(model::sinusoidal_positions(slot.shape[1], slot.shape[2]));
-      *slot.view = impl.tensors.back();
+      // One table for all layers, as they are of one width: a small file must not take much memory.
+      if (!positions) {
+        impl.tensors.push_back(model::sinusoidal_positions(slot.shape[1], slot.shape[2]));
+        positions = impl.tensors.back();
+      }
+      *slot.view = positions;
     } else if (const TensorView& view = *found->second; !view.is_contiguous()) {
       impl.tensors.push_back(convert(view, view.dtype()));
       *slot.view = impl.tensors.back();
@@ -86,6 +124,7 @@ std::vector<const engine::Engine*> candidates(const std::string& name) {
 }
 
 void prepare(ModelMixin::Impl& impl, const ModelOptions& options) {
+  const RunningCall call;
   impl.dtype = main_dtype(impl.parameters);
   const DType compute = options.compute_dtype.value_or(impl.dtype == DType::bf16 ? DType::bf16 : DType::f32);
   if (compute != DType::f32 && compute != DType::bf16)
@@ -108,10 +147,9 @@ template <class Config>
 std::shared_ptr<const ModelMixin::Impl> load_folder(const std::filesystem::path& directory,
                                                     const ModelOptions& options) {
   const auto config = Config::from_file(directory / "config.json", options.unknown_keys, options.on_warning);
-  const Checkpoint checkpoint = Checkpoint::open(directory, options.variant);
-  std::vector<Parameter> state_dict;
-  for (const auto& [name, view] : checkpoint.tensors()) state_dict.push_back({name, view});
-  return ModelMixin::Impl::from_state_dict(config, state_dict, checkpoint.owner(), options);
+  const Checkpoint checkpoint = Checkpoint::open(directory, {.variant = options.variant, .select = {}});
+  const model::Reading reading = model::read_whole(checkpoint);
+  return ModelMixin::Impl::from_state_dict(config, reading.state_dict, reading.owner, options);
 }
 
 }  // namespace
@@ -123,8 +161,12 @@ std::shared_ptr<const ModelMixin::Impl> ModelMixin::Impl::from_state_dict(ModelC
   auto impl = std::make_shared<Impl>();
   impl->config = with_overrides(std::move(config), options);
   impl->owner = std::move(owner);
-  fill_slots(*impl, model::parameter_slots(impl->config, impl->weights), state_dict);
+  const std::vector<model::Slot> slots = model::parameter_slots(impl->config, impl->weights);
+  fill_slots(*impl, slots, state_dict);
+  copy_slots(*impl, slots, options.copy_weights);
   prepare(*impl, options);
+  check_unchanged(state_dict);
+  if (options.copy_weights) impl->owner = nullptr;
   return impl;
 }
 
@@ -134,9 +176,12 @@ std::shared_ptr<const ModelMixin::Impl> ModelMixin::Impl::from_config(ModelConfi
     throw ArgumentError("dtype", "f32, f16 or bf16", std::string(name_of(dtype)));
   auto impl = std::make_shared<Impl>();
   impl->config = with_overrides(std::move(config), options);
+  TensorView positions;
   for (const model::Slot& slot : model::parameter_slots(impl->config, impl->weights)) {
-    impl->tensors.push_back(model::seeded_parameter(slot, seed, dtype));
-    *slot.view = impl->tensors.back();
+    const bool table = slot.role == model::Role::positions;
+    if (!table || !positions) impl->tensors.push_back(model::seeded_parameter(slot, seed, dtype));
+    if (table && !positions) positions = impl->tensors.back();
+    *slot.view = table ? positions : impl->tensors.back();
     keep(*impl, slot);
   }
   prepare(*impl, options);
@@ -195,22 +240,22 @@ const TransformerSpatioTemporalConfig& TransformerSpatioTemporalModel::config() 
 }
 
 void ModelMixin::save_pretrained(const std::filesystem::path& directory, std::string_view variant) const {
-  std::error_code error;
-  std::filesystem::create_directories(directory, error);
-  if (error) throw IoError(directory.string(), "a folder that can be made", error);
-  std::vector<std::pair<std::string, TensorView>> tensors;
-  for (const Parameter& parameter : parameters()) tensors.emplace_back(parameter.name, parameter.value);
+  std::vector<checkpoint::LazyTensor> tensors;
+  for (const Parameter& parameter : parameters()) {
+    const TensorView& value = parameter.value;
+    tensors.push_back({parameter.name, value.dtype(), value.shape(), [&value](Tensor&) { return value; }, {}});
+  }
   const std::string dotted = variant.empty() ? "" : "." + std::string(variant);
-  // Both files are whole on the disk before either takes its name: a full disk leaves an older model as it was, not
-  // with the other one's configuration.
-  AtomicFile file(directory / "config.json");
-  file.write(std::visit([](const auto& one) { return one.to_json(); }, impl_->config));
-  file.flush();
-  save_safetensors(directory / ("diffusion_pytorch_model" + dotted + ".safetensors"), tensors, {{"format", "pt"}});
-  file.commit();
+  const std::string config = std::visit([](const auto& one) { return one.to_json(); }, impl_->config);
+  model::save_folder(directory, "diffusion_pytorch_model" + dotted + ".safetensors", config, [&](AtomicFile& file) {
+    checkpoint::write_safetensors(file, tensors, {{"format", "pt"}});
+  });
 }
 
-const std::vector<Parameter>& ModelMixin::parameters() const noexcept { return impl_->parameters; }
+const std::vector<Parameter>& ModelMixin::parameters() const {
+  check_unchanged(impl_->parameters);
+  return impl_->parameters;
+}
 DType ModelMixin::dtype() const noexcept { return impl_->dtype; }
 std::string_view ModelMixin::engine() const noexcept { return impl_->engine; }
 std::string_view ModelMixin::isa() const noexcept { return impl_->plan->isa(); }
@@ -218,7 +263,7 @@ DType ModelMixin::compute_dtype() const noexcept { return impl_->plan->compute_d
 
 std::int64_t ModelMixin::num_parameters() const {
   std::int64_t count = 0;
-  for (const Parameter& parameter : parameters()) count += parameter.value.numel();
+  for (const Parameter& parameter : impl_->parameters) count += parameter.value.numel();
   return count;
 }
 

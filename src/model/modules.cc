@@ -1,136 +1,112 @@
-// Temporal modules out of named tensors: which configuration their shapes and a config.json imply.
+// Temporal modules out of named tensors: which sets of them a file holds, and one of them as a model.
 #include "kineograph/modules.h"
 
 #include <algorithm>
 #include <map>
-#include <optional>
+#include <set>
 
+#include "base/same_values.h"
+#include "base/text.h"
+#include "model/contents.h"
+#include "model/found.h"
 #include "model/layouts.h"
 #include "model/modules.h"
-#include "model/parameters.h"
+#include "model/reading.h"
 #include "model/unet_config.h"
+#include "model/widen.h"
 
 namespace kineograph {
 namespace {
 
-using model::Place;
+using model::Found;
 using model::UNetConfig;
 
-// What published models have where no shape and no file says otherwise.
-constexpr std::int64_t kMotionHeads = 8, kHeadDim = 64, kInputHeads = 8, kGroups = 32;
-// AnimateLCM's motion modules come without positions; its source has 64.
-constexpr std::int64_t kLcmPositions = 64;
-// MotionAdapter's motion_max_seq_length where its config.json does not say.
-constexpr std::int64_t kAdapterPositions = 32;
-// As TransformerTemporalConfig::validate has it: beyond, tensors are no module's.
-constexpr std::int64_t kMaxWidth = 1 << 20;
+using FoundModules = std::map<std::string, Found>;      // by the module's name
+using FoundSets = std::map<std::string, FoundModules>;  // by what stands before
 
-/// A module's tensors on the way to a TemporalModule.
-struct Found {
-  Layout layout;
-  std::map<std::string, TensorView> tensors;
-  std::int64_t positions = 0;
-  std::map<std::string, std::string> sources = {};
+std::string below(const std::string& prefix, const char* name) { return prefix.empty() ? name : prefix + "." + name; }
 
-  TensorView find(const std::string& name) const {
-    const auto found = tensors.find(name);
-    return found == tensors.end() ? TensorView() : found->second;
+// A file of more sets was made to cost time: each is compared with the others.
+constexpr std::size_t kMostSets = 64;
+
+FoundSets gather(const Checkpoint& checkpoint, const UNetConfig& unet) {
+  FoundSets sets;
+  bool in_blocks = false;
+  for (const auto& [key, view] : checkpoint.tensors()) {
+    const auto place = model::place_of(key);
+    if (!place) continue;
+    in_blocks = in_blocks || !place->module.empty();
+    FoundModules& modules = sets[place->prefix];
+    modules.try_emplace(place->module, Found{place->layout}).first->second.add(key, *place, view);
   }
-};
-
-/// Conv1d weights (out, in, 1) are Linear ones (out, in).
-TensorView as_linear(const TensorView& view) {
-  if (view.rank() != 3 || view.size(2) != 1) return view;
-  return TensorView(view.data(), view.dtype(), Shape{view.size(0), view.size(1)},
-                    Dims{view.strides()[0], view.strides()[1]});
+  // Beside the modules of a UNet, what looks like one by itself is another model's; and so where a config.json or
+  // time_mixer says it, as the keys of spatial models by themselves are the same.
+  const bool other = in_blocks || unet.is_of("Transformer2DModel") || unet.is_of("TransformerSpatioTemporalModel");
+  for (auto& [prefix, modules] : sets)
+    if (other || checkpoint.find(below(prefix, "time_mixer.mix_factor"))) modules.erase("");
+  return sets;
 }
 
-void add(std::map<std::string, Found>& modules, const std::string& key, const Place& place, const TensorView& view) {
-  Found& found = modules.try_emplace(place.module, Found{place.layout, {}}).first->second;
-  const auto [source, added] = found.sources.emplace(place.parameter, key);
-  if (!added)
-    throw CheckpointError("module " + place.module, "one tensor for " + place.parameter,
-                          source->second + " and " + key);
-  // The original's positions are sines and cosines; diffusers computes them anew, and so does a model without any.
-  if (place.parameter.ends_with(".pos_encoder.pe")) {
-    if (view.rank() == 3) found.positions = view.size(1);
-    return;
-  }
-  if (place.parameter.ends_with(".pos_embed.pe") && view.rank() == 3) found.positions = view.size(1);
-  const bool projection = place.parameter == "proj_in.weight" || place.parameter == "proj_out.weight";
-  found.tensors[place.parameter] = projection ? as_linear(view) : view;
-}
-
-/// Fills what shapes say; false for tensors that make no module.
-bool read_shapes(const Found& found, TransformerTemporalConfig& config) {
-  const TensorView norm = found.find("norm.weight"), in = found.find("proj_in.weight");
-  const TensorView proj = found.find("transformer_blocks.0.ff.net.0.proj.weight");
-  if (norm.rank() != 1 || in.rank() != 2 || proj.rank() != 2) return false;
-  const std::int64_t inner = in.size(0);
-  if (inner < 1 || inner > kMaxWidth || norm.size(0) < 1 || norm.size(0) > kMaxWidth) return false;
-  config.in_channels = norm.size(0);
-  config.num_layers = 0;
-  while (found.find("transformer_blocks." + std::to_string(config.num_layers) + ".ff.net.0.proj.weight"))
-    ++config.num_layers;
-  config.attention_bias = static_cast<bool>(found.find("transformer_blocks.0.attn1.to_q.bias"));
-  config.norm_elementwise_affine = static_cast<bool>(found.find("transformer_blocks.0.norm1.weight"));
-  const TensorView key = found.find("transformer_blocks.0.attn2.to_k.weight");
-  config.double_self_attention = key.rank() == 2 && key.size(1) == inner;
-  if (key.rank() == 2 && key.size(1) != inner) config.cross_attention_dim = key.size(1);
-  config.activation_fn = proj.size(0) == 4 * inner ? Activation::gelu : Activation::geglu;
-  return true;
-}
-
-void read_heads(const std::string& name, const Found& found, const UNetConfig& unet, TemporalModule& module) {
-  const std::int64_t inner = found.find("proj_in.weight").size(0);
-  const bool motion = is_motion(found.layout);
-  const auto assume = [&](const char* key, std::optional<std::int64_t> known, std::int64_t published) {
-    if (!known) module.assumed.emplace_back(key);
-    return known.value_or(published);
+/// The sets of a file that are modules: readable ones, or where there are none, what seems to be damaged ones.
+FoundSets find_modules(const Checkpoint& checkpoint, const UNetConfig& unet) {
+  FoundSets sets = gather(checkpoint, unet);
+  const bool by_itself = unet.is_of("TransformerTemporalModel");
+  // A "norm.weight" at the top is many a model's, and factors without weights are a LoRA.
+  for (auto& [prefix, modules] : sets)
+    std::erase_if(modules, [&](const auto& named) {
+      return named.second.tensors.empty() || (named.first.empty() && !by_itself && !named.second.is_readable());
+    });
+  const auto has_readable = [](const FoundModules& modules) {
+    return std::any_of(modules.begin(), modules.end(), [](const auto& named) { return named.second.is_readable(); });
   };
-  const char* key = motion ? "num_attention_heads" : "attention_head_dim";
-  std::int64_t divisor = kInputHeads;  // diffusers' and ModelScope's code has no other in transformer_in
-  if (motion) {
-    divisor = assume(key, unet.integer("motion_num_attention_heads", name), kMotionHeads);
-  } else if (name != "transformer_in") {
-    std::optional<std::int64_t> known = unet.integer("num_attention_heads", name);
-    if (!known) known = unet.integer("attention_head_dim", name);
-    divisor = assume(key, known, kHeadDim);
-  }
-  if (inner % divisor != 0)
-    throw ConfigError("module " + name + ": " + key, "a divisor of its inner width " + std::to_string(inner),
-                      std::to_string(divisor),
-                      "Put the right config.json beside the file: no shape says it, and this is what " +
-                          (module.assumed.empty() ? unet.path().string() + " says." : "published models have."));
-  const bool counts_heads = motion || name == "transformer_in";
-  module.config.num_attention_heads = counts_heads ? divisor : inner / divisor;
-  module.config.attention_head_dim = counts_heads ? inner / divisor : divisor;
-  std::optional<std::int64_t> groups = motion ? unet.integer("motion_norm_num_groups", name) : std::nullopt;
-  if (!groups) groups = unet.integer("norm_num_groups", name);  // UNetMotionModel's motion modules have the UNet's
-  module.config.norm_num_groups = assume("norm_num_groups", groups, kGroups);
+  const bool any = std::any_of(sets.begin(), sets.end(), [&](const auto& set) { return has_readable(set.second); });
+  // The moments in an optimizer's state are under their parameters' paths.
+  std::erase_if(sets, [&](const auto& set) { return any ? !has_readable(set.second) : set.second.empty(); });
+  if (sets.size() > kMostSets)
+    throw CheckpointError(checkpoint.where(), "at most " + std::to_string(kMostSets) + " sets of temporal modules",
+                          std::to_string(sets.size()));
+  return sets;
 }
 
-void read_positions(const std::string& name, const Found& found, const UNetConfig& unet, TemporalModule& module) {
-  std::int64_t positions = found.positions;
-  // Motion modules have positions whether the file keeps them or not.
-  if (positions == 0 && is_motion(found.layout)) {
-    const auto known = unet.integer("motion_max_seq_length", name);
-    if (!known) module.assumed.emplace_back("num_positional_embeddings");
-    positions = known.value_or(found.layout == Layout::animatediff ? kLcmPositions : kAdapterPositions);
-  }
-  if (positions == 0) return;
-  module.config.positional_embeddings = PositionalEmbeddings::sinusoidal;
-  module.config.num_positional_embeddings = positions;
+/// Whole UNets have the same temporal keys as their smaller relatives, and others beside them.
+Layout layout_of(const Checkpoint& checkpoint, const std::string& prefix, Layout layout) {
+  const auto has = [&](const char* name) { return static_cast<bool>(checkpoint.find(below(prefix, name))); };
+  if (layout == Layout::motion_adapter && has("time_embedding.linear_1.weight")) return Layout::unet_motion;
+  if (layout == Layout::unet_3d && has("image_latents_temporal_encoder.norm1.weight")) return Layout::i2vgen_xl;
+  return layout;
 }
 
-std::string problem_of(const TemporalModule& module) {
-  try {
-    module.config.validate();
-  } catch (const ConfigError& error) {
-    return std::string("\n  ") + error.what();
+/// Joins sets that share no module: parts of one model under paths of their own.
+FoundSets joined(FoundSets sets) {
+  std::set<std::string_view> names;
+  std::size_t count = 0;
+  for (const auto& [prefix, modules] : sets) {
+    for (const auto& [name, found] : modules) names.insert(name);
+    count += modules.size();
   }
-  engine::Weights weights;
-  return model::state_dict_problems(model::parameter_slots(module.config, weights), module.state_dict);
+  if (sets.size() < 2 || names.size() != count) return sets;
+  FoundModules all;
+  for (auto& [prefix, modules] : sets) all.merge(modules);
+  FoundSets one;
+  one.emplace("", std::move(all));
+  return one;
+}
+
+/// Whether two sets are one to the last bit.
+bool equal(const ModuleSet& a, const ModuleSet& b) {
+  const auto same_scales = [](const TemporalModule& x, const TemporalModule& y) {
+    return std::equal(x.scales.begin(), x.scales.end(), y.scales.begin(), y.scales.end(), [](auto& s, auto& t) {
+      return s.first == t.first && same_values(s.second.value, t.second.value);
+    });
+  };
+  const auto same = [&](const TemporalModule& x, const TemporalModule& y) {
+    return x.name == y.name && x.config.to_json() == y.config.to_json() && same_scales(x, y) &&
+           std::equal(x.state_dict.begin(), x.state_dict.end(), y.state_dict.begin(), y.state_dict.end(),
+                      [](const Parameter& p, const Parameter& q) {
+                        return p.name == q.name && same_values(p.value, q.value);
+                      });
+  };
+  return std::equal(a.modules.begin(), a.modules.end(), b.modules.begin(), b.modules.end(), same);
 }
 
 }  // namespace
@@ -167,61 +143,47 @@ std::int64_t CheckpointModule::num_parameters() const {
 }
 
 DType CheckpointModule::dtype() const noexcept {
-  return state_dict.empty() ? DType::f32 : state_dict.front().value.dtype();
+  return state_dict.empty() ? DType::f32 : model::read_dtype(state_dict.front().value.dtype());
+}
+
+std::vector<ModuleSet> module_sets(const Checkpoint& checkpoint) {
+  const UNetConfig unet = checkpoint.files().empty() ? UNetConfig() : UNetConfig::beside(checkpoint.files().front());
+  std::vector<ModuleSet> sets;
+  for (auto& [prefix, modules] : joined(find_modules(checkpoint, unet))) {
+    if (checkpoint.selected() == kRoot && !prefix.empty()) continue;
+    ModuleSet set{prefix.empty() ? std::string(kRoot) : prefix, {}};
+    for (const auto& [name, found] : modules) {
+      set.modules.push_back(model::make_module(name, found, unet));
+      set.modules.back().layout = layout_of(checkpoint, prefix, set.modules.back().layout);
+    }
+    std::stable_sort(set.modules.begin(), set.modules.end(), [](const TemporalModule& a, const TemporalModule& b) {
+      return model::order_of(a.name) < model::order_of(b.name);
+    });
+    if (std::none_of(sets.begin(), sets.end(), [&](const ModuleSet& other) { return equal(other, set); }))
+      sets.push_back(std::move(set));
+  }
+  return sets;
+}
+
+ModuleSet model::only_set(const Checkpoint& checkpoint) {
+  std::vector<ModuleSet> sets = module_sets(checkpoint);
+  if (sets.empty()) return {};
+  if (sets.size() == 1) return std::move(sets.front());
+  std::vector<std::string> paths;
+  for (const ModuleSet& set : sets)
+    paths.push_back(shortened(set.path) + " (" + std::to_string(set.modules.size()) + " modules)");
+  throw model::several_sets(checkpoint, "temporal", paths);
 }
 
 std::vector<TemporalModule> temporal_modules(const Checkpoint& checkpoint) {
-  std::map<std::string, Found> found;
-  for (const auto& [name, view] : checkpoint.tensors())
-    if (const auto place = model::place_of(name)) add(found, name, *place, view);
-  const UNetConfig unet = checkpoint.files().empty() ? UNetConfig() : UNetConfig::beside(checkpoint.files().front());
-  // Whole UNets have the same temporal keys as their smaller relatives, and others beside them.
-  const auto layout_of = [&](Layout layout) {
-    if (layout == Layout::motion_adapter && checkpoint.find("time_embedding.linear_1.weight"))
-      return Layout::unet_motion;
-    if (layout == Layout::unet_3d && checkpoint.find("image_latents_temporal_encoder.norm1.weight"))
-      return Layout::i2vgen_xl;
-    return layout;
-  };
-  std::vector<TemporalModule> modules;
-  for (const auto& [name, tensors] : found) {
-    TemporalModule module;
-    module.name = name;
-    module.layout = layout_of(tensors.layout);
-    // The keys of the models by themselves are the same.
-    if (name.empty() && (unet.is_of("Transformer2DModel") || unet.is_of("TransformerSpatioTemporalModel"))) continue;
-    if (name.empty() && unet.is_of("TransformerTemporalModel")) {
-      module.config = TransformerTemporalConfig::from_file(unet.path());
-    } else {
-      if (read_shapes(tensors, module.config)) {
-        read_heads(name, tensors, unet, module);
-        read_positions(name, tensors, unet, module);
-      } else if (name.empty()) {
-        continue;  // a "norm.weight" at the top is many a model's
-      } else {
-        module.problem =
-            "\n  missing or misshapen norm.weight, proj_in.weight or transformer_blocks.0.ff.net.0.proj.weight";
-      }
-    }
-    for (const auto& [parameter, view] : tensors.tensors) {
-      module.state_dict.push_back({parameter, view});
-      module.sources.push_back(tensors.sources.at(parameter));
-    }
-    for (const auto& [parameter, source] : tensors.sources)
-      if (!tensors.tensors.contains(parameter)) module.recomputed.push_back(source);
-    if (module.problem.empty()) module.problem = problem_of(module);
-    modules.push_back(std::move(module));
-  }
-  std::stable_sort(modules.begin(), modules.end(), [](const TemporalModule& a, const TemporalModule& b) {
-    return model::order_of(a.name) < model::order_of(b.name);
-  });
-  return modules;
+  return model::only_set(checkpoint).modules;
 }
 
 TransformerTemporalModel load(const Checkpoint& checkpoint, std::string_view name, ModelOptions options) {
   const std::vector<TemporalModule> all = temporal_modules(checkpoint);
   const TemporalModule& module = model::pick(checkpoint, all, name, "temporal");
-  return TransformerTemporalModel::from_state_dict(module.config, module.state_dict, checkpoint.owner(),
+  const model::Reading reading = model::read(checkpoint, module.state_dict, module.sources, module.scales);
+  return TransformerTemporalModel::from_state_dict(module.config, reading.state_dict, reading.owner,
                                                    std::move(options));
 }
 

@@ -5,7 +5,9 @@
 #include <string_view>
 #include <vector>
 
+#include "base/text.h"
 #include "kineograph/modules.h"
+#include "model/contents.h"
 
 namespace kineograph::model {
 
@@ -15,20 +17,18 @@ template <class Module>
 const Module& pick(const Checkpoint& checkpoint, const std::vector<Module>& all, std::string_view name,
                    const std::string& kind) {
   const std::string& where = checkpoint.where();
-  if (all.empty())
-    throw CheckpointError(where, "at least one " + kind + " module",
-                          "none among " + std::to_string(checkpoint.tensors().size()) + " tensors",
-                          "Known are the layouts of docs/checkpoints.md.");
-  std::string known;
+  if (all.empty()) throw no_modules(checkpoint, kind);
+  std::vector<std::string> known;
   for (const Module& module : all) {
-    known += (known.empty() ? "" : ", ") + (module.name.empty() ? std::string("the only one") : module.name);
+    known.push_back(module.name.empty() ? std::string("the only one") : module.name);
     if (module.name != name && !(name.empty() && all.size() == 1)) continue;
     if (!module.problem.empty())
-      throw CheckpointError("Module " + module.name + " of " + where + " cannot be loaded:" + module.problem);
+      throw CheckpointError("Module " + module.name + " of " + where + " cannot be loaded:" + module.problem +
+                            quantised(checkpoint));
     for (const std::string& source : module.sources) checkpoint.verify(source);
     return module;
   }
-  throw ArgumentError("module", "one of " + known, name.empty() ? "none" : std::string(name));
+  throw ArgumentError("module", "one of" + first_of(known, " ", 40), name.empty() ? "none" : std::string(name));
 }
 
 }  // namespace kineograph::model

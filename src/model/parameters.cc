@@ -5,12 +5,11 @@
 #include <map>
 #include <string_view>
 
+#include "base/text.h"
 #include "model/seeded.h"
 
 namespace kineograph::model {
 namespace {
-
-bool is_gated(Activation kind) { return kind == Activation::geglu || kind == Activation::swiglu; }
 
 template <class View>
 class Table {
@@ -190,25 +189,25 @@ TensorView as_engine_sees(const TensorView& view) {
 std::string state_dict_problems(const std::vector<Slot>& slots, const std::vector<Parameter>& state_dict) {
   std::map<std::string_view, const TensorView*> given;
   for (const Parameter& parameter : state_dict) given[parameter.name] = &parameter.value;
-  std::string problems;
+  std::vector<std::string> problems;
   for (const Slot& slot : slots) {
     const auto found = given.find(slot.name);
     if (found == given.end()) {
-      if (slot.role != Role::positions) problems += "\n  missing " + slot.name + " " + to_string(slot.shape);
+      if (slot.role != Role::positions) problems.push_back("missing " + slot.name + " " + to_string(slot.shape));
       continue;
     }
     const TensorView& view = *found->second;
     given.erase(found);
     if (!(view.shape() == slot.shape))
-      problems +=
-          "\n  misshapen " + slot.name + ": expected " + to_string(slot.shape) + ", found " + to_string(view.shape());
+      problems.push_back("misshapen " + slot.name + ": expected " + to_string(slot.shape) + ", found " +
+                         to_string(view.shape()));
     else if (!is_floating(view.dtype()))
-      problems += "\n  wrong dtype of " + slot.name + ": expected f32, f16, bf16 or f64, found " +
-                  std::string(name_of(view.dtype()));
+      problems.push_back("wrong dtype of " + slot.name + ": expected f32, f16, bf16 or f64, found " +
+                         std::string(name_of(view.dtype())));
   }
   for (const auto& [name, view] : given)
-    problems += "\n  unexpected " + std::string(name) + " " + to_string(view->shape());
-  return problems;
+    problems.push_back("unexpected " + shortened(name) + " " + to_string(view->shape()));
+  return first_of(problems);
 }
 
 Tensor sinusoidal_positions(std::int64_t positions, std::int64_t width) {

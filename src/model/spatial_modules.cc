@@ -3,7 +3,9 @@
 #include <map>
 #include <optional>
 
+#include "base/same_values.h"
 #include "model/layouts.h"
+#include "model/lora_keys.h"
 #include "model/modules.h"
 #include "model/parameters.h"
 #include "model/unet_config.h"
@@ -28,19 +30,23 @@ struct Found {
   }
 };
 
-std::map<std::string, Found> collect(const Checkpoint& checkpoint) {
-  std::map<std::string, Found> modules;
+using FoundModules = std::map<std::string, Found>;  // by the module's name
+
+/// The spatial modules below each path.
+std::map<std::string, FoundModules> gather(const Checkpoint& checkpoint) {
+  std::map<std::string, FoundModules> sets;
   for (const auto& [key, view] : checkpoint.tensors()) {
     const auto place = model::spatial_place_of(key);
-    if (!place) continue;
-    Found& found = modules[place->module];
+    if (!place || model::is_adapter_key(key)) continue;
+    if (checkpoint.selected() == kRoot && !place->prefix.empty()) continue;
+    Found& found = sets[place->prefix][place->module];
     const auto [source, added] = found.sources.emplace(place->parameter, key);
     if (!added)
       throw CheckpointError("module " + place->module, "one tensor for " + place->parameter,
                             source->second + " and " + key);
     found.tensors[place->parameter] = view;
   }
-  return modules;
+  return sets;
 }
 
 /// Fills what shapes say; false for tensors that make no module.
@@ -130,6 +136,42 @@ void read_config(const std::string& name, const Found& found, const UNetConfig& 
 bool is_by_itself(const Found& found, const UNetConfig& unet) {
   return unet.is_of("Transformer2DModel") || unet.is_of("TransformerSpatioTemporalModel") ||
          found.find("time_mixer.mix_factor") || found.find("proj_in.weight").rank() == 4;
+}
+
+bool is_readable(const FoundModules& modules) {
+  return std::any_of(modules.begin(), modules.end(), [](const auto& named) {
+    Transformer2DConfig config;
+    return read_shapes(named.second, config);
+  });
+}
+
+/// Whether the second set's modules are all in the first one, to the last bit.
+bool holds(const FoundModules& all, const FoundModules& some) {
+  for (const auto& [name, found] : some) {
+    const auto same = all.find(name);
+    if (same == all.end()) return false;
+    for (const auto& [parameter, view] : found.tensors)
+      if (const TensorView other = same->second.find(parameter); !other || !same_values(other, view)) return false;
+  }
+  return true;
+}
+
+/// The modules of the file's only set. Paths that share no module are one set; of equal sets one is taken.
+FoundModules collect(const Checkpoint& checkpoint) {
+  std::map<std::string, FoundModules> sets = gather(checkpoint);
+  const bool any = std::any_of(sets.begin(), sets.end(), [](const auto& set) { return is_readable(set.second); });
+  std::erase_if(sets, [&](const auto& set) { return any && !is_readable(set.second); });
+  FoundModules all;
+  std::vector<std::string> paths;
+  for (auto& [prefix, modules] : sets) {
+    const bool apart =
+        std::none_of(modules.begin(), modules.end(), [&](const auto& named) { return all.contains(named.first); });
+    if (!apart && holds(all, modules)) continue;
+    paths.push_back(prefix.empty() ? std::string(kRoot) : prefix);
+    if (!apart) throw model::several_sets(checkpoint, "spatial", paths);
+    all.merge(modules);
+  }
+  return all;
 }
 
 }  // namespace

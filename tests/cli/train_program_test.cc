@@ -1,5 +1,7 @@
 // kineograph train as a user runs it: interrupted, killed, on a full disk, with broken clips.
 #include <algorithm>
+#include <initializer_list>
+#include <nlohmann/json.hpp>
 
 #include "program.h"
 
@@ -50,7 +52,7 @@ TEST_F(TrainProgramTest, WritesAModelThatRestores) {
 
 TEST_F(TrainProgramTest, SavesOnASignalAndContinuesBitForBit) {
   ASSERT_EQ(sh(train("whole", 400)).code, 0);
-  for (const auto& [signal, code] : {std::pair{"INT", 130}, {"TERM", 143}}) {
+  for (const auto& [signal, code] : {std::pair{"INT", 130}, {"TERM", 143}, {"HUP", 129}}) {
     const std::string run = signal;
     // exec: a shell that waits in between would get the signal in its stead.
     std::string command = train(run, 400);
@@ -139,6 +141,83 @@ TEST_F(TrainProgramTest, AsksForTheSameRun) {
     EXPECT_NE(result.err.find("as the run in run has it"), std::string::npos) << result.err;
   }
   EXPECT_EQ(sh("kineograph train --resume --output nothing").code, 1);
+}
+
+TEST_F(TrainProgramTest, ACheckpointMayNotSayWhatTheCommandLineMayNot) {
+  ASSERT_EQ(sh(train("run", 6)).code, 0);
+  const auto with = [&](const std::string& name, const nlohmann::json& value) {
+    const Checkpoint good = Checkpoint::open(folder_ / "run/checkpoint.safetensors");
+    auto metadata = good.metadata();
+    auto settings = nlohmann::json::parse(metadata.at("settings"));
+    (name == "step" ? metadata["step"] = value.dump()
+                    : metadata["settings"] = (settings[name] = value, settings.dump()));
+    fs::create_directories(folder_ / "hostile");
+    save_safetensors(folder_ / "hostile/checkpoint.safetensors", good.tensors(), metadata);
+    return sh("ulimit -v 4000000; timeout 20 '" KINEOGRAPH_PROGRAM "' train --resume --output hostile");
+  };
+  auto config = nlohmann::json::parse(
+      Checkpoint::open(folder_ / "run/checkpoint.safetensors").metadata().at("settings"))["config"];
+  config["attention_head_dim"] = 30000;
+  for (const auto& [name, value] :
+       std::initializer_list<std::pair<std::string, nlohmann::json>>{{"batch", 0},
+                                                                     {"batch", -1},
+                                                                     {"batch", 1e300},
+                                                                     {"batch", "8"},
+                                                                     {"clips", nlohmann::json::array()},
+                                                                     {"steps", 0},
+                                                                     {"crop", 0},
+                                                                     {"frames", -5},
+                                                                     {"patches", 1e9},
+                                                                     {"ema", 2},
+                                                                     {"threads", -1},
+                                                                     {"engine", "gpu"},
+                                                                     {"dtype", "f64"},
+                                                                     {"noise-level", "5"},
+                                                                     {"damage", "x"},
+                                                                     {"step", 7},
+                                                                     {"step", 1000000000000},
+                                                                     {"step", -1},
+                                                                     {"config", config}}) {
+    const Result result = with(name, value);
+    EXPECT_TRUE(result.code == 1 || result.code == 2) << name << " " << value << ": " << result.code << result.err;
+    EXPECT_NE(result.err.find("kineograph: error: "), std::string::npos) << name << " " << value << result.err;
+  }
+  // A run of very many steps of which no log tells.
+  const Checkpoint good = Checkpoint::open(folder_ / "run/checkpoint.safetensors");
+  auto metadata = good.metadata();
+  auto settings = nlohmann::json::parse(metadata.at("settings"));
+  settings["steps"] = 1000000000000;
+  metadata["settings"] = settings.dump();
+  metadata["step"] = "999999999999";
+  save_safetensors(folder_ / "hostile/checkpoint.safetensors", good.tensors(), metadata);
+  const Result result = sh("ulimit -v 4000000; timeout 20 '" KINEOGRAPH_PROGRAM "' train --resume --output hostile");
+  EXPECT_EQ(result.code, 1) << result.err;
+  EXPECT_NE(result.err.find("log.csv"), std::string::npos) << result.err;
+}
+
+TEST_F(TrainProgramTest, TwoRunsDoNotShareAFolder) {
+  ASSERT_EQ(sh(train("run", 6)).code, 0);
+  for (const std::string& second : {std::string("kineograph train --resume --output run"), train("empty", 6)}) {
+    const Result result = sh("mkdir -p empty; exec 8<run 9<empty; flock 8; flock 9; " + second);
+    EXPECT_EQ(result.code, 1) << result.err;
+    EXPECT_NE(result.err.find("that a training writes to"), std::string::npos) << result.err;
+  }
+}
+
+// A playlist would make ffmpeg read what it names.
+TEST_F(TrainProgramTest, FfmpegOpensVideosOnly) {
+  if (sh("command -v ffmpeg").code != 0) GTEST_SKIP() << "no ffmpeg";
+  ASSERT_EQ(sh("ffmpeg -v error -i clip.y4m -c:v mpeg4 clip.avi").code, 0);
+  std::ofstream(folder_ / "list.mp4") << "ffconcat version 1.0\nfile clip.avi\n";
+  std::ofstream(folder_ / "play.mp4") << "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nclip.avi\n#EXT-X-ENDLIST\n";
+  const auto with = [&](const std::string& clip) {
+    return sh("kineograph train --config config.json --batch 1 --frames 2 --crop 12 --warmup 0 --steps 1 --output o-" +
+              clip + " --clips " + clip);
+  };
+  EXPECT_EQ(with("clip.avi").code, 0);
+  for (const char* list : {"list.mp4", "play.mp4"}) EXPECT_EQ(with(list).code, 1) << list;
+  ASSERT_EQ(sh("mkfifo pipe.y4m pipe.mp4").code, 0);
+  for (const char* pipe : {"pipe.y4m", "pipe.mp4"}) EXPECT_EQ(with(pipe).code, 1) << pipe;
 }
 
 TEST_F(TrainProgramTest, ExitsWith2OnWrongUsage) {

@@ -120,13 +120,18 @@ constexpr Case kCases[] = {
      "--damage: expected auto, noise, flicker or both, found scratches. See kineograph restore --help."},
     {"restore --window 0", "--window: expected a whole number from 1, found 0. See kineograph restore --help."},
     {"restore --shifts 3", "--shifts: expected 1, 2, 4, 8 or 16, found 3. See kineograph restore --help."},
-    {"restore -i clip.mp4 -o o.y4m",
-     "--input: expected .y4m or - (a pipe of .y4m), found clip.mp4; with ffmpeg: -f yuv4mpegpipe -. See kineograph "
+    {"restore -i clip.y4m -o o.avi",
+     "--output: expected .y4m, .mp4, .m4v, .mov, .mkv, .webm or - (a pipe of .y4m), found o.avi. See kineograph "
      "restore --help."},
-    {"restore -i clip.y4m -o o.mp4",
-     "--output: expected .y4m or - (a pipe of .y4m), found o.mp4; with ffmpeg: -f yuv4mpegpipe -. See kineograph "
-     "restore --help."},
-    {"restore clip.y4m", "clip.y4m: expected no further argument. See kineograph restore --help."},
+    {"restore clip.y4m clip.y4m",
+     "--output: expected another file than the input, found clip.y4m. See kineograph restore --help."},
+    {"restore clip.y4m o.y4m more", "more: expected no further argument. See kineograph restore --help."},
+    {"restore clip.y4m o.y4m --start -1",
+     "--start: expected a whole number from 0, found -1. See kineograph restore --help."},
+    {"restore clip.y4m o.y4m --frames 0",
+     "--frames: expected a whole number from 1, found 0. See kineograph restore --help."},
+    {"convert module out --adapter", "--adapter: expected a value, found none. See kineograph convert --help."},
+    {"inspect module --select", "--select: expected a value, found none. See kineograph inspect --help."},
     {"train", "--output: needed, and not given. See kineograph train --help."},
     {"train -o t", "--clips: needed, and not given. See kineograph train --help."},
     {"train -o t --clips drawn", "--config: expected it or --init, found neither. See kineograph train --help."},
@@ -189,13 +194,13 @@ TEST_F(UsageTest, HelpIsGivenWhereItIsAskedFor) {
 
 TEST_F(UsageTest, MissingFilesAreCalledMissing) {
   make_clip_and_model();
-  for (const auto& [line, message] :
-       {std::pair{"run -m module -i x.npy -o o.npy", "x.npy: no such file or folder"},
-        {"run -m module -i x.y4m -o o.y4m", "x.y4m: no such file or folder"},
-        {"run -m module -i clip.safetensors -o missing/o.npy --num-frames 3", "missing/o.npy: no such file or folder"},
-        {"run -m x -i clip.safetensors -o o.npy", "x: no such file or folder"},
-        {"restore -m x -i clip.y4m -o o.y4m", "x: no such file or folder"},
-        {"restore -m module -i x.y4m -o o.y4m", "x.y4m: no such file or folder"}}) {
+  for (const auto& [line, message] : {std::pair{"run -m module -i x.npy -o o.npy", "x.npy: no such file or folder"},
+                                      {"run -m module -i x.y4m -o o.y4m", "x.y4m: no such file or folder"},
+                                      {"run -m module -i clip.safetensors -o missing/o.npy --num-frames 3",
+                                       "missing/o.npy: no such file or folder. Nothing was changed."},
+                                      {"run -m x -i clip.safetensors -o o.npy", "x: no such file or folder"},
+                                      {"restore -m x -i clip.y4m -o o.y4m", "x: no such file or folder"},
+                                      {"restore -m module -i x.y4m -o o.y4m", "x.y4m: no such file or folder"}}) {
     const Result result = sh(std::string("kineograph ") + line);
     EXPECT_EQ(result.code, 1) << line;
     EXPECT_EQ(result.err, std::string("kineograph: error: ") + message + "\n") << line;

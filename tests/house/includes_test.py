@@ -1,5 +1,6 @@
 """Includes go downwards only: holds every #include of the tree against the table below."""
 
+import ast
 import pathlib
 import re
 import sys
@@ -15,54 +16,60 @@ ALLOWED = {
     "src/checkpoint": ["src/base"],
     "src/engine": ["src/base"],  # engine.h, the registry, and what engines share
     "src/engine/reference": ["src/engine", "src/base"],
-    "src/engine/cpu": [
-        "src/engine/cpu/pack",
-        "src/engine/cpu/call",
-        "src/engine/cpu/call/statistics",
-        "src/engine/cpu/backward",
-        "src/engine/cpu/schedule",
-        "src/engine",
-        "src/base",
-    ],
-    # The rooms of the fused engine, from the ground up. kernels know pointers and extents: no call, no workspace.
+    # The rooms of the fused engine, from the ground up: pack, kernels, call, tile, forward, schedule, backward,
+    # spatial, the plan.
+    # Kernels know pointers and extents: no call, no workspace.
     "src/engine/cpu/pack": ["src/engine", "src/base"],
     "src/engine/cpu/kernels": ["src/engine/cpu/pack", "src/base"],
-    "src/engine/cpu/call": ["src/engine/cpu/pack", "src/engine", "src/base"],
-    "src/engine/cpu/call/statistics": [
-        "src/engine/cpu/schedule",
-        "src/engine/cpu/call",
-        "src/engine/cpu/pack",
-        "src/engine",
-        "src/base",
-    ],
+    "src/engine/cpu/call": ["src/engine/cpu/kernels", "src/engine/cpu/pack", "src/engine", "src/base"],
     "src/engine/cpu/tile": [
-        "src/engine/cpu/kernels",
         "src/engine/cpu/call",
+        "src/engine/cpu/kernels",
         "src/engine/cpu/pack",
         "src/engine",
         "src/base",
     ],
     "src/engine/cpu/forward": [
         "src/engine/cpu/tile",
-        "src/engine/cpu/kernels",
         "src/engine/cpu/call",
-        "src/engine/cpu/pack",
-        "src/engine",
-        "src/base",
-    ],
-    "src/engine/cpu/backward": [
-        "src/engine/cpu/tile",
         "src/engine/cpu/kernels",
-        "src/engine/cpu/call",
         "src/engine/cpu/pack",
-        "src/engine/cpu/schedule",
         "src/engine",
         "src/base",
     ],
     "src/engine/cpu/schedule": [
         "src/engine/cpu/forward",
         "src/engine/cpu/tile",
+        "src/engine/cpu/call",
         "src/engine/cpu/kernels",
+        "src/engine/cpu/pack",
+        "src/engine",
+        "src/base",
+    ],
+    "src/engine/cpu/backward": [
+        "src/engine/cpu/schedule",
+        "src/engine/cpu/tile",
+        "src/engine/cpu/call",
+        "src/engine/cpu/kernels",
+        "src/engine/cpu/pack",
+        "src/engine",
+        "src/base",
+    ],
+    "src/engine/cpu/spatial": [
+        "src/engine/cpu/forward",
+        "src/engine/cpu/schedule",
+        "src/engine/cpu/tile",
+        "src/engine/cpu/call",
+        "src/engine/cpu/kernels",
+        "src/engine/cpu/pack",
+        "src/engine",
+        "src/base",
+    ],
+    "src/engine/cpu": [
+        "src/engine/cpu/backward",
+        "src/engine/cpu/spatial",
+        "src/engine/cpu/schedule",
+        "src/engine/cpu/tile",
         "src/engine/cpu/call",
         "src/engine/cpu/pack",
         "src/engine",
@@ -72,11 +79,37 @@ ALLOWED = {
     "src/c": [],
     "video": ["src/base"],
     "cli": ["video", "src/base"],
-    "python": [],
+    "python": ["video"],
     "bench": ["src/engine", "src/base"],
     "fuzz": ["video", "src/checkpoint", "src/model"],
     "examples": [],
 }
+# Files of the Python package, from the ground up: each imports from those before it, and from nothing behind it.
+PYTHON = [
+    "_native",
+    "errors",
+    "statistics",
+    "threads",
+    "recording",
+    "native_model",
+    "model",
+    "spatial",
+    "film",
+    "plot",
+    "diffusers/upstream",
+    "diffusers/blocks",
+    "diffusers/accounts",
+    "diffusers/records",
+    "diffusers/specification",
+    "diffusers/eligibility",
+    "diffusers/arguments",
+    "diffusers/native",
+    "diffusers/modules",
+    "diffusers/acceleration",
+    "diffusers/__init__",
+    "api",
+    "__init__",
+]
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
 
 
@@ -94,8 +127,36 @@ def resolve(including, name):
     return None
 
 
+def python_imports(file):
+    """Names in PYTHON of the package's files that a file imports, wherever in it."""
+    package = ROOT / "python/kineograph"
+    here = file.relative_to(package).parent.parts
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level > 0:
+            base = here[: len(here) - node.level + 1] + tuple((node.module or "").split(".") if node.module else ())
+            names = [base + (alias.name,) for alias in node.names]
+            for name in names:
+                for candidate in ("/".join(name), "/".join(base), "/".join((*name, "__init__"))):
+                    if candidate in PYTHON:
+                        yield candidate
+                        break
+
+
+def python_errors():
+    files = sorted((ROOT / "python/kineograph").rglob("*.py"))
+    assert len(files) > 10, "found no Python to check"
+    for file in files:
+        name = file.relative_to(ROOT / "python/kineograph").with_suffix("").as_posix()
+        if name not in PYTHON:
+            yield f"python/kineograph/{name}.py: not in the list of tests/house/includes_test.py"
+            continue
+        for other in python_imports(file):
+            if PYTHON.index(other) >= PYTHON.index(name):
+                yield f"python/kineograph/{name}.py may not import {other}, which stands above it"
+
+
 def main():
-    errors, includes = [], 0
+    errors, includes = list(python_errors()), 0
     for room in ("include", "src", "video", "cli", "python", "bench", "fuzz", "examples"):
         for file in sorted((ROOT / room).rglob("*")):
             if file.suffix not in (".h", ".cc"):

@@ -9,7 +9,7 @@ import pytest
 # The layouts of published checkpoints are written by one piece of code, for these tests and for the committed files.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "checkpoints"))
 
-# Packages that files with torch ask for; KINEOGRAPH_REQUIRE_TORCH=1 (CI) makes their absence an error.
+# Files that need torch are skipped without it; KINEOGRAPH_REQUIRE_TORCH=1 (CI) makes its absence an error.
 if os.environ.get("KINEOGRAPH_REQUIRE_TORCH"):
     import diffusers  # noqa: F401
     import torch  # noqa: F401

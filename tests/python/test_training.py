@@ -499,16 +499,18 @@ def test_a_compiled_fallback_is_counted_when_it_is_traced():
 
 def test_operators_are_well_formed():
     _, ours = pair()
-    tensors = [tensor.detach().requires_grad_() for tensor in native.modules.structure.weights(ours)[0]]
+    found = native.modules.eligibility.examine(ours)
+    tensors = [tensor.detach().requires_grad_() for tensor in found.weights()]
+    spec = found.binding.spec
     seed = torch.tensor(3)
     torch.library.opcheck(
-        packing.transformer_temporal, (clip().requires_grad_(), None, None, None, tensors, seed, ours._spec, "f32", 6)
+        packing.transformer_temporal, (clip().requires_grad_(), None, None, None, tensors, seed, spec, "f32", 6)
     )
     wanted = [True, False] + [i % 2 == 0 for i in range(len(tensors))]
     plain = [tensor.detach() for tensor in tensors]
     torch.library.opcheck(
         packing.transformer_temporal_backward,
-        (clip(), clip(), None, None, None, plain, seed, wanted, ours._spec, "f32", 6),
+        (clip(), clip(), None, None, None, plain, seed, wanted, spec, "f32", 6),
     )
 
 
@@ -598,7 +600,7 @@ def test_an_accelerated_unet_trains():
     stats = kineograph.stats()
     # diffusers checkpoints the module in the middle alone, whose forward is then computed once more.
     assert stats.backward == modules and stats.native in (modules, modules + 1) and not stats.fallbacks
-    kineograph.restore(unet)
+    kineograph.revert(unet)
     assert not any(
         "gradient_checkpointing" in module.__dict__
         for module in unet.modules()

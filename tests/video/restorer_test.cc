@@ -126,7 +126,7 @@ TEST(Restorer, ModelsMayPredictTheDamage) {
   options.window = 4;
   options.sigma = 20;
   options.damage = Damage::noise;
-  options.correct_frequencies = false;
+  options.corrections = false;
   const Frames whole = restore(model_of(config_of(4), 0.5f), header, options, frames);
   const Frames damage = restore(model_of(config_of(4, "epsilon"), 0.5f), header, options, frames);
   const Frames level = restore(model_of(config_of(4, "epsilon"), 0), header, options, frames);
@@ -158,7 +158,7 @@ TEST(Restorer, KeepsLowFrequenciesThatAreNoNoise) {
   options.sigma = 5;
   options.damage = Damage::noise;
   const auto worst = [&](bool keep) {
-    options.correct_frequencies = keep;
+    options.corrections = keep;
     const Frames restored = restore(model_of(config_of(4, "epsilon"), 0), header, options, frames);
     int most = 0;
     for (std::size_t i = 0; i < 96 * 80; ++i) most = std::max(most, std::abs(int{restored[0][i]} - int{frames[0][i]}));

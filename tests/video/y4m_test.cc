@@ -40,6 +40,12 @@ TEST(Y4m, KnowsPlaneSizes) {
   EXPECT_EQ(read("YUV4MPEG2 W5 H3 F25:1 C422\n").header.frame_bytes(), 15 + 2 * 3 * 3);
   EXPECT_EQ(read("YUV4MPEG2 W5 H3 F25:1 C444\n").header.frame_bytes(), 45);
   EXPECT_EQ(read("YUV4MPEG2 W5 H3 F25:1 Cmono\n").header.frame_bytes(), 15);
+  EXPECT_EQ(read("YUV4MPEG2 W5 H3 C420p10\n").header.frame_bytes(), 2 * (15 + 2 * 3 * 2));
+  EXPECT_EQ(read("YUV4MPEG2 W5 H3 C444p16\n").header.bits, 16);
+  EXPECT_EQ(read("YUV4MPEG2 W5 H3 Cmono12\n").header.bits, 12);
+  EXPECT_EQ(read("YUV4MPEG2 W5 H3 C422p9\n").header.sample_bytes(), 2);
+  EXPECT_EQ(read("YUV4MPEG2 W5 H3 It C420\n").header.interlacing(), "top field first");
+  EXPECT_EQ(read("YUV4MPEG2 W5 H3 Ip C420\n").header.interlacing(), "");
   EXPECT_TRUE(read("YUV4MPEG2 W5 H3 C420jpeg XCOLORRANGE=FULL\n").header.full_range);
   EXPECT_FALSE(read("YUV4MPEG2 W5 H3 C420jpeg XCOLORRANGE=LIMITED\n").header.full_range);
 }
@@ -65,7 +71,8 @@ TEST(Y4m, RefusesOtherStreams) {
   for (const char* extent : {"W0", "W-2", "W99999999999999999999", "W65537", "W2x", "W"})
     EXPECT_NE(refusal("YUV4MPEG2 " + std::string(extent) + " H2\n").find("from 1 to 65536"), std::string::npos)
         << extent;
-  EXPECT_NE(refusal("YUV4MPEG2 W2 H2 C420p10\n").find("C420p10"), std::string::npos);
+  for (const char* chroma : {"C420p8", "C420p17", "C420p", "C410", "C444alpha", "Cmonop10", "C420p10x"})
+    EXPECT_NE(refusal("YUV4MPEG2 W2 H2 " + std::string(chroma) + "\n").find(chroma), std::string::npos) << chroma;
   EXPECT_NE(refusal("YUV4MPEG2 W2 H2\nFRAMES\n").find("frame 0"), std::string::npos);
   EXPECT_NE(refusal("YUV4MPEG2 W2 H2\nFRAME\nabcdefgarbage\n").find("frame 1"), std::string::npos);
 }

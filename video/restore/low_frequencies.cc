@@ -5,53 +5,13 @@
 #include <cmath>
 #include <numbers>
 
-#include "video/latents.h"
+#include "video/restore/blur.h"
 
 namespace kineograph::video {
 namespace {
 
 // In pixels: the noise that comes back is 1 / (2 sqrt(pi) kBlur), a twentieth, of what there was.
 constexpr double kBlur = 5;
-constexpr std::int64_t kReach = 15;
-
-std::array<float, kReach + 1> gaussian() {
-  std::array<float, kReach + 1> weights;
-  double sum = 0;
-  for (std::int64_t i = 0; i <= kReach; ++i) {
-    const double x = static_cast<double>(i) / kBlur, weight = std::exp(-0.5 * x * x);
-    weights[static_cast<std::size_t>(i)] = static_cast<float>(weight);
-    sum += i == 0 ? weight : 2 * weight;
-  }
-  for (float& weight : weights) weight = static_cast<float>(weight / sum);
-  return weights;
-}
-
-// out[i] = sum over k of weights[|k|] at(k)[i], where at(k) is a line of values: whole lines at a time, which compilers
-// make vectors of.
-template <typename Line>
-void weigh(const Line& at, std::int64_t size, float* out) {
-  static const std::array<float, kReach + 1> weights = gaussian();
-  const float* centre = at(0);
-  for (std::int64_t i = 0; i < size; ++i) out[i] = weights[0] * centre[i];
-  for (std::int64_t k = 1; k <= kReach; ++k) {
-    const float weight = weights[static_cast<std::size_t>(k)];
-    const float *before = at(-k), *after = at(k);
-    for (std::int64_t i = 0; i < size; ++i) out[i] += weight * (before[i] + after[i]);
-  }
-}
-
-// Blurs a plane along its rows, then along its columns, mirrored at the edges.
-void blur(std::int64_t height, std::int64_t width, float* plane) {
-  std::vector<float> rows(static_cast<std::size_t>(height * width)),
-      padded(static_cast<std::size_t>(width + 2 * kReach));
-  for (std::int64_t y = 0; y < height; ++y) {
-    for (std::int64_t x = -kReach; x < width + kReach; ++x)
-      padded[static_cast<std::size_t>(x + kReach)] = plane[y * width + mirrored(x, width)];
-    weigh([&](std::int64_t k) { return padded.data() + kReach + k; }, width, rows.data() + y * width);
-  }
-  for (std::int64_t y = 0; y < height; ++y)
-    weigh([&](std::int64_t k) { return rows.data() + mirrored(y + k, height) * width; }, width, plane + y * width);
-}
 
 double density(double z) { return std::exp(-0.5 * z * z) / std::sqrt(2 * std::numbers::pi); }
 double distribution(double z) { return 0.5 * std::erfc(-z / std::numbers::sqrt2); }
@@ -93,7 +53,8 @@ void keep_low_frequencies(const std::vector<float>& noisy, double sigma, std::in
   std::vector<float> taken(restored.size());
   for (int pass = 0; pass < 2; ++pass) {
     for (std::size_t i = 0; i < taken.size(); ++i) taken[i] = noisy[i] - clipped_mean(restored[i]);
-    for (std::int64_t colour = 0; colour < 3; ++colour) blur(height, width, taken.data() + colour * height * width);
+    for (std::int64_t colour = 0; colour < 3; ++colour)
+      blur(taken.data() + colour * height * width, height, width, kBlur);
     for (std::size_t i = 0; i < taken.size(); ++i) restored[i] += taken[i];
   }
 }
@@ -101,7 +62,8 @@ void keep_low_frequencies(const std::vector<float>& noisy, double sigma, std::in
 void change_low_frequencies_only(const std::vector<float>& steady, std::int64_t height, std::int64_t width,
                                  std::vector<float>& restored) {
   for (std::size_t i = 0; i < restored.size(); ++i) restored[i] -= steady[i];
-  for (std::int64_t colour = 0; colour < 3; ++colour) blur(height, width, restored.data() + colour * height * width);
+  for (std::int64_t colour = 0; colour < 3; ++colour)
+    blur(restored.data() + colour * height * width, height, width, kBlur);
   for (std::size_t i = 0; i < restored.size(); ++i) restored[i] += steady[i];
 }
 

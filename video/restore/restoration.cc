@@ -20,6 +20,12 @@ std::string_view name_of(Damage damage) noexcept {
   return "both";
 }
 
+std::optional<Damage> damage_of(std::string_view name) noexcept {
+  for (std::int64_t i = 0; i < kDamages; ++i)
+    if (name == name_of(static_cast<Damage>(i))) return static_cast<Damage>(i);
+  return {};
+}
+
 Moments moments_of(std::span<const float> rgb) {
   // Colours are of the order of 1 and double sums millions of them without loss that matters: one pass.
   double sum = 0, squares = 0;

@@ -18,6 +18,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -31,6 +32,8 @@ enum class Damage : std::int64_t { noise, flicker, both };
 constexpr std::int64_t kDamages = 3;
 /// "noise", "flicker", "both"
 std::string_view name_of(Damage damage) noexcept;
+/// The damage of that name; nothing for others.
+std::optional<Damage> damage_of(std::string_view name) noexcept;
 inline bool has_noise(Damage damage) noexcept { return damage != Damage::flicker; }
 inline bool has_flicker(Damage damage) noexcept { return damage != Damage::noise; }
 

@@ -9,7 +9,9 @@
 
 #include "base/threads.h"
 #include "kineograph/error.h"
+#include "video/restore/give_back.h"
 #include "video/restore/low_frequencies.h"
+#include "video/restore/refine.h"
 
 namespace kineograph::video {
 namespace {
@@ -34,10 +36,35 @@ std::vector<std::pair<std::int64_t, std::int64_t>> offsets(std::int64_t begin, s
   return all;
 }
 
+SurveyOptions survey_options(const RestoreOptions& options) {
+  SurveyOptions survey{.window = std::max<std::int64_t>(1, options.window),
+                       .damage = options.damage,
+                       .threads = options.threads,
+                       .judgements = options.judgements,
+                       .first = options.first,
+                       .scene = options.scene};
+  if (options.sigma) survey.sigma = *options.sigma * kLevel;
+  return survey;
+}
+
+// Frames before and after one that its corrections look at.
+constexpr std::int64_t kCorrectReach = std::max(kSteadyReach, kEnergyReach);
+constexpr std::int64_t kReach = kCorrectReach + std::max(kRefineBefore, kRefineAfter);
+
 }  // namespace
 
 Restorer::Restorer(TransformerTemporalModel model, const Y4mHeader& header, const RestoreOptions& options)
-    : model_(std::move(model)), header_(header), options_(options), patch_(patch_of(model_.config())) {
+    : model_(std::move(model)),
+      header_(header),
+      options_(options),
+      patch_(patch_of(model_.config())),
+      survey_(header, survey_options(options)),
+      first_(options.first),
+      scene_(options.scene),
+      complete_(options.first),
+      corrected_(options.first),
+      finished_(options.first),
+      given_(options.first) {
   predicts_noise(model_.config(), Damage::noise);  // refuses what it does not know
   const auto positions = model_.config().num_positional_embeddings;
   if (options_.window < 1 || (positions && options_.window > *positions))
@@ -83,123 +110,199 @@ std::vector<float> Restorer::colours_of(std::span<const std::uint8_t> planes) co
   return rgb;
 }
 
-void Restorer::push(std::span<const std::uint8_t> planes) {
-  Thumbnail seen = thumbnail_of(planes, header_.height, header_.width);  // luma comes first
-  if (is_cut(seen_, seen)) finish();
-  seen_ = std::move(seen);
-  frames_.emplace_back().planes.assign(planes.begin(), planes.end());
-  if (first_ + static_cast<std::int64_t>(frames_.size()) < next_window_ + options_.window) return;
-  restore_window(next_window_, options_.window);
-  // A scene that ends before the next window is whole has its last window begin earlier than that, but later than this.
-  complete(next_window_ + 1);
-  // A quarter is enough to fade over; what it costs is better spent on grids.
-  next_window_ += std::max<std::int64_t>(1, options_.window * 3 / 4);
+std::vector<float> Restorer::input_of(const Frame& frame) const {
+  std::vector<float> rgb = colours_of(frame.planes);
+  for (float& value : rgb) value = value * frame.scale + frame.offset;
+  return rgb;
 }
 
-void Restorer::finish() {
-  const std::int64_t total = first_ + static_cast<std::int64_t>(frames_.size());
-  if (restored_ < total) {
-    const std::int64_t start = std::max(scene_, total - options_.window);
-    restore_window(start, total - start);
-  }
-  complete(total);
-  // Another scene has another level, and nothing to do with the frame before it.
-  scene_ = next_window_ = total;
-  level_ = {};
-  before_.clear();
+void Restorer::push(std::span<const std::uint8_t> planes) {
+  frames_.emplace_back().planes.assign(planes.begin(), planes.end());
+  take(survey_.push(planes));
 }
+
+void Restorer::finish() { take(survey_.finish()); }
 
 bool Restorer::pop(std::vector<std::uint8_t>& planes) {
-  if (first_ >= complete_) return false;
-  planes = std::move(frames_.front().planes);
-  frames_.pop_front();
-  ++first_;
+  if (given_ >= finished_) return false;
+  planes = std::move(frame(given_++).restored);
+  // Frames around those to come are kept.
+  while (first_ < given_ && (first_ < finished_ - kReach || first_ < scene_)) {
+    frames_.pop_front();
+    ++first_;
+  }
   return true;
 }
 
-void Restorer::judge(std::int64_t begin, std::int64_t end) {
-  std::vector<double> noise(static_cast<std::size_t>(end - begin));
-  parallel_for(end - begin, thread_count(options_.threads), [&](std::int64_t f) {
-    Frame& judged = frame(begin + f);
-    const std::vector<float> rgb = colours_of(judged.planes);
-    judged.moments = moments_of(rgb);
-    const std::vector<std::uint8_t>& before = f == 0 ? before_ : frame(begin + f - 1).planes;
-    noise[static_cast<std::size_t>(f)] =
-        noise_deviation(rgb, before.empty() ? std::vector<float>() : colours_of(before), header_.height, header_.width);
-  });
-  for (std::int64_t f = begin; f < end; ++f)
-    estimate_.add(noise[static_cast<std::size_t>(f - begin)], frame(f).moments, header_.height * header_.width);
-  before_ = frame(end - 1).planes;
+void Restorer::take(const std::vector<Step>& steps) {
+  for (const Step& step : steps) {
+    if (step.window) {
+      const Window& window = *step.window;
+      const std::int64_t fresh = window.start + window.count - window.fresh;
+      findings_.push_back({window.fresh, fresh, step.judgement});
+      const double before = done_;
+      if (step.judgement.damage)
+        restore(window, step.judgement);
+      else
+        copy(window);
+      done_ = before + static_cast<double>(fresh);
+    }
+    complete(step.complete);
+    correct(step.ends_scene ? complete_ : complete_ - kCorrectReach);
+    finish(step.ends_scene ? corrected_ : corrected_ - kRefineAfter);
+    if (step.ends_scene) scene_ = complete_;
+    if (on_progress_) on_progress_(done_);
+  }
 }
 
-void Restorer::restore_window(std::int64_t start, std::int64_t count) {
-  const std::int64_t fresh = std::max(restored_, start), end = start + count;
-  judge(fresh, end);
-  restored_ = end;
-  std::vector<Moments> moments;
-  for (std::int64_t f = start; f < end; ++f) moments.push_back(frame(f).moments);
-  const Moments level =
-      level_.update(std::span<const Moments>(moments).subspan(static_cast<std::size_t>(fresh - start)), moments);
+void Restorer::copy(const Window& window) {
+  for (std::int64_t f = 0; f < window.count; ++f) frame(window.start + f).copied += hump(f, window.count);
+}
 
-  const double sigma = options_.sigma ? *options_.sigma * kLevel : estimate_.sigma();
-  sigma_ = sigma / kLevel;
-  damage_ = options_.damage.value_or(estimate_.damage());
-  const Normalisation normalisation = normalise(damage_, moments, level);
-  const float timestep = has_noise(damage_) ? timestep_of(sigma, normalisation.level) : 0.0f;
-  const auto label = static_cast<std::int64_t>(damage_);
+Restorer::Task Restorer::task_of(const Window& window, const Judgement& judgement) {
+  std::vector<Moments> moments(static_cast<std::size_t>(window.count));
+  parallel_for(window.count, thread_count(options_.threads), [&](std::int64_t f) {
+    moments[static_cast<std::size_t>(f)] = moments_of(colours_of(frame(window.start + f).planes));
+  });
+  const Damage damage = *judgement.damage;
+  const Normalisation normalisation = normalise(damage, moments, judgement.level);
+  Task task{window, judgement, damage, normalisation.frames, {}, predicts_noise(model_.config(), damage)};
+  for (std::int64_t f = 0; f < window.count; ++f) {
+    Moments level = normalisation.level;
+    const Moments& own = normalisation.frames[static_cast<std::size_t>(f)];
+    if (has_flicker(damage))
+      level.mean += judgement.slope * (static_cast<double>(f) - static_cast<double>(window.count - 1) / 2);
+    Frame& changed = frame(window.start + f);
+    const double change = level.deviation / own.deviation;
+    changed.damage = damage;
+    changed.scale = static_cast<float>(change);
+    changed.offset = static_cast<float>(level.mean - own.mean * change);
+    changed.noise = static_cast<float>(judgement.sigma * change);
+    changed.white = judgement.coarseness < kAlike;
+    changed.sum.resize(static_cast<std::size_t>(3 * header_.width * header_.height), 0.0f);
+    task.levels.push_back(level);
+  }
+  return task;
+}
+
+void Restorer::restore(const Window& window, const Judgement& judgement) {
+  const Task task = task_of(window, judgement);
+  const float timestep = has_noise(task.damage) ? timestep_of(judgement.sigma, task.levels.front()) : 0.0f;
+  const auto label = static_cast<std::int64_t>(task.damage);
   ForwardOptions forward;
-  forward.num_frames = count;
+  forward.num_frames = window.count;
   forward.timestep = TensorView(&timestep, {1});
   forward.class_labels = TensorView(&label, {1});
   forward.num_threads = options_.threads;
-  for (std::int64_t f = 0; f < count; ++f) {
-    Frame& changed = frame(start + f);
-    const Moments& own = normalisation.frames[static_cast<std::size_t>(f)];
-    const double change = normalisation.level.deviation / own.deviation;
-    changed.damage = damage_;
-    changed.scale = static_cast<float>(change);
-    changed.offset = static_cast<float>(normalisation.level.mean - own.mean * change);
-    changed.noise = static_cast<float>(sigma * change);
-    changed.sum.resize(static_cast<std::size_t>(3 * header_.width * header_.height), 0.0f);
+  if (task.noise) add_input(window);
+  const std::vector<Shift>& shifts = shifts_[static_cast<std::size_t>(window.number) % shifts_.size()];
+  for (const Shift& shift : shifts) {
+    add_shift(shift, task, forward);
+    done_ += static_cast<double>(window.start + window.count - window.fresh) / static_cast<double>(shifts.size());
+    if (on_progress_) on_progress_(done_);
   }
-  if (predicts_noise(model_.config(), damage_)) add_input(start, count);
-  for (const Shift& shift : shifts_[windows_++ % shifts_.size()])
-    add_shift(shift, start, count, normalisation, forward);
-  for (std::int64_t f = 0; f < count; ++f) frame(start + f).weight += hump(f, count);
+  for (std::int64_t f = 0; f < window.count; ++f) frame(window.start + f).weight += hump(f, window.count);
 }
 
 void Restorer::complete(std::int64_t end) {
-  const bool corrects = options_.correct_frequencies && predicts_noise(model_.config(), Damage::noise);
-  const std::int64_t begin = complete_;
-  parallel_for(end - begin, thread_count(options_.threads), [&](std::int64_t f) {
-    Frame& done = frame(begin + f);
-    for (float& value : done.sum) value /= done.weight;
-    if (corrects) correct(done);
-    rgb_to_frame(done.sum.data(), header_, done.planes);
-  });
+  parallel_for(end - complete_, thread_count(options_.threads),
+               [&](std::int64_t f) { complete(frame(complete_ + f)); });
   complete_ = end;
 }
 
-void Restorer::correct(Frame& frame) const {
-  std::vector<float> rgb = colours_of(frame.planes);
-  for (float& value : rgb) value = value * frame.scale + frame.offset;
-  if (has_noise(frame.damage))
-    keep_low_frequencies(rgb, static_cast<double>(frame.noise), header_.height, header_.width, frame.sum);
-  else
-    change_low_frequencies_only(rgb, header_.height, header_.width, frame.sum);
+void Restorer::complete(Frame& done) const {
+  if (done.weight == 0) return;
+  // Windows that found nothing wrong copy the frame.
+  if (done.copied > 0) {
+    const std::vector<float> rgb = colours_of(done.planes);
+    for (std::size_t i = 0; i < rgb.size(); ++i) done.sum[i] += done.copied * rgb[i];
+    done.weight += done.copied;
+  }
+  for (float& value : done.sum) value /= done.weight;
+  if (!options_.corrections) return;
+  const std::vector<float> input = input_of(done);
+  const bool patches = predicts_noise(model_.config(), Damage::noise);
+  if (!has_noise(done.damage)) {
+    if (patches) change_low_frequencies_only(input, header_.height, header_.width, done.sum);
+    return;
+  }
+  if (patches) keep_low_frequencies(input, static_cast<double>(done.noise), header_.height, header_.width, done.sum);
+  done.energy = taken_energy(input, done.sum, header_.height, header_.width);
+  if (patches && done.noise > 0) {
+    done.bands = Bands(done.sum, header_.height, header_.width);
+    done.sum = {};
+  }
 }
 
-void Restorer::add_input(std::int64_t start, std::int64_t count) {
-  parallel_for(count, thread_count(options_.threads), [&](std::int64_t f) {
-    Frame& added = frame(start + f);
-    const std::vector<float> rgb = colours_of(added.planes);
-    const float weight = hump(f, count);
-    for (std::size_t i = 0; i < rgb.size(); ++i) added.sum[i] += weight * (rgb[i] * added.scale + added.offset);
+void Restorer::correct(std::int64_t end) {
+  if (end <= corrected_) return;
+  parallel_for(end - corrected_, thread_count(options_.threads),
+               [&](std::int64_t f) { correct_frame(corrected_ + f); });
+  corrected_ = end;
+}
+
+void Restorer::correct_frame(std::int64_t number) {
+  Frame& done = frame(number);
+  if (done.energy.empty()) return;
+  const std::int64_t begin = std::max(scene_, first_);
+  const auto sigma = static_cast<double>(done.noise);
+  if (!done.bands.empty()) {
+    std::vector<const Bands*> around;
+    for (std::int64_t f = std::max(begin, number - kSteadyReach); f < std::min(complete_, number + kSteadyReach + 1);
+         ++f)
+      if (!frame(f).bands.empty()) around.push_back(&frame(f).bands);
+    done.sum = done.bands.steadied(around, sigma);
+  }
+  std::vector<const std::vector<float>*> around;
+  for (std::int64_t f = number - kEnergyReach; f <= number + kEnergyReach; ++f)
+    around.push_back(f < begin || f >= complete_ || frame(f).energy.empty() ? nullptr : &frame(f).energy);
+  give_back(input_of(done), around, sigma, done.sum);
+}
+
+void Restorer::finish(std::int64_t end) {
+  if (end <= finished_) return;
+  parallel_for(end - finished_, thread_count(options_.threads), [&](std::int64_t f) { finish_frame(finished_ + f); });
+  finished_ = end;
+}
+
+void Restorer::finish_frame(std::int64_t number) {
+  Frame& done = frame(number);
+  if (done.weight == 0) {
+    done.restored = done.planes;
+    return;
+  }
+  done.restored.resize(done.planes.size());
+  rgb_to_frame(done.bands.empty() || !done.white ? done.sum.data() : refined_frame(number).data(), header_,
+               done.restored);
+}
+
+std::vector<float> Restorer::refined_frame(std::int64_t number) {
+  const auto fits = [this](std::int64_t f) { return !frame(f).bands.empty(); };
+  std::int64_t begin = number, end = number + 1;
+  while (begin > std::max({scene_, first_, number - kRefineBefore}) && fits(begin - 1)) --begin;
+  while (end < std::min(corrected_, number + kRefineAfter + 1) && fits(end)) ++end;
+  std::vector<std::vector<float>> inputs;
+  std::vector<const std::vector<float>*> noisy, restored;
+  for (std::int64_t f = begin; f < end; ++f) inputs.push_back(input_of(frame(f)));
+  for (std::int64_t f = begin; f < end; ++f) {
+    noisy.push_back(&inputs[static_cast<std::size_t>(f - begin)]);
+    restored.push_back(&frame(f).sum);
+  }
+  return refined(noisy, restored, static_cast<std::size_t>(number - begin), static_cast<double>(frame(number).noise),
+                 header_.height, header_.width);
+}
+
+void Restorer::add_input(const Window& window) {
+  parallel_for(window.count, thread_count(options_.threads), [&](std::int64_t f) {
+    Frame& added = frame(window.start + f);
+    const std::vector<float> rgb = input_of(added);
+    const float weight = hump(f, window.count);
+    for (std::size_t i = 0; i < rgb.size(); ++i) added.sum[i] += weight * rgb[i];
   });
 }
 
-void Restorer::add_shift(const Shift& shift, std::int64_t start, std::int64_t count, const Normalisation& normalisation,
-                         const ForwardOptions& forward) {
+void Restorer::add_shift(const Shift& shift, const Task& task, const ForwardOptions& forward) {
+  const std::int64_t start = task.window.start, count = task.window.count;
   const std::int64_t channels = 3 * patch_ * patch_, down = shift.grid.height(), across = shift.grid.width();
   const std::int64_t values = channels * down * across;
   // One buffer for all shifts and windows, as large as the largest.
@@ -210,15 +313,15 @@ void Restorer::add_shift(const Shift& shift, std::int64_t start, std::int64_t co
 
   parallel_for(count, threads, [&](std::int64_t f) {
     const std::vector<float> rgb = colours_of(frame(start + f).planes);
-    const Moments& moments = normalisation.frames[static_cast<std::size_t>(f)];
+    const Moments& moments = task.frames[static_cast<std::size_t>(f)];
     fold(rgb.data(), header_.height, header_.width, shift.grid, static_cast<float>(1 / moments.deviation),
          static_cast<float>(-moments.mean / moments.deviation), latents + f * values);
   });
   model_.forward(window, window, forward);
-  const bool noise = predicts_noise(model_.config(), damage_);
-  const auto scale = static_cast<float>(noise ? -normalisation.level.deviation : normalisation.level.deviation);
-  const auto mean = static_cast<float>(noise ? 0 : normalisation.level.mean);
   parallel_for(count, threads, [&](std::int64_t f) {
+    const Moments& level = task.levels[static_cast<std::size_t>(f)];
+    const auto scale = static_cast<float>(task.noise ? -level.deviation : level.deviation);
+    const auto mean = static_cast<float>(task.noise ? 0 : level.mean);
     float* const sum = frame(start + f).sum.data();
     const float* sample = latents + f * values;
     for (std::int64_t channel = 0; channel < channels; ++channel) {
@@ -236,6 +339,12 @@ void Restorer::add_shift(const Shift& shift, std::int64_t start, std::int64_t co
       }
     }
   });
+}
+
+std::int64_t first_frame(std::int64_t begin, std::int64_t scene, std::int64_t window) {
+  // Frames that corrections look back on, and the windows that those are in.
+  const std::int64_t needed = std::max(scene, begin - kReach - window);
+  return scene + (needed - scene) / stride_of(window) * stride_of(window);
 }
 
 }  // namespace kineograph::video

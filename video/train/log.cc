@@ -31,6 +31,11 @@ TrainingLog::TrainingLog(const std::filesystem::path& folder, std::int64_t steps
       losses_.push_back(std::strtod(line.c_str() + comma + 1, nullptr));
       kept += line + "\n";
     }
+    constexpr std::int64_t kMostLost = 10'000'000;
+    const std::int64_t lost = steps_done - static_cast<std::int64_t>(losses_.size());
+    if (lost > kMostLost)
+      throw CheckpointError(path.string(), "the lines of the " + std::to_string(steps_done) + " steps before",
+                            std::to_string(lost) + " fewer");
     // Steps whose lines are lost leave a gap, not a shift.
     losses_.resize(static_cast<std::size_t>(steps_done), std::numeric_limits<double>::quiet_NaN());
   }

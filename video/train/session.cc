@@ -4,6 +4,8 @@
 #include <charconv>
 #include <cmath>
 #include <map>
+#include <new>
+#include <system_error>
 #include <utility>
 
 #include "kineograph/error.h"
@@ -58,8 +60,22 @@ std::vector<Parameter> TrainingSession::state_dict(const std::vector<float>& val
 StepReport TrainingSession::step() {
   const std::int64_t number = steps_done();
   const auto make = [this](std::int64_t which) { return make_batch(sources_, options_.batches, which); };
-  const Batch batch = next_.valid() ? next_.get() : make(number);
-  if (number + 1 < options_.steps) next_ = std::async(std::launch::async, make, number + 1);
+  // After a step that failed, the batch that is waited for may be one of a later step.
+  const auto take = [&] {
+    if (next_.valid() && next_number_ == number) try {
+        return next_.get();
+      } catch (const std::bad_alloc&) {  // there may be enough memory now
+      }
+    return make(number);
+  };
+  const Batch batch = take();
+  if (number + 1 < options_.steps && !next_.valid()) {
+    next_number_ = number + 1;
+    try {
+      next_ = std::async(std::launch::async, make, next_number_);
+    } catch (const std::system_error&) {  // no thread to be had: made when it is asked for
+    }
+  }
 
   const auto model = TransformerTemporalModel::from_state_dict(config_, state_dict(weights_), nullptr, engine_);
   ForwardOptions forward;
@@ -107,12 +123,15 @@ void TrainingSession::save(const std::filesystem::path& file, const std::string&
 
 void TrainingSession::load(const Checkpoint& checkpoint) {
   next_ = {};  // a batch of the step that will not come now
-  const std::string where = checkpoint.files().front().string();
+  const std::string where = checkpoint.where();
   const auto step = checkpoint.metadata().find("step");
   std::int64_t done = -1;
   if (step != checkpoint.metadata().end())
     std::from_chars(step->second.data(), step->second.data() + step->second.size(), done);
   if (done < 0) throw CheckpointError(where, "a checkpoint of kineograph train", "no step count");
+  if (done > options_.steps)
+    throw CheckpointError(where + ": step", "at most the run's " + std::to_string(options_.steps),
+                          std::to_string(done));
   for (const auto& [kind, values] : {std::pair{"weights", &weights_},
                                      {"average", &average_},
                                      {"exp_avg", &optimizer_.exp_avg},
@@ -135,7 +154,7 @@ void TrainingSession::save_model(const std::filesystem::path& folder, DType dtyp
     stored.push_back(convert(parameter.value, dtype));
     parameter.value = stored.back();
   }
-  // The weights only pass through; the reference engine makes no packed copy of them.
+  // The weights only pass through; the reference engine copies none before a call.
   TransformerTemporalModel::from_state_dict(config_, parameters, nullptr, {.engine = "reference"})
       .save_pretrained(folder);
 }

@@ -68,6 +68,7 @@ class TrainingSession {
   std::vector<float> weights_, average_, gradients_;  // all parameters, one behind the other
   AdamW optimizer_;
   std::future<Batch> next_;
+  std::int64_t next_number_ = 0;
 };
 
 }  // namespace kineograph::video

@@ -8,7 +8,7 @@ except ImportError as error:
         f"{error}. kineograph.diffusers needs torch and diffusers: pip install kineograph[diffusers]"
     ) from error
 
-from .acceleration import Acceleration, accelerate, restore
+from .acceleration import Acceleration, accelerate, revert
 from .modules import AnimateDiffTransformer3D, TransformerTemporalModel
 
-__all__ = ["Acceleration", "AnimateDiffTransformer3D", "TransformerTemporalModel", "accelerate", "restore"]
+__all__ = ["Acceleration", "AnimateDiffTransformer3D", "TransformerTemporalModel", "accelerate", "revert"]

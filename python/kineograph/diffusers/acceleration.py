@@ -1,17 +1,19 @@
-"""accelerate and restore: modules of diffusers that are in place already become native, and diffusers' own again."""
+"""accelerate and revert: modules of diffusers that are in place already become native, and diffusers' own again."""
 
+import inspect
 from dataclasses import dataclass, field
+from types import MethodType
+from typing import Any
 
-import diffusers
-from diffusers.models.unets import unet_motion_model
+import torch
 from torch import nn
 
-from . import structure
-from .modules import AnimateDiffTransformer3D, TransformerTemporalModel
+from . import arguments, eligibility, upstream
+from .modules import AnimateDiffTransformer3D, NativeForward, TransformerTemporalModel
 
-NATIVE = {
-    diffusers.TransformerTemporalModel: TransformerTemporalModel,
-    unet_motion_model.AnimateDiffTransformer3D: AnimateDiffTransformer3D,
+NATIVE: "dict[type, type]" = {
+    upstream.TransformerTemporalModel: TransformerTemporalModel,
+    upstream.AnimateDiffTransformer3D: AnimateDiffTransformer3D,
 }
 # In the dictionary of a module that accelerate changed.
 ACCELERATED = "_kineograph_accelerated"
@@ -19,7 +21,7 @@ ACCELERATED = "_kineograph_accelerated"
 
 @dataclass(frozen=True)
 class Acceleration:
-    """What accelerate did.
+    """The result of accelerate.
 
     Attributes:
         native: paths of the modules that run natively now.
@@ -30,13 +32,13 @@ class Acceleration:
     native: "list[str]" = field(default_factory=list)
     not_native: "dict[str, str]" = field(default_factory=dict)
 
-    def __str__(self):
+    def __str__(self) -> str:
         lines = [f"{len(self.native)} temporal modules run natively"]
         lines += [f"  not {path}: {reason}" for path, reason in self.not_native.items()]
         return "\n".join(lines)
 
 
-def named_modules(x):
+def named_modules(x: Any) -> "list[tuple[str, nn.Module]]":
     """(path, module) of everything in a pipeline, or in a module."""
     if isinstance(x, nn.Module):
         return list(x.named_modules())
@@ -47,36 +49,57 @@ def named_modules(x):
     roots = [
         (name, component)
         for name, component in components.items()
-        if isinstance(component, nn.Module) and not isinstance(component, diffusers.MotionAdapter)
+        if isinstance(component, nn.Module) and not isinstance(component, upstream.MotionAdapter)
     ]
     return [(f"{name}.{path}".rstrip("."), module) for name, root in roots for path, module in root.named_modules()]
 
 
-def native_modules(x):
+def native_modules(x: Any) -> "list[tuple[str, nn.Module]]":
     """(path, module) of the modules with a native forward."""
-    return [(path, module) for path, module in named_modules(x) if isinstance(module, tuple(NATIVE.values()))]
+    return [(path, module) for path, module in named_modules(x) if isinstance(module, NativeForward)]
 
 
-def _why_not(module):
-    if "forward" in module.__dict__:
-        return "its forward was replaced"
-    device = next(iter(module.parameters())).device.type
-    if device != "cpu":
-        return f"its parameters are on {device}"
-    return structure.why_not(module)
+def _drop_own_forward(module: nn.Module) -> None:
+    """Takes the forward out of a module's dictionary where it is its class's, or that of the class it stands for: what
+    accelerate's and diffusers' hooks leave behind. The class's own takes its place."""
+    forward = module.__dict__.get("forward")
+    kinds = (type(module), *NATIVE, *NATIVE.values())
+    if isinstance(forward, MethodType) and forward.__self__ is module:
+        if any(forward.__func__ is kind.__dict__.get("forward") for kind in kinds):
+            del module.__dict__["forward"]
 
 
-def accelerate(x):
+def _around_native(module: nn.Module) -> bool:
+    """Whether the forward in a module's dictionary is a hook around the native one, as far as it says: accelerate's and
+    diffusers' hooks keep what they wrap in __wrapped__."""
+    innermost = inspect.unwrap(module.__dict__["forward"])
+    return isinstance(module, NativeForward) and getattr(innermost, "__func__", None) is type(module).forward
+
+
+def _why_not(module: nn.Module) -> "str | None":
+    """Why the module's next forward will not be native, as far as that depends on the module."""
+    if "forward" in module.__dict__ and not _around_native(module):
+        return "its forward was replaced; accelerate before hooks are put on, or take them off"
+    found = eligibility.examine(module)
+    if isinstance(found, str):
+        return found
+    with torch.no_grad():
+        weights = found.weights()
+    return arguments.why_not_these_weights(weights) or arguments.why_not_these_factors(found.loras())
+
+
+def accelerate(x: Any) -> Acceleration:
     """See kineograph.accelerate."""
     done = Acceleration()
     for path, module in named_modules(x):
-        if type(module) in NATIVE and "forward" not in module.__dict__:
-            module.__class__ = NATIVE[type(module)]
-            setattr(module, ACCELERATED, True)
-        if type(module) in NATIVE or type(module) in NATIVE.values():
+        if type(module) in NATIVE:
+            _drop_own_forward(module)
+            if "forward" not in module.__dict__:
+                module.__class__ = NATIVE[type(module)]
+                setattr(module, ACCELERATED, True)
+        if type(module) in NATIVE or isinstance(module, NativeForward):
             reason = _why_not(module)
             if reason is None:
-                module._spec  # made here, so that a compiled graph finds it
                 done.native.append(path)
             else:
                 done.not_native[path] = reason
@@ -85,15 +108,15 @@ def accelerate(x):
     return done
 
 
-def restore(x):
-    """See kineograph.restore."""
-    restored = 0
+def revert(x: Any) -> int:
+    """See kineograph.revert."""
+    reverted = 0
     theirs = {ours: original for original, ours in NATIVE.items()}
     for _, module in named_modules(x):
         if getattr(module, ACCELERATED, False) and type(module) in theirs:
+            _drop_own_forward(module)
             module.__class__ = theirs[type(module)]
-            delattr(module, ACCELERATED)
-            for ours in ("_kineograph_spec", "gradient_checkpointing", "_gradient_checkpointing_func"):
-                module.__dict__.pop(ours, None)
-            restored += 1
-    return restored
+            for name in [name for name in module.__dict__ if name.startswith("_kineograph_")]:
+                delattr(module, name)
+            reverted += 1
+    return reverted

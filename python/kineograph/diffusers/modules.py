@@ -1,157 +1,92 @@
 """diffusers' temporal modules with a native forward."""
 
 import inspect
+import warnings
+from typing import Any, Callable, Literal, Optional, Union, overload
 
-import diffusers
 import torch
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.embeddings import ImagePositionalEmbeddings
-from diffusers.models.transformers.transformer_temporal import TransformerTemporalModelOutput
-from diffusers.models.unets import unet_motion_model
 from torch import nn
 
-from .. import recording, statistics
-from . import native, structure
+from .. import errors, recording, statistics
+from . import accounts, arguments, eligibility, native, upstream
 from .blocks import FrameGroupNorm, conditioned_blocks
 
-IMAGE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_Tensor = torch.Tensor
+TransformerTemporalModelOutput = upstream.TransformerTemporalModelOutput
 
 
 class NativeForward:
     """A forward that runs natively when that gives the same answer, and as diffusers does otherwise."""
 
-    # On classes, so that modules made before (accelerate) have them too.
-    _kineograph_spec = None  # (rate of dropout, text)
-    # Natively nothing but the input is kept for a backward, whatever these say; what falls back follows them.
-    _supports_gradient_checkpointing = True
-    gradient_checkpointing = False
+    transformer_blocks: Any
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        accounts.stands_for(cls)
 
     @property
-    def _spec(self):
-        if torch.compiler.is_compiling():
-            return structure.specification(self)
-        rate = structure.dropout(self)
-        if self._kineograph_spec is None or self._kineograph_spec[0] != rate:
-            self._kineograph_spec = (rate, structure.specification(self))
-        return self._kineograph_spec[1]
-
-    @property
-    def _norm_type(self):
+    def _norm_type(self) -> str:
         for block in self.transformer_blocks:
             return getattr(block, "norm_type", "layer_norm")
         return "layer_norm"
 
-    def _try_native(self, hidden_states, encoder_hidden_states, timestep, class_labels, num_frames, kwargs):
+    def _try_native(
+        self,
+        hidden_states: _Tensor,
+        encoder_hidden_states: Optional[_Tensor],
+        timestep: Any,
+        class_labels: Any,
+        num_frames: Any,
+        kwargs: Any,
+    ) -> Optional[_Tensor]:
         """The native answer, or None after the reason is counted."""
-        reason = _why_not_this_call(hidden_states, encoder_hidden_states, kwargs) or structure.why_not(self)
-        drops = False
-        if reason is None:
-            drops, reason = structure.training(self)
-        if reason is None:
-            tensors, loras = structure.weights(self)
-            reason = self._why_not_these_tensors(tensors, hidden_states, encoder_hidden_states, timestep, num_frames)
+        num_frames = arguments.number_of_frames(num_frames)
+        found: Union[str, eligibility.Eligible, None]
+        found = arguments.why_not_this_call(hidden_states, encoder_hidden_states, num_frames, kwargs)
+        if found is None:
+            found = _unmerged(self)
+        if isinstance(found, str):
+            return _fall_back(found)
+        weights, loras, binding = found.weights(), found.loras(), found.binding
+        reason = (
+            arguments.why_not_these_weights(weights)
+            or arguments.why_not_these_factors(loras)
+            or arguments.why_not_together(found, weights, hidden_states, encoder_hidden_states, timestep, num_frames)
+        )
         if reason is not None:
-            (_count_traced if torch.compiler.is_compiling() else statistics.count_fallback)(reason)
-            return None
+            return _fall_back(reason)
+        if kwargs:
+            arguments.warn_of_ignored(binding, kwargs)
         # diffusers is silent about arguments that have no effect.
-        encoder_hidden_states = encoder_hidden_states if self.transformer_blocks[0].attn2 is not None else None
-        timestep = timestep if self._norm_type != "layer_norm" else None
-        class_labels = class_labels if self._norm_type == "ada_norm_zero" else None
-        compute = "bf16" if torch.bfloat16 in (tensors[0].dtype, _autocast_dtype()) else "f32"
-        seed = native.new_seed() if drops else None
-        if torch.compiler.is_compiling():
-            return native.transformer_temporal(
-                hidden_states,
-                encoder_hidden_states,
-                timestep,
-                class_labels,
-                tensors,
-                seed,
-                self._spec,
-                compute,
-                num_frames,
-            )
         given = (
             hidden_states,
-            encoder_hidden_states,
-            timestep,
-            class_labels,
-            seed,
-            num_frames,
-            recording.recorder_of(self),
+            encoder_hidden_states if binding.context_dim is not None else None,
+            timestep if binding.norm_type != "layer_norm" else None,
+            class_labels if binding.norm_type == "ada_norm_zero" else None,
         )
-        if torch.is_grad_enabled():
-            factors = [factor for _, layer in loras for factor in layer.parameters()]
-            if any(
-                x is not None and x.requires_grad for x in (*tensors, *factors, hidden_states, encoder_hidden_states)
-            ):
-                return native.run_differentiably(tensors, loras, self._spec, compute, *given)
-        return native.run(native.packed_model(tensors, loras, self._spec, compute), *given)
+        compute = "bf16" if torch.bfloat16 in (weights[0].dtype, arguments.autocast_dtype()) else "f32"
+        seed = native.new_seed() if binding.draws else None
+        if torch.compiler.is_compiling():
+            if _is_exporting():
+                _say_what_loads()
+            return native.transformer_temporal(*given, weights, seed, binding.spec, compute, num_frames)
+        more = (seed, num_frames, recording.recorder_of(self))
+        try:
+            if torch.is_grad_enabled() and _wants_gradients(weights, loras, given[:2]):
+                return native.run_differentiably(weights, loras, binding.spec, compute, *given, *more)
+            return native.run(native.packed_model(weights, loras, binding.spec, compute), *given, *more)
+        except (errors.ConfigError, errors.CheckpointError) as error:
+            return _fall_back(f"the engine does not take it: {error}")
 
-    def _why_not_these_tensors(self, tensors, hidden_states, encoder_hidden_states, timestep, num_frames):
-        dtype = tensors[0].dtype
-        for tensor in tensors:
-            if tensor.device.type != "cpu":
-                return f"the parameters are on {tensor.device.type}"
-            if tensor.dtype not in IMAGE_DTYPES:
-                return f"the parameters are {tensor.dtype}"
-            if tensor.dtype != dtype:
-                return "the parameters are of several dtypes"
-            if not tensor.is_contiguous():
-                return "the parameters are not contiguous"
-            if _of_another_kind(tensor):
-                return "parameters of another kind"
-        discrete = hasattr(self, "latent_image_embedding")
-        if not discrete and hidden_states.dtype != dtype and _autocast_dtype() is None:
-            return f"hidden_states are {hidden_states.dtype}, the parameters {dtype}"
-        if encoder_hidden_states is not None and encoder_hidden_states.dtype not in IMAGE_DTYPES:
-            return f"encoder_hidden_states are {encoder_hidden_states.dtype}"
-        if torch.is_grad_enabled():
-            for block in self.transformer_blocks:
-                if block.pos_embed is not None and block.pos_embed.pe.requires_grad:
-                    return "gradients of positions are recorded"
-            if isinstance(timestep, torch.Tensor) and timestep.requires_grad:
-                return "gradients of timestep are recorded"
-        return self._why_not_this_shape(discrete, hidden_states, encoder_hidden_states, num_frames)
-
-    def _why_not_this_shape(self, discrete, hidden_states, encoder_hidden_states, num_frames):
-        """Shapes that diffusers refuses, in its own words."""
-        block = self.transformer_blocks[0]
-        if hidden_states.ndim != (2 if discrete else 4) or hidden_states.numel() == 0:
-            return "the shape of hidden_states"
-        if num_frames < 1 or hidden_states.shape[0] % num_frames != 0:
-            return "hidden_states' rows are no multiple of num_frames"
-        if not discrete and hidden_states.shape[1] != self.in_channels:
-            return "the shape of hidden_states"
-        if discrete and hidden_states.dtype != torch.int64:
-            return "the dtype of hidden_states"
-        if block.pos_embed is not None and num_frames > block.pos_embed.pe.shape[1]:
-            return "more frames than positions"
-        videos = hidden_states.shape[0] // num_frames
-        pixels = hidden_states.shape[1] if discrete else hidden_states.shape[2] * hidden_states.shape[3]
-        if encoder_hidden_states is not None and block.attn2 is not None:
-            if (
-                encoder_hidden_states.ndim != 3
-                or encoder_hidden_states.shape[0] not in (videos, videos * pixels)
-                or encoder_hidden_states.shape[2] != block.attn2.cross_attention_dim
-            ):
-                return "the shape of encoder_hidden_states"
-        if encoder_hidden_states is None and block.attn2 is not None and block.attn2.cross_attention_dim != block.dim:
-            return "no encoder_hidden_states"
-        for each in self.transformer_blocks:
-            if each._chunk_size is not None:
-                length = (videos * pixels, num_frames, block.dim)[each._chunk_dim]
-                if length % each._chunk_size != 0:
-                    return "the feed-forward's chunks do not come out even"
-        return None
-
-    def _as_diffusers(self, forward, *arguments):
-        """A forward of diffusers' code, which keeps every intermediate for autograd unless it is checkpointed."""
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return self._gradient_checkpointing_func(forward, *arguments)
-        return forward(*arguments)
-
-    def _for_diffusers(self, hidden_states, encoder_hidden_states, timestep, class_labels, num_frames):
+    def _for_diffusers(
+        self,
+        hidden_states: _Tensor,
+        encoder_hidden_states: Optional[_Tensor],
+        timestep: Any,
+        class_labels: Any,
+        num_frames: Any,
+    ) -> "tuple[Optional[_Tensor], Any, Any]":
         """Conditioning as diffusers' own forward wants it: a row of the encoder a pixel, one timestep a video."""
         discrete = hasattr(self, "latent_image_embedding")
         if hidden_states.ndim != (2 if discrete else 4) or num_frames < 1:
@@ -173,43 +108,43 @@ class NativeForward:
         return encoder_hidden_states, timestep, class_labels
 
 
+# Since torch 2.6; before, an exported program says nothing of what loads it.
+_is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
 # Called while a graph is traced, and not a part of it.
 _count_traced = torch.compiler.assume_constant_result(statistics.count_fallback)
 
 
-def _of_another_kind(tensor):
-    """Whether a tensor is more than memory: a subclass, or one that torch.func looks through."""
-    if torch.compiler.is_compiling():
-        return False
-    return type(tensor) not in (torch.Tensor, nn.Parameter) or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+@torch.compiler.assume_constant_result
+def _say_what_loads() -> None:
+    """While a program is exported: a process that loads it has to know the operator."""
+    warnings.warn(
+        "this program has operators of kineograph: `import kineograph.diffusers` where torch.export.load or "
+        "torch._inductor.aoti_load_package opens it",
+        UserWarning,
+        stacklevel=2,
+    )
 
 
-def _autocast_dtype():
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+def _fall_back(reason: str) -> None:
+    (_count_traced if torch.compiler.is_dynamo_compiling() else statistics.count_fallback)(reason)
 
 
-def _why_not_this_call(hidden_states, encoder_hidden_states, kwargs):
-    if kwargs:
-        return "cross_attention_kwargs are given"
-    if hidden_states.device.type != "cpu":
-        return f"hidden_states are on {hidden_states.device.type}"
-    if hidden_states.dtype not in (*IMAGE_DTYPES, torch.int64):
-        return f"hidden_states are {hidden_states.dtype}"
-    if _autocast_dtype() not in (None, torch.bfloat16):
-        return f"autocast to {_autocast_dtype()}"
-    if torch.compiler.is_compiling():
-        return None
-    if torch.jit.is_tracing() or torch.jit.is_scripting() or torch.onnx.is_in_onnx_export():
-        return "traced for another runtime"
-    for tensor in (hidden_states, encoder_hidden_states):
-        if tensor is not None and _of_another_kind(tensor):
-            return "tensors of another kind"
-    if torch.autograd.forward_ad._current_level >= 0:
-        return "forward-mode gradients are recorded"
-    return None
+def _unmerged(module: nn.Module) -> Union[str, eligibility.Eligible]:
+    """The finding of the walk, after PEFT's disabled layers have taken out what was merged, as their own forward does."""
+    found = eligibility.examine(module)
+    if isinstance(found, str) or not found.binding.unmerge:
+        return found
+    for layer in found.binding.unmerge:
+        found.layers[layer].unmerge()
+    return eligibility.examine(module)
 
 
-class TransformerTemporalModel(NativeForward, diffusers.TransformerTemporalModel):
+def _wants_gradients(weights: "list[_Tensor]", loras: "list[tuple[int, Any]]", inputs: "tuple[Any, ...]") -> bool:
+    factors = [factor for _, layer in loras for factor in layer.parameters()]
+    return any(tensor is not None and tensor.requires_grad for tensor in (*weights, *factors, *inputs))
+
+
+class TransformerTemporalModel(NativeForward, upstream.TransformerTemporalModel):  # type: ignore[misc]
     """diffusers' TransformerTemporalModel, native on the CPU: the same constructor, configuration, parameters and state
     dict, and everything else that diffusers' class has.
 
@@ -226,24 +161,24 @@ class TransformerTemporalModel(NativeForward, diffusers.TransformerTemporalModel
         self,
         num_attention_heads: int = 16,
         attention_head_dim: int = 88,
-        in_channels: "int | None" = None,
-        out_channels: "int | None" = None,
+        in_channels: Optional[int] = None,
+        out_channels: Optional[int] = None,
         num_layers: int = 1,
         dropout: float = 0.0,
         norm_num_groups: int = 32,
-        cross_attention_dim: "int | None" = None,
+        cross_attention_dim: Optional[int] = None,
         attention_bias: bool = False,
-        sample_size: "int | None" = None,
+        sample_size: Optional[int] = None,
         activation_fn: str = "geglu",
         norm_elementwise_affine: bool = True,
         double_self_attention: bool = True,
-        positional_embeddings: "str | None" = None,
-        num_positional_embeddings: "int | None" = None,
+        positional_embeddings: Optional[str] = None,
+        num_positional_embeddings: Optional[int] = None,
         norm_type: str = "layer_norm",
-        num_embeds_ada_norm: "int | None" = None,
-        num_vector_embeds: "int | None" = None,
+        num_embeds_ada_norm: Optional[int] = None,
+        num_vector_embeds: Optional[int] = None,
         group_norm_scope: str = "clip",
-    ):
+    ) -> None:
         if norm_type not in ("layer_norm", "ada_norm", "ada_norm_zero"):
             raise ValueError(f"norm_type: expected layer_norm, ada_norm or ada_norm_zero, found {norm_type!r}")
         if group_norm_scope not in ("clip", "frame"):
@@ -280,11 +215,13 @@ class TransformerTemporalModel(NativeForward, diffusers.TransformerTemporalModel
                 self.norm = FrameGroupNorm(norm_num_groups, in_channels, eps=self.norm.eps)
         else:
             plain = False
-            super(diffusers.TransformerTemporalModel, self).__init__()
+            super(upstream.TransformerTemporalModel, self).__init__()
             self.num_attention_heads, self.attention_head_dim = num_attention_heads, attention_head_dim
             self.in_channels = None
             inner = num_attention_heads * attention_head_dim
-            self.latent_image_embedding = ImagePositionalEmbeddings(num_vector_embeds, sample_size, sample_size, inner)
+            self.latent_image_embedding = upstream.ImagePositionalEmbeddings(
+                num_vector_embeds, sample_size, sample_size, inner
+            )
             self.norm_out = nn.LayerNorm(inner)
             self.out = nn.Linear(inner, num_vector_embeds - 1)
         if not plain:
@@ -297,11 +234,11 @@ class TransformerTemporalModel(NativeForward, diffusers.TransformerTemporalModel
                 **block,
             )
 
-    def to_json_string(self):
+    def to_json_string(self) -> str:
         """config.json as diffusers writes it; what is beyond diffusers' own is left out where it is the default."""
         kept = self._internal_dict
         ours = inspect.signature(TransformerTemporalModel.__init__).parameters
-        theirs = inspect.signature(diffusers.TransformerTemporalModel.__init__).parameters
+        theirs = inspect.signature(upstream.TransformerTemporalModel.__init__).parameters
         left_out = {key for key in kept if key in ours and key not in theirs and kept[key] == ours[key].default}
         self._internal_dict = type(kept)({key: value for key, value in kept.items() if key not in left_out})
         try:
@@ -309,31 +246,82 @@ class TransformerTemporalModel(NativeForward, diffusers.TransformerTemporalModel
         finally:
             self._internal_dict = kept
 
+    # Gradient checkpointing. Natively nothing but the input is kept for a backward, whatever this says; what falls back
+    # follows it. diffusers' class has no such switch, so a UNet of diffusers that turns its own on finds none here either.
+    _supports_gradient_checkpointing = True
+    _kineograph_checkpointing: Optional[Callable[..., Any]] = None
+
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Callable[..., Any] = torch.utils.checkpoint.checkpoint
+    ) -> None:
+        self._kineograph_checkpointing = gradient_checkpointing_func if enable else None
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        return self._kineograph_checkpointing is not None
+
+    @overload
     def forward(
         self,
-        hidden_states,
-        encoder_hidden_states=None,
-        timestep=None,
-        class_labels=None,
-        num_frames=1,
-        cross_attention_kwargs=None,
-        return_dict=True,
-    ):
+        hidden_states: _Tensor,
+        encoder_hidden_states: Optional[_Tensor] = None,
+        timestep: Optional[_Tensor] = None,
+        class_labels: Optional[_Tensor] = None,
+        num_frames: int = 1,
+        cross_attention_kwargs: "Optional[dict[str, Any]]" = None,
+        return_dict: Literal[True] = True,
+    ) -> TransformerTemporalModelOutput: ...
+
+    @overload
+    def forward(
+        self,
+        hidden_states: _Tensor,
+        encoder_hidden_states: Optional[_Tensor] = None,
+        timestep: Optional[_Tensor] = None,
+        class_labels: Optional[_Tensor] = None,
+        num_frames: int = 1,
+        cross_attention_kwargs: "Optional[dict[str, Any]]" = None,
+        *,
+        return_dict: Literal[False],
+    ) -> "tuple[_Tensor]": ...
+
+    def forward(
+        self,
+        hidden_states: _Tensor,
+        encoder_hidden_states: Optional[_Tensor] = None,
+        timestep: Optional[_Tensor] = None,
+        class_labels: Optional[_Tensor] = None,
+        num_frames: int = 1,
+        cross_attention_kwargs: "Optional[dict[str, Any]]" = None,
+        return_dict: bool = True,
+    ) -> "Union[TransformerTemporalModelOutput, tuple[_Tensor]]":
         """As diffusers documents it. encoder_hidden_states may also be (B, S, D), a row a video; `timestep` and
         `class_labels` are one a video or one for all."""
-        sample = self._try_native(
-            hidden_states, encoder_hidden_states, timestep, class_labels, num_frames, cross_attention_kwargs
-        )
+        given = (hidden_states, encoder_hidden_states, timestep, class_labels, num_frames)
+        if not isinstance(self, NativeForward):  # a hook kept this function, and the module is diffusers' again
+            return upstream.TransformerTemporalModel.forward(self, *given, cross_attention_kwargs, return_dict)
+        sample = self._try_native(*given, cross_attention_kwargs)
         if sample is None:
-            conditioning = self._for_diffusers(hidden_states, encoder_hidden_states, timestep, class_labels, num_frames)
+            conditioning = self._for_diffusers(*given)
             theirs = self._discrete_forward if hasattr(self, "latent_image_embedding") else self._continuous_forward
-            sample = self._as_diffusers(theirs, hidden_states, *conditioning, num_frames, cross_attention_kwargs)
+            rest = (hidden_states, *conditioning, num_frames, cross_attention_kwargs)
+            checkpoint = self._kineograph_checkpointing
+            keeps = checkpoint is None or not torch.is_grad_enabled()
+            sample = theirs(*rest) if keeps else checkpoint(theirs, *rest)
         return TransformerTemporalModelOutput(sample=sample) if return_dict else (sample,)
 
-    def _continuous_forward(self, *arguments):
+    def _continuous_forward(self, *arguments: Any) -> _Tensor:
         return super().forward(*arguments, return_dict=False)[0]
 
-    def _discrete_forward(self, hidden_states, encoder_hidden_states, timestep, class_labels, num_frames, kwargs):
+    def _discrete_forward(
+        self,
+        hidden_states: _Tensor,
+        encoder_hidden_states: Optional[_Tensor],
+        timestep: Any,
+        class_labels: Any,
+        num_frames: int,
+        kwargs: Any,
+    ) -> _Tensor:
         """Class indices in, log-probabilities out, as diffusers' Transformer2DModel begins and ends."""
         x = self.latent_image_embedding(hidden_states)  # (B*F, L, I)
         rows, pixels, inner = x.shape
@@ -351,22 +339,23 @@ class TransformerTemporalModel(NativeForward, diffusers.TransformerTemporalModel
         return nn.functional.log_softmax(logits.double(), dim=1).float()
 
 
-class AnimateDiffTransformer3D(NativeForward, unet_motion_model.AnimateDiffTransformer3D):
+class AnimateDiffTransformer3D(NativeForward, upstream.AnimateDiffTransformer3D):  # type: ignore[misc]
     """diffusers' AnimateDiffTransformer3D, the same module inside UNetMotionModel and MotionAdapter, native on the CPU."""
 
     def forward(
         self,
-        hidden_states,
-        encoder_hidden_states=None,
-        timestep=None,
-        class_labels=None,
-        num_frames=1,
-        cross_attention_kwargs=None,
-    ):
-        sample = self._try_native(
-            hidden_states, encoder_hidden_states, timestep, class_labels, num_frames, cross_attention_kwargs
-        )
+        hidden_states: _Tensor,
+        encoder_hidden_states: Optional[_Tensor] = None,
+        timestep: Optional[_Tensor] = None,
+        class_labels: Optional[_Tensor] = None,
+        num_frames: int = 1,
+        cross_attention_kwargs: "Optional[dict[str, Any]]" = None,
+    ) -> _Tensor:
+        """As diffusers documents it; encoder_hidden_states may also be (B, S, D), a row a video."""
+        given = (hidden_states, encoder_hidden_states, timestep, class_labels, num_frames)
+        if not isinstance(self, NativeForward):  # a hook kept this function, and the module is diffusers' again
+            return upstream.AnimateDiffTransformer3D.forward(self, *given, cross_attention_kwargs)
+        sample = self._try_native(*given, cross_attention_kwargs)
         if sample is not None:
             return sample
-        conditioning = self._for_diffusers(hidden_states, encoder_hidden_states, timestep, class_labels, num_frames)
-        return self._as_diffusers(super().forward, hidden_states, *conditioning, num_frames, cross_attention_kwargs)
+        return super().forward(hidden_states, *self._for_diffusers(*given), num_frames, cross_attention_kwargs)

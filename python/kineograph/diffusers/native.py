@@ -3,31 +3,35 @@ the custom operators."""
 
 import json
 import threading
-from typing import List, Optional
+from collections.abc import Sequence
+from typing import Any, List, Optional, Tuple
 
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import _native, statistics, threads
 
-# What packed models run on, an engine of kineograph.engines().
+# The engine of packed models, one of kineograph.engines().
 ENGINE = "auto"
 
 # First weight -> {(specification, compute dtype, engine): Packed}. An entry goes when its model's parameters go.
-_packed = WeakIdKeyDictionary()
+_packed: Any = WeakIdKeyDictionary()
 _lock = threading.Lock()
+
+_Tensor = torch.Tensor
+_Loras = Sequence[Tuple[int, Any]]  # (index of the weight, PEFT's layer around it)
 
 
 class Packed:
     """A native model, and what its weights were when it was made."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.mark = None
-        self.model = None
+        self.mark: Any = None
+        self.model: Any = None
 
 
-def _mark(tensors, loras):
+def _mark(tensors: Sequence[_Tensor], loras: _Loras) -> Any:
     """Changes whenever a weight does, however it was changed: `p.data` and optimizers of others leave no other trace.
 
     Reading all weights costs what one tile of a forward costs for reading them.
@@ -38,13 +42,13 @@ def _mark(tensors, loras):
         for name in layer.active_adapters:
             if name in layer.lora_A:
                 read += [layer.lora_A[name].weight.detach(), layer.lora_B[name].weight.detach()]
-                factors.append((index, name, layer.scaling[name]))
+                factors.append((index, name, float(layer.scaling[name])))
     addresses = [tensor.data_ptr() for tensor in read]
     content = _native.fingerprint(addresses, [tensor.nbytes for tensor in read])
     return addresses, [tensor.dtype for tensor in read], factors, content
 
 
-def with_loras(tensors, loras):
+def with_loras(tensors: Sequence[_Tensor], loras: _Loras) -> List[_Tensor]:
     """W + scaling B A for the active adapters, in f32 and rounded once, as PEFT's own merge of a f32 base. Where gradients
     are recorded they flow from the merged weight to A and B, in products of the weights' size."""
     merged = list(tensors)
@@ -53,13 +57,19 @@ def with_loras(tensors, loras):
             for name in layer.active_adapters:
                 if name in layer.lora_A:
                     a, b = layer.lora_A[name].weight.float(), layer.lora_B[name].weight.float()
-                    merged[index] = merged[index].float() + layer.scaling[name] * (b @ a)
+                    merged[index] = merged[index].float() + float(layer.scaling[name]) * (b @ a)
             merged[index] = merged[index].to(tensors[index].dtype)
     return merged
 
 
 @torch.no_grad()
-def packed_model(tensors, loras, spec, compute_dtype, merged=None):
+def packed_model(
+    tensors: Sequence[_Tensor],
+    loras: _Loras,
+    spec: str,
+    compute_dtype: str,
+    merged: Optional[Sequence[_Tensor]] = None,
+) -> Any:
     """The native model of these weights: the one from before while they are what they were then, else a new one.
 
     `merged`: with_loras(tensors, loras), where the caller has it already."""
@@ -78,20 +88,29 @@ def packed_model(tensors, loras, spec, compute_dtype, merged=None):
         return entry.model
 
 
-def _detached(*tensors):
+def _detached(*tensors: Optional[_Tensor]) -> List[Any]:
     return [None if tensor is None else tensor.detach() for tensor in tensors]
 
 
-def _threads():
+def _threads() -> int:
     return threads.num_threads(torch.get_num_threads())
 
 
-def new_seed():
+def new_seed() -> _Tensor:
     """A seed for one forward, drawn from torch's generator: torch.manual_seed reproduces it."""
     return torch.randint(0, 2**63 - 1, (), dtype=torch.int64)
 
 
-def run(model, hidden_states, encoder_hidden_states, timestep, class_labels, seed, num_frames, recorder=None):
+def run(
+    model: Any,
+    hidden_states: _Tensor,
+    encoder_hidden_states: Optional[_Tensor],
+    timestep: Any,
+    class_labels: Any,
+    seed: Optional[_Tensor],
+    num_frames: int,
+    recorder: "_native.AttentionRecorder | None" = None,
+) -> _Tensor:
     """One native forward; any tensor may require gradients, none are recorded. `seed`: that of training, or None."""
     given = _detached(hidden_states, encoder_hidden_states, timestep, class_labels)
     config = model.config if given[0].dtype == torch.int64 else None
@@ -107,18 +126,18 @@ def run(model, hidden_states, encoder_hidden_states, timestep, class_labels, see
 
 
 def run_backward(
-    model,
-    names,
-    wanted,
-    sample_gradient,
-    hidden_states,
-    encoder_hidden_states,
-    timestep,
-    class_labels,
-    weights,
-    seed,
-    num_frames,
-):
+    model: Any,
+    names: Sequence[str],
+    wanted: Sequence[bool],
+    sample_gradient: _Tensor,
+    hidden_states: _Tensor,
+    encoder_hidden_states: Optional[_Tensor],
+    timestep: Any,
+    class_labels: Any,
+    weights: Sequence[_Tensor],
+    seed: Optional[_Tensor],
+    num_frames: int,
+) -> List[_Tensor]:
     """The gradients where `wanted` (of hidden_states, encoder_hidden_states and each of `weights`, whose names are `names`)
     is true, in that order: inputs' in their own dtype, weights' in f32."""
     gradients, named = [], []
@@ -148,7 +167,7 @@ def run_backward(
     return gradients
 
 
-def _placed(gradients, wanted):
+def _placed(gradients: Sequence[_Tensor], wanted: Sequence[bool]) -> List[Optional[_Tensor]]:
     """The gradients with None where none is wanted."""
     left = iter(gradients)
     return [next(left) if is_wanted else None for is_wanted in wanted]
@@ -161,26 +180,26 @@ class Differentiable(torch.autograd.Function):
     after one of them was changed in place, as it does everywhere."""
 
     @staticmethod
-    def forward(
-        ctx,
-        model,
-        names,
-        num_frames,
-        recorder,
-        seed,
-        timestep,
-        class_labels,
-        hidden_states,
-        encoder_hidden_states,
-        *weights,
-    ):
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        model: Any,
+        names: Sequence[str],
+        num_frames: int,
+        recorder: Any,
+        seed: Optional[_Tensor],
+        timestep: Any,
+        class_labels: Any,
+        hidden_states: _Tensor,
+        encoder_hidden_states: Optional[_Tensor],
+        *weights: _Tensor,
+    ) -> _Tensor:
         ctx.model, ctx.names, ctx.num_frames = model, names, num_frames
         ctx.save_for_backward(seed, timestep, class_labels, hidden_states, encoder_hidden_states, *weights)
         return run(model, hidden_states, encoder_hidden_states, timestep, class_labels, seed, num_frames, recorder)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, sample_gradient):
+    def backward(ctx: Any, sample_gradient: _Tensor) -> Any:  # type: ignore[override]
         seed, timestep, class_labels, hidden_states, encoder_hidden_states, *weights = ctx.saved_tensors
         not_tensors = len(ctx.needs_input_grad) - 2 - len(weights)
         wanted = ctx.needs_input_grad[not_tensors:]
@@ -201,18 +220,18 @@ class Differentiable(torch.autograd.Function):
 
 
 def run_differentiably(
-    tensors,
-    loras,
-    spec,
-    compute_dtype,
-    hidden_states,
-    encoder_hidden_states,
-    timestep,
-    class_labels,
-    seed,
-    num_frames,
-    recorder=None,
-):
+    tensors: Sequence[_Tensor],
+    loras: _Loras,
+    spec: str,
+    compute_dtype: str,
+    hidden_states: _Tensor,
+    encoder_hidden_states: Optional[_Tensor],
+    timestep: Any,
+    class_labels: Any,
+    seed: Optional[_Tensor],
+    num_frames: int,
+    recorder: Any = None,
+) -> _Tensor:
     """One native forward that autograd knows how to go back through."""
     merged = with_loras(tensors, loras)
     model = packed_model(tensors, loras, spec, compute_dtype, merged)
@@ -243,13 +262,23 @@ def transformer_temporal(
     num_frames: int,
 ) -> torch.Tensor:
     """A TransformerTemporalModel as one operator, for torch.compile and torch.export: `weights` are the tensors of
-    spec's names (see structure.specification), `seed` is that of training."""
+    spec's names (see records.Binding), `seed` is that of training."""
     model = packed_model(list(weights), [], spec, compute_dtype)
     return run(model, hidden_states, encoder_hidden_states, timestep, class_labels, seed, num_frames)
 
 
 @transformer_temporal.register_fake
-def _(hidden_states, encoder_hidden_states, timestep, class_labels, weights, seed, spec, compute_dtype, num_frames):
+def _(
+    hidden_states: _Tensor,
+    encoder_hidden_states: Any,
+    timestep: Any,
+    class_labels: Any,
+    weights: Any,
+    seed: Any,
+    spec: str,
+    compute_dtype: str,
+    num_frames: int,
+) -> _Tensor:
     config = json.loads(spec)["config"]
     if config.get("num_vector_embeds") is None:
         return hidden_states.new_empty(hidden_states.shape)
@@ -290,29 +319,29 @@ def transformer_temporal_backward(
 
 @transformer_temporal_backward.register_fake
 def _(
-    sample_gradient,
-    hidden_states,
-    encoder_hidden_states,
-    timestep,
-    class_labels,
-    weights,
-    seed,
-    wanted,
-    spec,
-    compute_dtype,
-    num_frames,
-):
+    sample_gradient: _Tensor,
+    hidden_states: _Tensor,
+    encoder_hidden_states: Any,
+    timestep: Any,
+    class_labels: Any,
+    weights: Sequence[_Tensor],
+    seed: Any,
+    wanted: Sequence[bool],
+    spec: str,
+    compute_dtype: str,
+    num_frames: int,
+) -> List[_Tensor]:
     inputs = [None if x is None else x.new_empty(x.shape) for x in (hidden_states, encoder_hidden_states)]
     gradients = inputs + [weight.new_empty(weight.shape, dtype=torch.float32) for weight in weights]
     return [gradient for gradient, is_wanted in zip(gradients, wanted) if is_wanted]
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
     hidden_states, encoder_hidden_states, timestep, class_labels, weights, seed, *ctx.rest = inputs
     ctx.save_for_backward(seed, timestep, class_labels, hidden_states, encoder_hidden_states, *weights)
 
 
-def _backward(ctx, sample_gradient):
+def _backward(ctx: Any, sample_gradient: _Tensor) -> Any:
     seed, timestep, class_labels, hidden_states, encoder_hidden_states, *weights = ctx.saved_tensors
     by_hidden, by_encoder, _, _, by_weights, *_ = ctx.needs_input_grad
     wanted = [by_hidden, by_encoder, *by_weights]

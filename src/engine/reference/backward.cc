@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "base/threads.h"
+#include "engine/epsilons.h"
 
 namespace kineograph::engine::reference {
 namespace {
@@ -77,7 +78,7 @@ class Backward {
     const Array y = passage_.classify(run, x, &n);
     const Array d_n =
         linear_backward(last, n, log_softmax_backward(y, d_y, tokens(run), last.rows), tokens(run), sums_.weights.out);
-    return layer_norm_backward(x, d_n, tokens(run), passage_.inner, passage_.layers.norm_out.weight, 1e-5,
+    return layer_norm_backward(x, d_n, tokens(run), passage_.inner, passage_.layers.norm_out.weight, kNormOutEpsilon,
                                sums_.weights.norm_out.weight, sums_.weights.norm_out.bias);
   }
 
@@ -123,18 +124,18 @@ class Backward {
     const Array d_projected =
         activate_backward(passage_.config.activation_fn, tape.projected, d_hidden, tokens(run), block.ff_out.cols);
     Array d_n = linear_backward(block.ff_in, tape.n3, d_projected, tokens(run), sums.ff_in);
-    add(d_x, normalise(block.norm3, tape.x2, d_n, passage_.config.norm_eps, by.norm3_scale, sums.norm3,
+    add(d_x, normalise(block.norm3, tape.x2, d_n, norm_epsilon(passage_.config, 2), by.norm3_scale, sums.norm3,
                        d_by.norm3_scale, d_by.norm3_shift));
 
     if (passage_.config.has_attn2()) {
       d_n = attention(layer, 2, run, tape.n2, tape.attn2, d_x);
-      add(d_x, normalise(block.norm2, tape.x1, d_n, passage_.norm2_epsilon(), by.norm2_scale, sums.norm2,
+      add(d_x, normalise(block.norm2, tape.x1, d_n, norm_epsilon(passage_.config, 1), by.norm2_scale, sums.norm2,
                          d_by.norm2_scale, d_by.norm2_shift));
     }
 
     if (!by.gate_attn1.empty()) add_gate(d_x, tape.attn1.y, d_by.gate_attn1, passage_.inner);
     d_n = attention(layer, 1, run, tape.n1, tape.attn1, gated(d_x, by.gate_attn1));
-    add(d_x, normalise(block.norm1, tape.x0, d_n, passage_.norm1_epsilon(), by.norm1_scale, sums.norm1,
+    add(d_x, normalise(block.norm1, tape.x0, d_n, norm_epsilon(passage_.config, 0), by.norm1_scale, sums.norm1,
                        d_by.norm1_scale, d_by.norm1_shift));
   }
 
@@ -208,7 +209,7 @@ void group_norm_backward(const Passage& passage, const TensorView& d_output, con
   for (std::int64_t set = 0; set < rows / frames; ++set)
     for (std::int64_t group = 0; group < passage.config.norm_num_groups; ++group) {
       const MeanVariance& m = passage.statistics(set * frames, group * per_group);
-      const double inverse = 1.0 / std::sqrt(m.variance + 1e-6);
+      const double inverse = 1.0 / std::sqrt(m.variance + kGroupNormEpsilon);
       const auto each = [&](auto&& visit) {
         for (std::int64_t row = set * frames; row < (set + 1) * frames; ++row)
           for (std::int64_t c = group * per_group; c < (group + 1) * per_group; ++c)

@@ -33,7 +33,7 @@ struct Layers {
   LinearLayer out;
 };
 
-/// What stands in front of a temporal block of TransformerSpatioTemporalModel.
+/// The layers in front of a temporal block of TransformerSpatioTemporalModel.
 struct TemporalEntry {
   NormLayer norm_in;
   LinearLayer ff_in, ff_out;  // ff_in.net.0.proj, ff_in.net.2
@@ -41,7 +41,7 @@ struct TemporalEntry {
 
 Layers load(const Weights& weights);
 
-/// The temporal blocks alone, as the blocks of a model without projections; and what stands in front of each.
+/// The temporal blocks alone, as the blocks of a model without projections; and the layers in front of each.
 Layers load_temporal(const Weights& weights);
 std::vector<TemporalEntry> load_entries(const Weights& weights);
 
@@ -51,7 +51,7 @@ Layers zeros_like(const Layers& layers);
 /// sum += more
 void add(Layers& sum, const Layers& more);
 
-/// Writes the gradients that somebody wants. Those of conditioned norms are not in `Layers`.
+/// Writes the gradients that are wanted. Those of conditioned norms are not in `Layers`.
 void store(const Layers& gradients, const WeightGradients& to);
 
 }  // namespace kineograph::engine::reference

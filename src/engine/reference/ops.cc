@@ -198,8 +198,6 @@ void attend_backward(const double* q, std::size_t q_stride, std::size_t queries,
   }
 }
 
-bool is_gated(Activation kind) { return kind == Activation::geglu || kind == Activation::swiglu; }
-
 Array activate(Activation kind, const Array& projected, std::size_t tokens, std::size_t hidden) {
   Array y(tokens * hidden);
   const std::size_t width = is_gated(kind) ? 2 * hidden : hidden;

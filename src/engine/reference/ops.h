@@ -39,7 +39,7 @@ Array layer_norm(const Array& x, std::size_t tokens, std::size_t width, const Ar
 Array layer_norm_backward(const Array& x, const Array& d_y, std::size_t tokens, std::size_t width, const Array& weight,
                           double epsilon, Array& d_weight, Array& d_bias);
 
-/// What is added to the scores of one head of one row; a default-made one adds nothing.
+/// Biases of the scores of one head of one row; a default-made one adds nothing.
 class ScoreBias {
  public:
   ScoreBias() = default;
@@ -74,7 +74,5 @@ Array activate_backward(Activation kind, const Array& projected, const Array& d_
 Array log_softmax(const Array& x, std::size_t tokens, std::size_t width);
 /// d_x = d_y - exp(y) sum(d_y), of the output y.
 Array log_softmax_backward(const Array& y, const Array& d_y, std::size_t tokens, std::size_t width);
-
-bool is_gated(Activation kind);
 
 }  // namespace kineograph::engine::reference

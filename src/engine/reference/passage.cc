@@ -6,6 +6,7 @@
 
 #include "base/half.h"
 #include "base/threads.h"
+#include "engine/epsilons.h"
 
 namespace kineograph::engine::reference {
 namespace {
@@ -118,7 +119,8 @@ Array Passage::enter(const Run& run, Array* normalised) const {
         const double v = read(inputs.hidden_states, offset(inputs.hidden_states, row, c, run.first + p));
         const auto channel = static_cast<std::size_t>(c);
         image[static_cast<std::size_t>((p * frames + f) * channels + c)] =
-            (v - m.mean) / std::sqrt(m.variance + 1e-6) * layers.norm.weight[channel] + layers.norm.bias[channel];
+            (v - m.mean) / std::sqrt(m.variance + kGroupNormEpsilon) * layers.norm.weight[channel] +
+            layers.norm.bias[channel];
       }
     }
   Array x = linear(layers.proj_in, image, tokens(run));
@@ -133,19 +135,19 @@ void Passage::block(std::size_t layer, const Run& run, Array& x, BlockTape* kept
   BlockTape& tape = kept != nullptr ? *kept : own;
 
   tape.x0 = x;
-  tape.n1 = normalise(block.norm1, x, norm1_epsilon(), by.norm1_scale, by.norm1_shift);
+  tape.n1 = normalise(block.norm1, x, norm_epsilon(config, 0), by.norm1_scale, by.norm1_shift);
   add_positions(tape.n1, block.pe);
   add_gated(x, attention(layer, 1, tape.n1, run, tape.attn1), by.gate_attn1);
 
   tape.x1 = x;
   if (config.has_attn2()) {
-    tape.n2 = normalise(block.norm2, x, norm2_epsilon(), by.norm2_scale, by.norm2_shift);
+    tape.n2 = normalise(block.norm2, x, norm_epsilon(config, 1), by.norm2_scale, by.norm2_shift);
     add_positions(tape.n2, block.pe);
     add_gated(x, attention(layer, 2, tape.n2, run, tape.attn2), {});
   }
 
   tape.x2 = x;
-  tape.n3 = normalise(block.norm3, x, config.norm_eps, by.norm3_scale, by.norm3_shift);
+  tape.n3 = normalise(block.norm3, x, norm_epsilon(config, 2), by.norm3_scale, by.norm3_shift);
   tape.projected = linear(block.ff_in, tape.n3, tokens(run));
   tape.hidden = activate(config.activation_fn, tape.projected, tokens(run), block.ff_out.cols);
   drop(dropout(layer, DropoutSite::feed_forward), run, block.ff_out.cols, tape.hidden);
@@ -270,7 +272,7 @@ void Passage::leave(const Run& run, const Array& x, const MutableTensorView& out
 }
 
 Array Passage::classify(const Run& run, const Array& x, Array* normalised) const {
-  Array n = layer_norm(x, tokens(run), inner, layers.norm_out.weight, layers.norm_out.bias, 1e-5);
+  Array n = layer_norm(x, tokens(run), inner, layers.norm_out.weight, layers.norm_out.bias, kNormOutEpsilon);
   const Array y = log_softmax(linear(layers.out, n, tokens(run)), tokens(run), layers.out.rows);
   if (normalised != nullptr) *normalised = std::move(n);
   return y;

@@ -16,15 +16,15 @@ struct Run {
   std::int64_t video, first, count;
 };
 
-/// What one attention computed: what its backward needs. T = pixels * F tokens, K keys' tokens.
+/// Values of one attention that its backward needs. T = pixels * F tokens, K keys' tokens.
 struct AttentionTape {
-  Array context;   ///< (K, D) what keys and values were made of; empty: the tokens themselves
+  Array context;   ///< (K, D) the input of to_k and to_v; empty: the tokens themselves
   Array q, k, v;   ///< (T, I), (K, I), (K, I)
   Array attended;  ///< (T, I), before to_out
   Array y;         ///< (T, I), behind to_out and dropout
 };
 
-/// What one block computed.
+/// Values of one block that its backward needs.
 struct BlockTape {
   Array x0, n1;  ///< (T, I): the block's input, and it normalised
   AttentionTape attn1;
@@ -61,13 +61,6 @@ class Passage {
   void drop(const std::optional<Dropout>& dropout, const Run& run, std::size_t width, Array& x) const;
 
   std::size_t tokens(const Run& run) const { return static_cast<std::size_t>(run.count * inputs.num_frames); }
-  /// The conditional norms have epsilons of their own.
-  double norm1_epsilon() const {
-    return config.norm_type == NormType::layer_norm ? config.norm_eps
-           : config.norm_type == NormType::ada_norm ? 1e-5
-                                                    : 1e-6;
-  }
-  double norm2_epsilon() const { return config.norm_type == NormType::ada_norm ? 1e-5 : config.norm_eps; }
   double attention_scale() const;
   /// Of element (row, channel, pixel) in a (B*F, C, H, W) view.
   std::int64_t offset(const TensorView& view, std::int64_t row, std::int64_t channel, std::int64_t pixel) const {

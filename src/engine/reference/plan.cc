@@ -1,4 +1,5 @@
 // The reference engine: every layer in turn over a run of pixels.
+#include "base/late.h"
 #include "base/threads.h"
 #include "engine/conditioning.h"
 #include "engine/engine.h"
@@ -12,8 +13,7 @@ namespace {
 
 class ReferencePlan : public Plan {
  public:
-  ReferencePlan(const TransformerTemporalConfig& config, const Weights& weights)
-      : config_(config), weights_(weights), layers_(load(weights)) {}
+  ReferencePlan(const TransformerTemporalConfig& config, const Weights& weights) : config_(config), weights_(weights) {}
 
   std::string_view isa() const noexcept override { return "portable"; }
   DType compute_dtype() const noexcept override { return DType::f64; }
@@ -28,12 +28,13 @@ class ReferencePlan : public Plan {
   void forward(const Inputs& inputs, const MutableTensorView& output) const override {
     const Conditioning conditioning = compute_conditioning(config_, weights_, inputs);
     const int threads = thread_count(inputs.num_threads);
-    Passage passage(config_, config_.group_norm_scope, layers_, inputs, conditioning);
+    const Layers& layers = layers_.get([&] { return std::make_unique<Layers>(load(weights_)); });
+    Passage passage(config_, config_.group_norm_scope, layers, inputs, conditioning);
     if (!config_.is_discrete()) passage.take_statistics(threads);
     const Runs runs(inputs);
     parallel_for(runs.size(), threads, [&](std::int64_t i) {
       Array x = passage.enter(runs[i]);
-      for (std::size_t layer = 0; layer < layers_.blocks.size(); ++layer) passage.block(layer, runs[i], x);
+      for (std::size_t layer = 0; layer < layers.blocks.size(); ++layer) passage.block(layer, runs[i], x);
       passage.leave(runs[i], x, output);
     });
   }
@@ -41,7 +42,8 @@ class ReferencePlan : public Plan {
   void backward(const Inputs& inputs, const TensorView& d_output, const Gradients& gradients) const override {
     const Conditioning conditioning = compute_conditioning(config_, weights_, inputs);
     const int threads = thread_count(inputs.num_threads);
-    Passage passage(config_, config_.group_norm_scope, layers_, inputs, conditioning);
+    const Layers& layers = layers_.get([&] { return std::make_unique<Layers>(load(weights_)); });
+    Passage passage(config_, config_.group_norm_scope, layers, inputs, conditioning);
     if (!config_.is_discrete()) passage.take_statistics(threads);
     run_backward(passage, weights_, d_output, gradients, threads);
   }
@@ -49,7 +51,7 @@ class ReferencePlan : public Plan {
  private:
   TransformerTemporalConfig config_;
   Weights weights_;
-  Layers layers_;
+  mutable Late<Layers> layers_;  ///< in double, from the first call on
 };
 
 class ReferenceEngine : public Engine {

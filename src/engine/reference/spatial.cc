@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "base/late.h"
 #include "base/threads.h"
 #include "engine/conditioning.h"
 #include "engine/reference/passage.h"
@@ -37,12 +38,7 @@ Inputs as_clips(const Inputs& inputs) {
 
 class SpatialPlan : public Plan {
  public:
-  SpatialPlan(const TransformerConfig& config, const Weights& weights)
-      : config_(config),
-        weights_(weights),
-        layers_(load(weights)),
-        temporal_(load_temporal(weights)),
-        entries_(load_entries(weights)) {}
+  SpatialPlan(const TransformerConfig& config, const Weights& weights) : config_(config), weights_(weights) {}
 
   std::string_view isa() const noexcept override { return "portable"; }
   DType compute_dtype() const noexcept override { return DType::f64; }
@@ -57,12 +53,15 @@ class SpatialPlan : public Plan {
   void forward(const Inputs& inputs, const MutableTensorView& output) const override {
     const Inputs rows = as_rows(inputs), sequences = as_sequences(rows), clips = as_clips(inputs);
     const Conditioning by_row = compute_conditioning(config_, weights_, rows);
-    const Conditioning none(layers_.blocks.size(), static_cast<std::size_t>(inputs.num_videos));
+    const AllLayers& all = layers_.get([&] {
+      return std::make_unique<AllLayers>(AllLayers{load(weights_), load_temporal(weights_), load_entries(weights_)});
+    });
+    const Conditioning none(all.rows.blocks.size(), static_cast<std::size_t>(inputs.num_videos));
     const int threads = thread_count(inputs.num_threads);
-    Passage image(config_, GroupNormScope::frame, layers_, rows, by_row);
-    const Passage spatial(config_, GroupNormScope::frame, layers_, sequences, by_row);
-    const Passage temporal(config_, GroupNormScope::frame, temporal_, clips, none);
-    const Blend blend = entries_.empty()
+    Passage image(config_, GroupNormScope::frame, all.rows, rows, by_row);
+    const Passage spatial(config_, GroupNormScope::frame, all.rows, sequences, by_row);
+    const Passage temporal(config_, GroupNormScope::frame, all.temporal, clips, none);
+    const Blend blend = all.entries.empty()
                             ? Blend{}
                             : Blend{frame_embeddings(weights_, inputs.num_frames), spatial_shares(weights_, inputs)};
     image.take_statistics(threads);
@@ -73,9 +72,9 @@ class SpatialPlan : public Plan {
       parallel_for(rows.num_videos, threads, [&](std::int64_t row) { work(row, x[static_cast<std::size_t>(row)]); });
     };
     each_row([&](std::int64_t row, Array& tokens) { tokens = image.enter({row, 0, pixels}); });
-    for (std::size_t layer = 0; layer < layers_.blocks.size(); ++layer) {
+    for (std::size_t layer = 0; layer < all.rows.blocks.size(); ++layer) {
       each_row([&](std::int64_t row, Array& tokens) { spatial.block(layer, {row, 0, 1}, tokens); });
-      if (!entries_.empty()) mix_frames(layer, temporal, blend, threads, x);
+      if (!all.entries.empty()) mix_frames(all.entries[layer], layer, temporal, blend, threads, x);
     }
     each_row([&](std::int64_t row, const Array& tokens) { image.leave({row, 0, pixels}, tokens, output); });
   }
@@ -85,14 +84,20 @@ class SpatialPlan : public Plan {
   }
 
  private:
-  /// What a temporal block's input gets added, (F, I); and the share of the spatial block's output, one a row.
+  struct AllLayers {
+    Layers rows, temporal;
+    std::vector<TemporalEntry> entries;
+  };
+
+  /// The embedding that is added to a temporal block's input, (F, I); and the share of the spatial block's output, one
+  /// a row.
   struct Blend {
     Array embedding, shares;
   };
 
   /// x = share x + (1 - share) temporal_block(x + time_pos_embed)
-  void mix_frames(std::size_t layer, const Passage& temporal, const Blend& blend, int threads,
-                  std::vector<Array>& x) const {
+  void mix_frames(const TemporalEntry& entry, std::size_t layer, const Passage& temporal, const Blend& blend,
+                  int threads, std::vector<Array>& x) const {
     const Inputs& clips = temporal.inputs;
     const auto frames = static_cast<std::size_t>(clips.num_frames);
     const Runs runs(clips);
@@ -108,7 +113,7 @@ class SpatialPlan : public Plan {
         const std::size_t token = j / temporal.inner, c = j % temporal.inner;
         mixed[j] = at(token, c) + blend.embedding[token % frames * temporal.inner + c];
       }
-      enter_temporal(entries_[layer], temporal.tokens(run), mixed);
+      enter_temporal(entry, temporal.tokens(run), mixed);
       temporal.block(layer, run, mixed);
       for (std::size_t j = 0; j < mixed.size(); ++j) {
         const std::size_t token = j / temporal.inner, c = j % temporal.inner;
@@ -128,8 +133,7 @@ class SpatialPlan : public Plan {
 
   TransformerConfig config_;
   Weights weights_;
-  Layers layers_, temporal_;
-  std::vector<TemporalEntry> entries_;
+  mutable Late<AllLayers> layers_;  ///< in double, from the first call on
 };
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include "hwy/foreach_target.h"
 // clang-format on
 
+#if HWY_TARGET != HWY_SCALAR  // not offered
 #include "engine/cpu/backward/walk-inl.h"
 
 KINEOGRAPH_BEFORE_NAMESPACE
@@ -22,3 +23,4 @@ std::size_t BackwardScratch(std::size_t queries, std::size_t keys) {
 
 }  // namespace kineograph::engine::cpu::HWY_NAMESPACE
 KINEOGRAPH_AFTER_NAMESPACE
+#endif

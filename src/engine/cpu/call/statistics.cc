@@ -3,22 +3,21 @@
 #include <cmath>
 
 #include "base/half.h"
-#include "engine/cpu/schedule/schedule.h"
+#include "engine/cpu/pack/parallel.h"
+#include "engine/epsilons.h"
 
 namespace kineograph::engine::cpu {
 namespace {
 
-constexpr double kEpsilon = 1e-6;
-
 /// Moments of one channel of one frame.
-RunMoments plane_moments(const Call& call, const Target& target, std::int64_t offset) {
+Moments plane_moments(const Call& call, const Target& target, std::int64_t offset) {
   const Image& image = call.input;
   const auto size = static_cast<std::int64_t>(size_of(image.dtype));
   const auto height = static_cast<std::int64_t>(call.height), width = static_cast<std::int64_t>(call.width);
   const std::byte* plane = image.data + offset * size;
   if (image.stride_w == 1 && (image.stride_h == width || height == 1))
     return target.moments(plane, image.dtype, call.pixels);
-  RunMoments all;
+  Moments all;
   std::vector<float> row(call.width);
   for (std::int64_t h = 0; h < height; ++h) {
     dispatch_floating(image.dtype, [&]<class T>(T) {
@@ -39,7 +38,7 @@ void compute_group_norm(const Call& call, const Target& target, bool affine, int
   const std::size_t rows = call.videos * call.frames;
   tables.moments.resize(rows * groups);
   for_each_index(threads, rows * groups, [&](std::size_t i) {
-    RunMoments all;
+    Moments all;
     for (std::size_t c = i % groups * per_group; c < (i % groups + 1) * per_group; ++c)
       append(all, plane_moments(call, target,
                                 static_cast<std::int64_t>(i / groups) * call.input.stride_n +
@@ -53,10 +52,10 @@ void compute_group_norm(const Call& call, const Target& target, bool affine, int
   tables.shift.resize(sets * channels);
   for (std::size_t set = 0; set < sets; ++set)
     for (std::size_t g = 0; g < groups; ++g) {
-      RunMoments all;
+      Moments all;
       for (std::size_t f = 0; f < frames_per_set; ++f)
         append(all, tables.moments[(set * frames_per_set + f) * groups + g]);
-      const double inverse = 1.0 / std::sqrt(all.m2 / all.count + kEpsilon);
+      const double inverse = 1.0 / std::sqrt(all.m2 / all.count + kGroupNormEpsilon);
       // The mean is subtracted in two parts, so that a large one costs no digits.
       const auto high = static_cast<float>(all.mean);
       const double low = all.mean - static_cast<double>(high);

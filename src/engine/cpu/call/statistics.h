@@ -4,13 +4,13 @@
 #include <vector>
 
 #include "engine/cpu/call/call.h"
-#include "engine/cpu/schedule/targets.h"
+#include "engine/cpu/call/target.h"
 
 namespace kineograph::engine::cpu {
 
 /// (x - mean[c]) * scale[c] + shift[c] normalises channel c; C values for each video, or each frame.
 struct GroupNormTables {
-  std::vector<RunMoments> moments;  ///< (B, F, groups)
+  std::vector<Moments> moments;  ///< (B, F, groups)
   std::vector<float> mean, scale, shift;
 };
 

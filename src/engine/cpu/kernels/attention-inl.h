@@ -17,19 +17,20 @@ namespace kineograph::engine::cpu::HWY_NAMESPACE {
 inline constexpr std::size_t kQueryBlock = kMaxRows >= 14 ? 4 : 2;
 inline constexpr std::size_t kKeyBlock = 4;
 
-/// Rows [row, row + head_dim) of a buffer [panel][channel][2N], by token of one group. In bf16 rows are pairs of
+/// Rows [row, row + head_dim) of a buffer [panel][channel][2N], by token of one run. In bf16 rows are pairs of
 /// channels, or tokens are pairs of tokens.
 struct HeadRows {
   const float* data;
   std::size_t panel_floats;
-  std::size_t groups, group;
+  std::size_t runs, run;
   HWY_INLINE const float* operator()(std::size_t token) const {
-    const std::size_t v = token * groups + group;
+    const std::size_t v = token * runs + run;
     return data + v / 2 * panel_floats + v % 2 * kLanes;
   }
 };
 
-/// e^(scale (s - max)) in place of `count` vectors s at scores, `stride` floats apart. Returns what makes their sum 1.
+/// e^(scale (s - max)) in place of `count` vectors s at scores, `stride` floats apart. Returns the factor that makes
+/// their sum 1.
 HWY_INLINE Vec ExponentialLanes(float* scores, std::size_t count, std::size_t stride, float scale) {
   const D d;
   Vec most = hn::Load(d, scores);
@@ -69,12 +70,12 @@ struct HeadOutput {
   std::uint32_t* data;
   std::size_t panel_words;
   std::size_t first_row;  ///< head * head_dim
-  std::size_t groups, group;
+  std::size_t runs, run;
 
   /// Channels [e, e + kCount) of one token.
   template <std::size_t kCount>
   HWY_INLINE void Store(std::size_t token, std::size_t e, const Vec (&value)[kCount]) const {
-    const std::size_t v = token * groups + group;
+    const std::size_t v = token * runs + run;
     std::uint32_t* panel = data + v / 2 * panel_words;
     const std::size_t lane = v % 2 * kLanes;
     const std::size_t row = first_row + e;
@@ -168,7 +169,7 @@ HWY_INLINE void WeightedHead(const float* HWY_RESTRICT probabilities, std::size_
     WeightedValues<kArithmetic, 1>(probabilities, stride, value, keys, e, first, queries, output);
 }
 
-/// One head of one group: every query attends to every key of its own lane. scores: kQueryBlock * keys * N floats.
+/// One head of one run: every query attends to every key of its own lane. scores: kQueryBlock * keys * N floats.
 template <class Output>
 inline void AttendHead(const HeadRows& query, std::size_t queries, const HeadRows& key, const HeadRows& value,
                        std::size_t keys, std::size_t head_dim, float scale, float* HWY_RESTRICT scores,
@@ -181,7 +182,7 @@ inline void AttendHead(const HeadRows& query, std::size_t queries, const HeadRow
 }
 
 /// Queries whose scores are all there before values are read: keys, then values, stay in the L1 cache meanwhile.
-inline constexpr std::size_t kQueryGroup = 4 * kQueryBlock;
+inline constexpr std::size_t kQueryBatch = 4 * kQueryBlock;
 
 /// Values as pairs of tokens, the last one's with itself if it has no other: [pair / 2][head_dim][2N].
 inline void PairValues(const HeadRows& value, std::size_t keys, std::size_t head_dim, float* HWY_RESTRICT pairs) {
@@ -196,15 +197,15 @@ inline void PairValues(const HeadRows& value, std::size_t keys, std::size_t head
 }
 
 /// AttendHead with dot products of bf16 pairs: queries and keys are pairs of channels, head_dim is even; values are
-/// PairValues' (a value without a token meets a probability of 0). Room for scores: kQueryGroup * keys * N floats.
+/// PairValues' (a value without a token meets a probability of 0). Room for scores: kQueryBatch * keys * N floats.
 template <class Output>
 inline void AttendHeadInPairs(const HeadRows& query, std::size_t queries, const HeadRows& key,
                               const float* HWY_RESTRICT value_pairs, std::size_t keys, std::size_t head_dim,
                               float scale, float* HWY_RESTRICT scores, const Output& output) {
   const std::size_t pairs = (keys + 1) / 2;
   const HeadRows values{value_pairs, head_dim * kPanel, 1, 0};
-  for (std::size_t first = 0; first < queries; first += kQueryGroup) {
-    const std::size_t end = std::min(queries, first + kQueryGroup);
+  for (std::size_t first = 0; first < queries; first += kQueryBatch) {
+    const std::size_t end = std::min(queries, first + kQueryBatch);
     const auto row_of = [&](std::size_t q) { return scores + (q - first) * keys * kLanes; };
     for (std::size_t q = first; q < end; q += kQueryBlock)
       Scores<Arithmetic::bf16>(query, q, queries, key, keys, head_dim / 2, row_of(q));

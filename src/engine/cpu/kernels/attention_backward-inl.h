@@ -11,14 +11,14 @@
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
-/// Where a head's gradients go, by token of one group: what HeadRows reads.
+/// Memory of a head's gradients, by token of one run: HeadRows reads it.
 struct HeadGradient {
   float* data;
   std::size_t panel_floats;
-  std::size_t groups, group;
+  std::size_t runs, run;
   template <std::size_t kCount>
   HWY_INLINE void Store(std::size_t token, std::size_t e, const Vec (&value)[kCount]) const {
-    const std::size_t v = token * groups + group;
+    const std::size_t v = token * runs + run;
     float* to = data + v / 2 * panel_floats + v % 2 * kLanes;
     KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kCount; ++i) hn::Store(value[i], D(), to + (e + i) * kPanel);
   }
@@ -38,7 +38,7 @@ HWY_INLINE void WeightedRows(const float* weights, std::size_t count, const Head
 }
 
 /// With p = softmax(scale q k) and dp = d_out v: ds = scale p (dp - sum(p dp)), d_v = p^T d_out, d_q = ds k,
-/// d_k = ds^T q. In this order each may take the memory of what is not read again: d_value that of value, d_query that
+/// d_k = ds^T q. In this order each may take memory that is not read again: d_value that of value, d_query that
 /// of d_out, d_key that of key.
 inline void AttendHeadBackward(const HeadRows& query, std::size_t queries, const HeadRows& key, const HeadRows& value,
                                std::size_t keys, std::size_t head_dim, float scale, const HeadRows& d_out,

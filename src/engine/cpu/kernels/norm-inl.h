@@ -11,20 +11,19 @@
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
-/// Of the tokens of one vector. The constructors are written out because GCC's implicit ones lack the region's
-/// attributes, so that vectors do not pass through them on Arm.
-struct Moments {
-  KINEOGRAPH_ATTR Moments() {}
-  KINEOGRAPH_ATTR Moments(Vec the_mean, Vec the_inverse_deviation)
+/// Mean and 1 / sqrt(variance + epsilon) of the tokens of one vector. The constructors are written out because GCC's
+/// implicit ones lack the region's attributes, so that vectors do not pass through them on Arm.
+struct TokenMoments {
+  KINEOGRAPH_ATTR TokenMoments() {}
+  KINEOGRAPH_ATTR TokenMoments(Vec the_mean, Vec the_inverse_deviation)
       : mean(the_mean), inverse_deviation(the_inverse_deviation) {}
   Vec mean, inverse_deviation;
 };
 
-/// Mean and 1/sqrt(variance + epsilon) over the channels of one panel of x [channels][2N], for both its vectors: sums
-/// of deviations and of their squares, about the mean of the first channels. About the mean of m of n channels squares
-/// are at most 1 + n / m times those about the mean of all, by Cauchy and Schwarz, and cost as many digits: one of
-/// seven.
-HWY_INLINE void PanelMoments(const float* x, std::size_t channels, float epsilon, Moments (&moments)[2]) {
+/// Moments over the channels of one panel of x [channels][2N], for both its vectors: sums of deviations and of their
+/// squares, about the mean of the first channels. Shifting by the mean of the first m = 64 of n channels inflates the
+/// sum of squares by at most 1 + n / m (Cauchy and Schwarz): about one of f32's seven digits.
+HWY_INLINE void PanelMoments(const float* x, std::size_t channels, float epsilon, TokenMoments (&moments)[2]) {
   const D d;
   constexpr std::size_t kFirst = 64, kSums = kMaxRows >= 14 ? 4 : 2;
   /// visit(which sum, which vector, value)
@@ -60,8 +59,8 @@ HWY_INLINE void PanelMoments(const float* x, std::size_t channels, float epsilon
   KINEOGRAPH_UNROLL for (std::size_t v = 0; v < 2; ++v) {
     const Vec mean = mean_of(sum, v, channels);
     const Vec variance = hn::Max(hn::Zero(d), hn::NegMulAdd(mean, mean, mean_of(square, v, channels)));
-    moments[v] =
-        Moments(hn::Add(base[v], mean), hn::Div(hn::Set(d, 1.0f), hn::Sqrt(hn::Add(variance, hn::Set(d, epsilon)))));
+    moments[v] = TokenMoments(hn::Add(base[v], mean),
+                              hn::Div(hn::Set(d, 1.0f), hn::Sqrt(hn::Add(variance, hn::Set(d, epsilon)))));
   }
 }
 
@@ -72,7 +71,7 @@ inline void LayerNormPanel(const float* HWY_RESTRICT x, std::size_t channels, fl
                            const float* HWY_RESTRICT scale, const float* HWY_RESTRICT shift0,
                            const float* HWY_RESTRICT shift1, std::uint32_t* HWY_RESTRICT out) {
   const D d;
-  Moments moments[2];
+  TokenMoments moments[2];
   PanelMoments(x, channels, epsilon, moments);
   const float* const shift[2] = {shift0, shift1};
   const auto at = [&](std::size_t c, std::size_t v) KINEOGRAPH_ATTR {

@@ -1,4 +1,4 @@
-// The backward of LayerNorm down the lanes, and of the activations.
+// The backward of LayerNorm down the lanes.
 #if defined(KINEOGRAPH_CPU_KERNELS_NORM_BACKWARD_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KINEOGRAPH_CPU_KERNELS_NORM_BACKWARD_INL_H_
 #undef KINEOGRAPH_CPU_KERNELS_NORM_BACKWARD_INL_H_
@@ -7,7 +7,6 @@
 #endif
 
 #include "engine/cpu/kernels/norm-inl.h"
-#include "engine/cpu/kernels/vector_math-inl.h"
 
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
@@ -19,10 +18,10 @@ HWY_INLINE void LayerNormBackwardPanel(const float* HWY_RESTRICT x, const float*
                                        float* HWY_RESTRICT moments) {
   const D d;
   const Vec inverse_count = hn::Set(d, 1.0f / static_cast<float>(channels));
-  Moments both[2];
+  TokenMoments both[2];
   PanelMoments(x, channels, epsilon, both);
   for (std::size_t v = 0; v < kPanel; v += kLanes) {
-    const Moments& m = both[v / kLanes];
+    const TokenMoments& m = both[v / kLanes];
     hn::Store(m.mean, d, moments + v);
     hn::Store(m.inverse_deviation, d, moments + kPanel + v);
     const auto h = [&](std::size_t c) KINEOGRAPH_ATTR {
@@ -42,37 +41,6 @@ HWY_INLINE void LayerNormBackwardPanel(const float* HWY_RESTRICT x, const float*
       float* to = d_x + c * kPanel + v;
       hn::Store(hn::MulAdd(centred, m.inverse_deviation, hn::Load(d, to)), d, to);
     }
-  }
-}
-
-/// Value and slope of an activation.
-struct Activated {
-  Vec value, slope;
-};
-
-template <Activation kActivation>
-HWY_INLINE Activated ActivateWithSlope(Vec x) {
-  const D d;
-  const Vec one = hn::Set(d, 1.0f);
-  if constexpr (kActivation == Activation::geglu || kActivation == Activation::gelu) {
-    // Phi(x) + x phi(x)
-    const NormalTail t = TailOf(hn::Abs(x));
-    const Vec phi = hn::IfThenElse(hn::Lt(x, hn::Zero(d)), t.tail, hn::Sub(one, t.tail));
-    const Vec density = hn::Mul(t.gauss, hn::Set(d, 0.39894228f));
-    return {GeluErf(x), hn::MulAdd(x, density, phi)};
-  } else {
-    // x s(u) with s the sigmoid: s + x s (1 - s) u'
-    Vec u = x, du = one;
-    if constexpr (kActivation == Activation::gelu_approximate) {
-      const Vec square = hn::Mul(x, x), rate = hn::Set(d, 1.59576912f);
-      u = hn::Mul(hn::Mul(x, hn::MulAdd(square, hn::Set(d, 0.044715f), one)), rate);
-      du = hn::Mul(hn::MulAdd(square, hn::Set(d, 3.0f * 0.044715f), one), rate);
-    } else if constexpr (kActivation == Activation::geglu_approximate) {
-      du = hn::Set(d, 1.702f);
-      u = hn::Mul(x, du);
-    }
-    const Vec s = Sigmoid(u);
-    return {hn::Mul(x, s), hn::MulAdd(hn::Mul(hn::Mul(x, s), hn::Sub(one, s)), du, s)};
   }
 }
 

@@ -11,7 +11,9 @@
 #include <cstring>
 #include <utility>
 
-#include "engine/cpu/kernels/gemm-inl.h"
+#include "base/assert.h"
+#include "engine/cpu/kernels/amx-inl.h"
+#include "engine/cpu/kernels/target-inl.h"
 
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
@@ -35,10 +37,6 @@ HWY_INLINE Vec RowWords(const float* row, std::size_t i) {
 /// Rows of four channels of one panel, turned: four rows of words become one row of channels a word.
 template <Arithmetic kArithmetic>
 HWY_INLINE void TransposeFour(const float* HWY_RESTRICT x, float* HWY_RESTRICT out) {
-#if HWY_TARGET == HWY_SCALAR
-  for (std::size_t j = 0; j < 4; ++j)
-    for (std::size_t token = 0; token < kPanel; ++token) out[token * kPanel + j] = x[j * kPanel + token];
-#else
   const D d;
   const hn::Repartition<std::uint64_t, D> d64;
   constexpr std::size_t kBlocks = kLanes / 4;
@@ -60,7 +58,6 @@ HWY_INLINE void TransposeFour(const float* HWY_RESTRICT x, float* HWY_RESTRICT o
       for (std::size_t j = 0; j < 4; ++j)
         hn::Store(hn::Load(d4, turned[j] + 4 * block), d4, out + (v * kLanes + 4 * block + j) * kPanel);
   }
-#endif
 }
 
 /// Panels of x [panel][channel][2N tokens] -> out [channels / 2N][panel * words of a row][2N channels]; channels past
@@ -143,27 +140,27 @@ HWY_NOINLINE void OuterKernel(const float* HWY_RESTRICT d_y, std::size_t d_y_pan
 
 #if KINEOGRAPH_NATIVE_BF16
 /// Up to 32 rows on the matrix unit. A row's N pairs of tokens, and those of 2N channels, are registers as they lie.
-inline void OuterTiles(const float* HWY_RESTRICT d_y, std::size_t d_y_panel, std::size_t rows,
-                       const float* HWY_RESTRICT x, std::size_t panels, float* HWY_RESTRICT out, std::size_t stride,
-                       std::size_t valid) {
+inline void OuterAmx(const float* HWY_RESTRICT d_y, std::size_t d_y_panel, std::size_t rows,
+                     const float* HWY_RESTRICT x, std::size_t panels, float* HWY_RESTRICT out, std::size_t stride,
+                     std::size_t valid) {
   const D d;
-  HWY_ALIGN float sums[kTileBlockRows * kPanel];
+  HWY_ALIGN float sums[kAmxBlockRows * kPanel];
   HWY_ALIGN float rest[2][kRegister] = {};
   for (std::size_t i = 0; i < rows; ++i)
     for (std::size_t c = 0; c < kPanel; c += kLanes) __builtin_prefetch(out + i * stride + c, 1);
   // Rows that are not there are zeros: behind the last panel there may be no memory.
   const auto half = [&](std::size_t which) KINEOGRAPH_ATTR -> const float* {
     const float* const from = d_y + which * kRegister;
-    const std::size_t first = which * kTileRows;
-    if (rows >= first + kTileRows) return from;
-    if (rows > first) std::copy_n(from, (rows - first) * kTileWords, rest[which]);
+    const std::size_t first = which * kAmxRows;
+    if (rows >= first + kAmxRows) return from;
+    if (rows > first) std::copy_n(from, (rows - first) * kAmxWords, rest[which]);
     return rest[which];
   };
   ZeroSums();
   for (std::size_t panel = 0; panel < panels; ++panel, d_y += d_y_panel, x += kLanes * kPanel) {
     const float *upper = half(0), *lower = half(1);
     MemoryIsRead();
-    if (rows > kTileRows)
+    if (rows > kAmxRows)
       MultiplyRegisters<2>(upper, lower, x);
     else
       MultiplyRegisters<1>(upper, lower, x);
@@ -194,12 +191,12 @@ HWY_INLINE void AddOuter(const float* d_y, std::size_t d_y_panel, std::size_t be
                          std::size_t stride) {
   constexpr std::size_t kWords = kRowWords<kArithmetic>;
 #if KINEOGRAPH_NATIVE_BF16
-  if constexpr (kArithmetic == Arithmetic::bf16_tiles) {
-    const TileRegisters registers;
+  if constexpr (kArithmetic == Arithmetic::bf16_amx) {
+    const AmxRegisters registers;
     for (std::size_t k = 0; k < channels; k += kPanel)
-      for (std::size_t n = begin; n < end; n += kTileBlockRows)
-        OuterTiles(d_y + n * kWords, d_y_panel, std::min(kTileBlockRows, end - n), transposed + k * panels * kWords,
-                   panels, out + n * stride + k, stride, std::min(kPanel, channels - k));
+      for (std::size_t n = begin; n < end; n += kAmxBlockRows)
+        OuterAmx(d_y + n * kWords, d_y_panel, std::min(kAmxBlockRows, end - n), transposed + k * panels * kWords,
+                 panels, out + n * stride + k, stride, std::min(kPanel, channels - k));
     return;
   }
 #endif

@@ -1,4 +1,4 @@
-// What every file that is compiled once per instruction set starts from.
+// Types, constants and macros of every file that is compiled once per instruction set.
 #if defined(KINEOGRAPH_CPU_KERNELS_TARGET_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KINEOGRAPH_CPU_KERNELS_TARGET_INL_H_
 #undef KINEOGRAPH_CPU_KERNELS_TARGET_INL_H_
@@ -10,7 +10,7 @@
 #include "hwy/highway.h"
 
 // Highway 1.0.3 has no target with AVX512-BF16, nor one with AMX. Its AVX3_DL region is compiled with both added;
-// targets.cc offers what uses them only to processors that have them.
+// targets.cc offers the kernels that use them only to processors that have them.
 #undef KINEOGRAPH_NATIVE_BF16
 #undef KINEOGRAPH_TARGET_STR
 #undef KINEOGRAPH_BEFORE_NAMESPACE

@@ -6,6 +6,7 @@
 #include <memory>
 #include <new>
 
+#include "base/assert.h"
 #include "base/memory.h"
 
 namespace kineograph::engine::cpu {
@@ -50,7 +51,7 @@ class Buffer {
   explicit Buffer(std::size_t size, Slab* slab = nullptr) : Buffer(unwritten(size, slab)) {
     std::fill_n(data(), size, T{});
   }
-  /// For whoever writes every element, from several threads at best: pages are given out at the first write.
+  /// For a caller that writes every element, from several threads at best: pages are given out at the first write.
   static Buffer unwritten(std::size_t size, Slab* slab = nullptr) {
     Buffer buffer;
     if (size == 0) return buffer;
@@ -70,15 +71,21 @@ class Buffer {
   const T* data() const noexcept { return reinterpret_cast<const T*>(data_.get()); }
   std::size_t size() const noexcept { return size_; }
   std::size_t bytes() const noexcept { return size_ * sizeof(T); }
-  T& operator[](std::size_t i) noexcept { return data()[i]; }
-  const T& operator[](std::size_t i) const noexcept { return data()[i]; }
+  T& operator[](std::size_t i) noexcept {
+    KINEOGRAPH_ASSERT(i < size_);
+    return data()[i];
+  }
+  const T& operator[](std::size_t i) const noexcept {
+    KINEOGRAPH_ASSERT(i < size_);
+    return data()[i];
+  }
 
  private:
   std::shared_ptr<std::byte> data_;
   std::size_t size_ = 0;
 };
 
-/// Makes room, without keeping what was there.
+/// Makes room; earlier contents are lost.
 template <class T>
 void grow(Buffer<T>& buffer, std::size_t size) {
   if (buffer.size() < size) buffer = Buffer<T>(size);

@@ -2,12 +2,44 @@
 
 #include <bit>
 #include <cstring>
+#include <map>
 
 #include "base/half.h"
 #include "base/threads.h"
 #include "engine/cpu/pack/parallel.h"
+#include "engine/epsilons.h"
 
 namespace kineograph::engine::cpu {
+
+std::size_t block_words(std::size_t rows, std::size_t words, Arithmetic arithmetic, bool biased) {
+  if (arithmetic != Arithmetic::bf16_amx) return rows * words;
+  return round_up(rows, kAmxRows) * (round_up(words, kAmxWords) + (biased ? kAmxWords : 0));
+}
+
+std::vector<PackedLinear::Block> cut_blocks(std::size_t rows, std::size_t words, std::size_t unit,
+                                            const PackOptions& options, bool biased) {
+  if (options.arithmetic == Arithmetic::bf16_amx) {
+    std::vector<PackedLinear::Block> blocks;
+    for (std::size_t row = 0, offset = 0; row < rows; row += kAmxBlockRows) {
+      const std::size_t height = std::min(kAmxBlockRows, rows - row);
+      blocks.push_back({static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(height), offset});
+      offset += block_words(height, words, options.arithmetic, biased);
+    }
+    return blocks;
+  }
+  const std::size_t units = rows / unit, per_block = options.max_rows / unit;
+  const std::size_t count = (units + per_block - 1) / per_block;
+  std::vector<PackedLinear::Block> blocks(count);
+  std::size_t row = 0, offset = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::size_t height = (units / count + (i < units % count ? 1 : 0)) * unit;
+    blocks[i] = {static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(height), offset};
+    row += height;
+    offset += height * words;
+  }
+  return blocks;
+}
+
 namespace {
 
 /// One output row of a packed linear: where its weights come from. A null row is padding.
@@ -53,17 +85,17 @@ void read_columns(const Row& row, std::size_t first, std::size_t count, float* o
 }
 
 /// Rows into registers of the matrix unit: biases, then [word / 16][row][16 words].
-void pack_tiles(const std::vector<Row>& rows, const PackedLinear::Block& block, std::size_t cols, bool biased,
-                std::uint32_t* out) {
+void pack_amx_block(const std::vector<Row>& rows, const PackedLinear::Block& block, std::size_t cols, bool biased,
+                    std::uint32_t* out) {
   const Row padding;
-  for (std::size_t i = 0; biased && i < round_up(block.rows, kTileRows); ++i)
-    out = std::fill_n(out, kTileWords, std::bit_cast<std::uint32_t>(i < block.rows ? rows[block.row + i].bias : 0.0f));
-  for (std::size_t first = 0; first < cols; first += 2 * kTileWords)
-    for (std::size_t i = 0; i < round_up(block.rows, kTileRows); ++i) {
-      float strip[2 * kTileWords] = {};
+  for (std::size_t i = 0; biased && i < round_up(block.rows, kAmxRows); ++i)
+    out = std::fill_n(out, kAmxWords, std::bit_cast<std::uint32_t>(i < block.rows ? rows[block.row + i].bias : 0.0f));
+  for (std::size_t first = 0; first < cols; first += 2 * kAmxWords)
+    for (std::size_t i = 0; i < round_up(block.rows, kAmxRows); ++i) {
+      float strip[2 * kAmxWords] = {};
       const Row& row = i < block.rows ? rows[block.row + i] : padding;
-      read_columns(row, first, std::min(2 * kTileWords, cols - first), strip);
-      for (std::size_t k = 0; k < 2 * kTileWords; k += 2)
+      read_columns(row, first, std::min(2 * kAmxWords, cols - first), strip);
+      for (std::size_t k = 0; k < 2 * kAmxWords; k += 2)
         *out++ = to_bf16(strip[k]).bits | static_cast<std::uint32_t>(to_bf16(strip[k + 1]).bits) << 16;
     }
 }
@@ -91,37 +123,6 @@ void pack_block(const std::vector<Row>& rows, const PackedLinear::Block& block, 
   }
 }
 
-/// What blocks of `rows` take, in words.
-std::size_t block_words(std::size_t rows, std::size_t words, Arithmetic arithmetic, bool biased) {
-  if (arithmetic != Arithmetic::bf16_tiles) return rows * words;
-  return round_up(rows, kTileRows) * (round_up(words, kTileWords) + (biased ? kTileWords : 0));
-}
-
-/// Cuts `rows` (a multiple of `unit`) into blocks of nearly equal height, or of the matrix unit's height and a rest.
-std::vector<PackedLinear::Block> cut_blocks(std::size_t rows, std::size_t words, std::size_t unit,
-                                            const PackOptions& options, bool biased = false) {
-  if (options.arithmetic == Arithmetic::bf16_tiles) {
-    std::vector<PackedLinear::Block> blocks;
-    for (std::size_t row = 0, offset = 0; row < rows; row += kTileBlockRows) {
-      const std::size_t height = std::min(kTileBlockRows, rows - row);
-      blocks.push_back({static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(height), offset});
-      offset += block_words(height, words, options.arithmetic, biased);
-    }
-    return blocks;
-  }
-  const std::size_t units = rows / unit, per_block = options.max_rows / unit;
-  const std::size_t count = (units + per_block - 1) / per_block;
-  std::vector<PackedLinear::Block> blocks(count);
-  std::size_t row = 0, offset = 0;
-  for (std::size_t i = 0; i < count; ++i) {
-    const std::size_t height = (units / count + (i < units % count ? 1 : 0)) * unit;
-    blocks[i] = {static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(height), offset};
-    row += height;
-    offset += height * words;
-  }
-  return blocks;
-}
-
 PackedLinear pack(std::vector<Row> rows, std::size_t cols, std::size_t unit, const PackOptions& options) {
   const bool pairs = options.arithmetic != Arithmetic::f32;
   PackedLinear linear;
@@ -129,7 +130,7 @@ PackedLinear pack(std::vector<Row> rows, std::size_t cols, std::size_t unit, con
   linear.rows = rows.size();
   linear.cols = pad_channels(cols);
   linear.words = pairs ? linear.cols / 2 : linear.cols;
-  const bool tiles = options.arithmetic == Arithmetic::bf16_tiles;
+  const bool tiles = options.arithmetic == Arithmetic::bf16_amx;
   linear.biased = tiles && std::any_of(rows.begin(), rows.end(), [](const Row& row) { return row.bias != 0.0f; });
   linear.blocks = cut_blocks(linear.rows, linear.words, unit, options, linear.biased);
   linear.weights = Buffer<std::uint32_t>::unwritten(
@@ -141,12 +142,15 @@ PackedLinear pack(std::vector<Row> rows, std::size_t cols, std::size_t unit, con
   const auto pack_one = [&](std::size_t i) {
     std::uint32_t* const to = linear.weights.data() + linear.blocks[i].offset;
     if (tiles)
-      pack_tiles(rows, linear.blocks[i], cols, linear.biased, to);
+      pack_amx_block(rows, linear.blocks[i], cols, linear.biased, to);
     else
       pack_block(rows, linear.blocks[i], cols, pairs, to);
   };
-  // Isolated: packing for training happens under a lock.
-  spread_isolated(linear.blocks.size(), pack_one);
+  // Isolated: packing for training happens under a lock. On one thread without oneTBB, which a forked child has not.
+  if (thread_count(0) == 1)
+    for (std::size_t i = 0; i < linear.blocks.size(); ++i) pack_one(i);
+  else
+    spread_isolated(linear.blocks.size(), pack_one);
   return linear;
 }
 
@@ -184,30 +188,38 @@ void pack_attention(const Attention& attention, const PackedModel& model, Packed
   packed.out = pack_whole(attention.to_out, options);
 }
 
-/// Scale and shift of a norm, the positions added to the shift.
-void pack_norm(const Norm& norm, const TensorView& pe, std::size_t inner, std::size_t which, PackedBlock& packed) {
+void pack_norm(const Norm& norm, std::size_t inner, std::size_t which, PackedBlock& packed) {
   packed.norm_scale[which] = or_filled(norm.weight, inner, 1.0f);
-  const Buffer<float> bias = or_filled(norm.bias, inner, 0.0f);
-  const std::size_t frames = pe ? static_cast<std::size_t>(pe.size(1)) : 1;
-  packed.norm_frame_stride[which] = pe ? inner : 0;
-  packed.norm_shift[which] = pe ? to_floats(pe) : filled(inner, 0.0f);
-  for (std::size_t f = 0; f < frames; ++f)
-    for (std::size_t c = 0; c < inner; ++c) packed.norm_shift[which][f * inner + c] += bias[c];
+  packed.norm_shift[which] = or_filled(norm.bias, inner, 0.0f);
 }
 
-void pack_feed_forward(const Block& block, PackedModel& model, PackedBlock& packed, const PackOptions& options) {
-  const bool gated =
-      model.config.activation_fn == Activation::geglu || model.config.activation_fn == Activation::swiglu;
-  const auto hidden = static_cast<std::size_t>(block.ff_out.weight.size(1));
+/// Blocks whose tables lie in one place share one: a configuration may ask for many layers of very many positions.
+void pack_positions(const std::vector<Block>& blocks, PackedModel& model) {
+  std::map<const void*, const float*> packed;
+  for (std::size_t layer = 0; layer < blocks.size(); ++layer) {
+    const TensorView& pe = blocks[layer].pe;
+    if (!pe) continue;
+    const float*& table = packed[pe.data()];
+    if (table == nullptr) table = model.position_tables.emplace_back(to_floats(pe)).data();
+    model.blocks[layer].positions = table;
+  }
+}
+
+PackedFeedForward pack_feed_forward(const Linear& in, const Linear& out, const PackedModel& model,
+                                    const PackOptions& options) {
+  const bool gated = is_gated(model.config.activation_fn);
+  const auto hidden = static_cast<std::size_t>(out.weight.size(1));
+  PackedFeedForward packed;
   for (std::size_t first = 0; first < hidden; first += model.hidden_chunk) {
     const std::size_t count = std::min(model.hidden_chunk, hidden - first);
-    packed.ff_in.push_back(gated ? pack_gated(part(block.ff_in, first, count), part(block.ff_in, hidden + first, count),
-                                              model.inner, options)
-                                 : pack_rows({part(block.ff_in, first, count)}, 0, model.inner, options));
-    RowRange out = whole(block.ff_out);
-    if (first != 0) out.bias = {};
-    packed.ff_out.push_back(pack_rows({out}, first, count, options));
+    packed.in.push_back(gated
+                            ? pack_gated(part(in, first, count), part(in, hidden + first, count), model.inner, options)
+                            : pack_rows({part(in, first, count)}, 0, model.inner, options));
+    RowRange rows = whole(out);
+    if (first != 0) rows.bias = {};
+    packed.out.push_back(pack_rows({rows}, first, count, options));
   }
+  return packed;
 }
 
 }  // namespace
@@ -255,16 +267,16 @@ std::size_t packed_bytes(const Weights& weights, Arithmetic arithmetic) {
   each_linear(weights, [&](const Linear& linear) {
     if (!linear.weight) return;
     const auto extent = [&](std::size_t axis) { return static_cast<std::size_t>(linear.weight.size(axis)); };
-    count += arithmetic == Arithmetic::bf16_tiles ? round_up(extent(0), kTileRows) * round_up(extent(1), 2 * kTileWords)
-                                                  : pad_channels(extent(0)) * pad_channels(extent(1));
+    count += arithmetic == Arithmetic::bf16_amx ? round_up(extent(0), kAmxRows) * round_up(extent(1), 2 * kAmxWords)
+                                                : pad_channels(extent(0)) * pad_channels(extent(1));
   });
-  if (arithmetic == Arithmetic::bf16_tiles) count += count / 8;  // biases, and what heads leave of registers
+  if (arithmetic == Arithmetic::bf16_amx) count += count / 8;  // biases, and registers that heads fill in part
   return count * (arithmetic == Arithmetic::f32 ? 4 : 2);
 }
 
 PackedModel pack_model(const TransformerTemporalConfig& config, const Weights& weights, Arithmetic arithmetic,
                        std::size_t max_rows) {
-  // Layers lie in the order of a walk: each reads ahead what follows it in memory.
+  // Layers lie in the order of a walk: each reads ahead the words behind it.
   Slab slab(packed_bytes(weights, arithmetic));
   const PackOptions options{arithmetic, max_rows, &slab};
   PackedModel model;
@@ -289,16 +301,33 @@ PackedModel pack_model(const TransformerTemporalConfig& config, const Weights& w
   }
   for (const Block& block : weights.blocks) {
     PackedBlock packed;
-    pack_norm(block.norm1, block.pe, model.inner, 0, packed);
-    pack_norm(block.norm2, block.pe, model.inner, 1, packed);
-    pack_norm(block.norm3, {}, model.inner, 2, packed);
-    if (config.norm_type == NormType::ada_norm_zero) packed.norm_epsilon[0] = 1e-6f;
+    const Norm* const norms[] = {&block.norm1, &block.norm2, &block.norm3};
+    for (std::size_t which = 0; which < 3; ++which) pack_norm(*norms[which], model.inner, which, packed);
+    for (std::size_t which = 0; which < 3; ++which)
+      packed.norm_epsilon[which] = static_cast<float>(norm_epsilon(config, which));
     pack_attention(block.attn1, model, packed.attn[0], options);
     if (config.has_attn2()) pack_attention(block.attn2, model, packed.attn[1], options);
-    pack_feed_forward(block, model, packed, options);
+    packed.ff = pack_feed_forward(block.ff_in, block.ff_out, model, options);
     model.blocks.push_back(std::move(packed));
   }
+  pack_positions(weights.blocks, model);
   if (!config.is_discrete()) model.proj_out = pack_whole(weights.proj_out, options);
+  return model;
+}
+
+PackedModel pack_temporal_blocks(const TransformerTemporalConfig& config, const Weights& weights, Arithmetic arithmetic,
+                                 std::size_t max_rows) {
+  Weights clips = weights;
+  clips.blocks.assign(weights.temporal_blocks.begin(), weights.temporal_blocks.end());
+  clips.temporal_blocks.clear();
+  PackedModel model = pack_model(config, clips, arithmetic, max_rows);
+  for (std::size_t layer = 0; layer < model.blocks.size(); ++layer) {
+    const TemporalBlock& block = weights.temporal_blocks[layer];
+    PackedBlock& packed = model.blocks[layer];
+    pack_norm(block.norm_in, model.inner, 3, packed);
+    packed.norm_epsilon[3] = static_cast<float>(config.norm_eps);
+    packed.entry = pack_feed_forward(block.first_ff_in, block.first_ff_out, model, {arithmetic, max_rows});
+  }
   return model;
 }
 

@@ -6,7 +6,7 @@
 
 namespace kineograph::engine::cpu {
 
-/// Which rows and columns of a weight become a PackedLinear.
+/// Rows of a weight that become a PackedLinear, or a part of one.
 struct RowRange {
   TensorView weight;      ///< (rows, columns) of any floating dtype
   TensorView bias;        ///< or absent
@@ -19,6 +19,13 @@ struct PackOptions {
   std::size_t max_rows = 0;  ///< of the micro-kernel
   Slab* slab = nullptr;      ///< where weights go, as far as they fit
 };
+
+/// Words of blocks of `rows`.
+std::size_t block_words(std::size_t rows, std::size_t words, Arithmetic arithmetic, bool biased);
+
+/// Cuts `rows` (a multiple of `unit`) into blocks of nearly equal height, or of the matrix unit's height and a rest.
+std::vector<PackedLinear::Block> cut_blocks(std::size_t rows, std::size_t words, std::size_t unit,
+                                            const PackOptions& options, bool biased = false);
 
 /// Bytes that a model's weights take packed; a little more where heads are of odd width.
 std::size_t packed_bytes(const Weights& weights, Arithmetic arithmetic);
@@ -33,6 +40,10 @@ PackedLinear pack_gated(const RowRange& values, const RowRange& gates, std::size
 /// A whole model. `max_rows` is the instruction set's.
 PackedModel pack_model(const TransformerTemporalConfig& config, const Weights& weights, Arithmetic arithmetic,
                        std::size_t max_rows);
+
+/// The temporal blocks of TransformerSpatioTemporalModel as the blocks of a model, with its norm and projections.
+PackedModel pack_temporal_blocks(const TransformerTemporalConfig& config, const Weights& weights, Arithmetic arithmetic,
+                                 std::size_t max_rows);
 
 /// Hidden columns that go through the feed-forward together: few enough that a tile's stay in the L2 cache, and equal
 /// chunks.

@@ -23,4 +23,13 @@ void spread_isolated(std::size_t count, const Body& body, const Partitioner& par
   tbb::this_task_arena::isolate([&] { spread(count, body, partitioner); });
 }
 
+/// body(i) for every i below `count`, by the threads of run_in_arena: the calling one alone if it asked for no more.
+template <class Body>
+void for_each_index(int threads, std::size_t count, const Body& body) {
+  if (threads == 1)
+    for (std::size_t i = 0; i < count; ++i) body(i);
+  else
+    spread_isolated(count, body);
+}
+
 }  // namespace kineograph::engine::cpu

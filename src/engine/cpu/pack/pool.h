@@ -10,7 +10,7 @@
 namespace kineograph::engine::cpu {
 
 /// Values of T that come back after use, so that a steady stream of calls allocates nothing. They come back as they
-/// are, also from a call that failed: whoever borrows one describes it anew.
+/// are, also from a call that failed: the borrower describes it anew.
 template <class T>
 class Pool {
  public:

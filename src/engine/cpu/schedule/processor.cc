@@ -26,7 +26,7 @@ bool has_fast_bf16_dot_products() {
 #endif
 }
 
-bool has_bf16_tiles() {
+bool has_amx() {
 #if defined(__x86_64__) && defined(__linux__)
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;

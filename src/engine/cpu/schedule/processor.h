@@ -11,6 +11,6 @@ bool has_bf16_dot_products();
 bool has_fast_bf16_dot_products();
 
 /// A matrix unit for bf16 pairs (AMX) that the system lets this process use; asks the system for it.
-bool has_bf16_tiles();
+bool has_amx();
 
 }  // namespace kineograph::engine::cpu

@@ -29,7 +29,7 @@ class BorrowedWorkspace : public WorkspacePool::Borrowed {
   }
 };
 
-/// The threads of a call that have nothing of their own left to do, and may help with what others do.
+/// The threads of a call that have no tile left and may help others with theirs.
 class Helpers {
  public:
   /// `idle` of the call's `threads` never have anything.
@@ -68,20 +68,20 @@ class Helped : public Team {
   void run(std::size_t count, std::size_t step, const RangeWork& work) override {
     if (count == 0) return;
     std::size_t begin = 0;
-    for (; begin + step < count && !helpers_.any(); begin += step) work(begin, begin + step, own_);
+    for (; begin + step < count && !helpers_.any(); begin += step) work(begin, begin + step, {own_, true});
     const std::size_t left = count - begin;
     const std::size_t helpers = helpers_.take(left - 1);
-    if (helpers == 0) return work(begin, count, own_);
+    if (helpers == 0) return work(begin, count, {own_, true});
     const std::size_t pieces = helpers + 1;
     spread_isolated(
         pieces,
         [&](std::size_t i) {
-          const auto piece = [&](Workspace& mine) {
-            work(begin + left * i / pieces, begin + left * (i + 1) / pieces, mine);
+          const auto piece = [&](const Worker& worker) {
+            work(begin + left * i / pieces, begin + left * (i + 1) / pieces, worker);
           };
-          if (i == 0) return piece(own_);
+          if (i == 0) return piece({own_, true});
           const BorrowedWorkspace mine(pool_, sizes_);
-          piece(*mine);
+          piece({*mine, false});
         },
         tbb::simple_partitioner());
     helpers_.give_back(helpers);
@@ -96,7 +96,7 @@ class Helped : public Team {
 
 /// Threads that there really are: one that calls from outside an arena asks for no other.
 std::size_t threads_here(int threads) {
-  return static_cast<std::size_t>(std::min(threads, tbb::this_task_arena::max_concurrency()));
+  return threads == 1 ? 1 : static_cast<std::size_t>(std::min(threads, tbb::this_task_arena::max_concurrency()));
 }
 
 /// The tiles of a call in order. Without tiles_may_span_videos each video is cut by itself.
@@ -104,7 +104,7 @@ class Tiling {
  public:
   Tiling(const Call& call, const TileShape& shape) : shape_(shape) {
     segments_ = call.tiles_may_span_videos ? 1 : call.videos;
-    segment_pixels_ = call.tiles_may_span_videos ? call.videos * call.pixels : call.pixels;
+    segment_pixels_ = call.segment_pixels();
     per_segment_ = (segment_pixels_ + shape.pixels() - 1) / shape.pixels();
   }
   std::size_t size() const { return segments_ * per_segment_; }
@@ -114,7 +114,7 @@ class Tiling {
     tile.first = segment * segment_pixels_ + within;
     tile.count = std::min(shape_.pixels(), segment_pixels_ - within);
     tile.shape = shape_;
-    tile.shape.groups = (tile.count + shape_.lanes - 1) / shape_.lanes;
+    tile.shape.runs = (tile.count + shape_.lanes - 1) / shape_.lanes;
     return tile;
   }
 
@@ -152,33 +152,6 @@ class OwnTiles : public TileSource {
 
 }  // namespace
 
-WorkspaceSizes workspace_sizes(const PackedModel& model, const TileShape& shape, std::size_t context_tokens,
-                               std::size_t context_dim) {
-  const std::size_t panel = 2 * shape.lanes, panels = shape.panels();
-  // A pair of bf16 channels takes half the words of a pair of f32 ones.
-  const std::size_t pair_words = is_paired(model.arithmetic) ? panel : 2 * panel;
-  const auto operand = [&](std::size_t channels, std::size_t count) {
-    return count * pad_channels(channels) / 2 * pair_words;
-  };
-  const std::size_t context_panels = (context_tokens * shape.groups + 1) / 2;
-  WorkspaceSizes sizes;
-  sizes.x = panels * pad_channels(model.inner) * panel;
-  sizes.normed = operand(model.inner, panels);
-  sizes.attended = std::max(operand(model.inner, panels), operand(model.channels, panels));
-  sizes.context = operand(context_dim, context_panels);
-  const std::size_t q_rows = pad_channels(model.head_dim), kv_rows = 2 * model.head_dim;
-  sizes.qkv = (panels * q_rows + std::max(panels, context_panels) * kv_rows) * panel;
-  const std::size_t keys = std::max(context_tokens, shape.frames);
-  // Values of bf16 pairs (OwnHeadInPairs); their queries and keys take half.
-  if (model.arithmetic == Arithmetic::bf16) sizes.qkv += round_up(keys, 4) / 4 * model.head_dim * panel;
-  // Sixteen queries' scores; or one panel's scores and outputs; or one panel's class logits.
-  sizes.scores =
-      std::max({16 * keys * shape.lanes, (pad_channels(context_tokens) + q_rows) * panel, model.out.rows * panel});
-  sizes.hidden = operand(model.hidden_chunk, panels);
-  sizes.block = 2 * block_rows(model.arithmetic, 16) * panel;  // two blocks of rows
-  return sizes;
-}
-
 void run_in_arena(int threads, const std::function<void()>& body) {
   if (threads == 1) return body();
   // More threads than cores only take turns, and oneTBB says so on stderr.
@@ -196,9 +169,9 @@ void run_in_arena(int threads, const std::function<void()>& body) {
   arena->execute(body);
 }
 
-void walk_tiles(const Call& call, const Target& target, Arithmetic arithmetic, const TileShape& shape, int threads,
+void walk_tiles(const Call& call, const Target& target, const TileShape& shape, int threads,
                 const WorkspaceSizes& sizes, WorkspacePool& pool) {
-  const auto walk = target.walk[static_cast<int>(arithmetic)];
+  const auto walk = target.walk[static_cast<int>(call.model->arithmetic)];
   const Tiling tiles(call, shape);
   const std::size_t all = threads_here(threads), workers = std::min(all, tiles.size());
   Helpers helpers(all, all - workers);
@@ -215,6 +188,22 @@ void walk_tiles(const Call& call, const Target& target, Arithmetic arithmetic, c
   spread(workers, work, tbb::simple_partitioner());
 }
 
+void walk_indices(std::size_t count, int threads, const WorkspaceSizes& sizes, WorkspacePool& pool,
+                  const IndexedWalk& walk) {
+  if (count == 0) return;
+  const std::size_t all = threads_here(threads), workers = std::min(all, count);
+  Helpers helpers(all, all - workers);
+  std::atomic<std::size_t> counter{0};
+  const auto work = [&](std::size_t) {
+    const BorrowedWorkspace own(pool, sizes);
+    Helped team(helpers, *own, sizes, pool);
+    for (std::size_t i = counter++; i < count; i = counter++) walk(i, team, *own);
+    helpers.join();
+  };
+  if (workers == 1) return work(0);
+  spread(workers, work, tbb::simple_partitioner());
+}
+
 std::size_t tile_count(const Call& call, const TileShape& shape) { return Tiling(call, shape).size(); }
 
 void walk_tiles_in_order(const Call& call, const TileShape& shape, int threads, std::size_t walkers,
@@ -224,7 +213,7 @@ void walk_tiles_in_order(const Call& call, const TileShape& shape, int threads, 
   std::atomic<std::size_t> counter{0};
   const std::size_t all = std::max(threads_here(threads), walkers);
   Helpers helpers(all, all - walkers);
-  // A tile is waited for by the next one only, and whoever has taken it is at work on it: the first never waits.
+  // Only its successor waits for a tile, and the thread that took it is at work on it: the first never waits.
   const auto work = [&](std::size_t walker) {
     const BorrowedWorkspace own(pool, sizes);
     Helped team(helpers, *own, sizes, pool);

@@ -8,25 +8,31 @@
 
 #include <chrono>
 
-#include "engine/cpu/forward/walk-inl.h"
 #include "engine/cpu/schedule/processor.h"
 #include "engine/cpu/schedule/targets.h"
-#include "engine/cpu/tile/moments-inl.h"
+
+#if HWY_TARGET != HWY_SCALAR  // not offered
+#include "engine/cpu/forward/walk-inl.h"
+#include "engine/cpu/kernels/moments-inl.h"
 
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
-// backward_targets.cc
+// backward/targets.cc
 void WalkBackward(const BackwardCall& backward, const Tile& tile, Team& team, Turns& turns, BackwardBuffers& buffers);
 std::size_t BackwardScratch(std::size_t queries, std::size_t keys);
+
+// spatial/targets.cc
+template <Arithmetic kArithmetic>
+void WalkSegment(const RowsCall& rows, const Segment& segment, const Tile& tile, Team& team, Workspace& workspace);
 
 template <Arithmetic kArithmetic>
 bool WalkTile(const Call& call, const Tile& tile, bool gathered, TileSource* next, Team& team, Workspace& workspace) {
   return Walk<kArithmetic>(call, tile, team, workspace).Run(gathered, next);
 }
 
-RunMoments Moments(const void* pixels, DType dtype, std::size_t count) {
-  RunMoments result;
+cpu::Moments MomentsOf(const void* pixels, DType dtype, std::size_t count) {
+  cpu::Moments result;
   DispatchPixels(dtype, [&]<class T>(T) { result = PixelMoments(static_cast<const T*>(pixels), count); });
   return result;
 }
@@ -77,10 +83,10 @@ double PeakFlops(double seconds) {
 
 #if KINEOGRAPH_NATIVE_BF16
 /// The same on the matrix unit, by the kernel's four registers of sums.
-double PeakTileFlops(double seconds) {
+double PeakAmxFlops(double seconds) {
   constexpr std::size_t kRounds = 10000;
-  const TileRegisters registers;  // zeros
-  return BestRate(seconds, 4.0 * 2.0 * kTileRows * 2 * kTileWords * kLanes * kRounds, [&]() KINEOGRAPH_ATTR {
+  const AmxRegisters registers;  // zeros
+  return BestRate(seconds, 4.0 * 2.0 * kAmxRows * 2 * kAmxWords * kLanes * kRounds, [&]() KINEOGRAPH_ATTR {
     for (std::size_t r = 0; r < kRounds; ++r) {
       _tile_dpbf16ps(0, 4, 6);
       _tile_dpbf16ps(1, 4, 7);
@@ -94,7 +100,7 @@ double PeakTileFlops(double seconds) {
 double PeakOf([[maybe_unused]] Arithmetic arithmetic, double seconds) {
 #if KINEOGRAPH_NATIVE_BF16
   if (arithmetic == Arithmetic::bf16) return PeakFlops<Arithmetic::bf16>(seconds);
-  if (arithmetic == Arithmetic::bf16_tiles) return PeakTileFlops(seconds);
+  if (arithmetic == Arithmetic::bf16_amx) return PeakAmxFlops(seconds);
 #endif
   return PeakFlops<Arithmetic::f32>(seconds);
 }
@@ -115,6 +121,10 @@ void Apply(int which, const float* in, float* out, std::size_t n) {
   switch (static_cast<VectorFunction>(which)) {
     case kExp2:
       return ApplyTo(in, out, n, [](Vec x) KINEOGRAPH_ATTR { return Exp2(x); });
+    case kShortExp2:
+      return ApplyTo(in, out, n, [](Vec x) KINEOGRAPH_ATTR { return ShortExp2<5>(x); });
+    case kShorterExp2:
+      return ApplyTo(in, out, n, [](Vec x) KINEOGRAPH_ATTR { return ShortExp2<3>(x); });
     case kSigmoid:
       return ApplyTo(in, out, n, [](Vec x) KINEOGRAPH_ATTR { return Sigmoid(x); });
     case kTanh:
@@ -133,6 +143,7 @@ void Apply(int which, const float* in, float* out, std::size_t n) {
 template <Arithmetic kArithmetic>
 void Offer(Target& target) {
   target.walk[static_cast<int>(kArithmetic)] = &WalkTile<kArithmetic>;
+  target.walk_segment[static_cast<int>(kArithmetic)] = &WalkSegment<kArithmetic>;
   target.project_tokens[static_cast<int>(kArithmetic)] = &ProjectTokens<kArithmetic>;
 }
 
@@ -146,11 +157,11 @@ Target Describe(std::string_view name, Arithmetic bf16 = Arithmetic::bf16_storag
   Offer<Arithmetic::bf16_storage>(target);
 #if KINEOGRAPH_NATIVE_BF16
   Offer<Arithmetic::bf16>(target);
-  Offer<Arithmetic::bf16_tiles>(target);
+  Offer<Arithmetic::bf16_amx>(target);
 #endif
   target.walk_backward = &WalkBackward;
   target.backward_scratch = &BackwardScratch;
-  target.moments = &Moments;
+  target.moments = &MomentsOf;
   target.peak_flops = &PeakOf;
   target.apply = &Apply;
   return target;
@@ -158,6 +169,7 @@ Target Describe(std::string_view name, Arithmetic bf16 = Arithmetic::bf16_storag
 
 }  // namespace kineograph::engine::cpu::HWY_NAMESPACE
 KINEOGRAPH_AFTER_NAMESPACE
+#endif
 
 #if HWY_ONCE
 namespace kineograph::engine::cpu {
@@ -169,7 +181,7 @@ std::vector<Target> FindTargets() {
 #if HWY_ARCH_X86
 #if HWY_TARGETS & HWY_AVX3_DL
   const bool dot_products = (supported & HWY_AVX3_DL) && has_bf16_dot_products();
-  if (dot_products && has_bf16_tiles()) found.push_back(N_AVX3_DL::Describe("amx_bf16", Arithmetic::bf16_tiles));
+  if (dot_products && has_amx()) found.push_back(N_AVX3_DL::Describe("amx_bf16", Arithmetic::bf16_amx));
 #endif
 #if HWY_TARGETS & HWY_AVX3
   if (supported & HWY_AVX3) found.push_back(N_AVX3::Describe("avx512"));

@@ -11,31 +11,29 @@
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
-/// Runs of N pixels of the widest tile: see choose_tile.
-inline constexpr std::size_t kMaxGroups = 24;
-
-/// Which pixels a vector of a tile is.
+/// The pixels of a vector of a tile.
 struct Place {
-  const PixelGroup* group = nullptr;
+  const PixelRun* run = nullptr;
   std::size_t frame = 0;
 };
 
-/// Those of a panel's two vectors. Past the last vector the last one is repeated: finite numbers that nobody reads.
+/// The places of a panel's two vectors. Past the last vector the last one is repeated: finite numbers that are not
+/// read.
 struct PanelPlaces {
   Place slot[2];
   PanelPlaces() = default;
-  PanelPlaces(const PixelGroup* groups, const TileShape& shape, std::size_t panel) {
+  PanelPlaces(const PixelRun* runs, const TileShape& shape, std::size_t panel) {
     for (std::size_t i = 0; i < 2; ++i) {
       const std::size_t v = std::min(2 * panel + i, shape.vectors() - 1);
-      slot[i] = {groups + v % shape.groups, v / shape.groups};
+      slot[i] = {runs + v % shape.runs, v / shape.runs};
     }
   }
 };
 
-/// Where channel c of a vector begins in the input.
+/// Address of a vector's channel c in the input.
 template <class T>
 HWY_INLINE const T* InputAt(const Call& call, const Place& place, std::size_t c) {
-  return reinterpret_cast<const T*>(call.input.data) + place.group->input[0] +
+  return reinterpret_cast<const T*>(call.input.data) + place.run->input[0] +
          static_cast<std::int64_t>(place.frame) * call.input.stride_n +
          static_cast<std::int64_t>(c) * call.input.stride_c;
 }
@@ -46,11 +44,11 @@ HWY_INLINE void GatherRows(const Call& call, const PanelPlaces& places, std::siz
                            std::uint32_t* operands) {
   const std::size_t channels = call.model->channels, end = std::min(row + count, channels);
   for (std::size_t slot = 0; slot < 2; ++slot) {
-    const auto& [group, frame] = places.slot[slot];
+    const auto& [run, frame] = places.slot[slot];
     std::uint32_t* to = operands + row / 2 * kPairWords<kArithmetic> + slot * kLanes;
     for (std::size_t c = row; c < end; c += 2, to += kPairWords<kArithmetic>) {
-      const Vec even = GatherNormalised<T>(call, *group, frame, c);
-      const Vec odd = c + 1 < channels ? GatherNormalised<T>(call, *group, frame, c + 1) : hn::Zero(D());
+      const Vec even = GatherNormalised<T>(call, *run, frame, c);
+      const Vec odd = c + 1 < channels ? GatherNormalised<T>(call, *run, frame, c + 1) : hn::Zero(D());
       StoreOperandPair<kArithmetic>(even, odd, to);
     }
   }
@@ -66,7 +64,7 @@ class Arrival {
     call_ = &call;
     shape_ = tile.shape;
     channels_ = call.model->channels;
-    for (std::size_t g = 0; g < shape_.groups; ++g) groups_[g] = LocateGroup(call, tile, g);
+    for (std::size_t g = 0; g < shape_.runs; ++g) runs_[g] = LocateRun(call, call.input, call.output, tile, g);
     image_ = image;
     const std::size_t units = shape_.panels() * pad_channels(channels_) / 2;
     each_ = (units + times - 1) / times;
@@ -80,7 +78,7 @@ class Arrival {
   HWY_INLINE void Step() {
     if (here_.panel < shape_.panels()) (this->*gather_)(each_);
   }
-  /// Brings what is left. Whether there was anything at all.
+  /// Brings the rest. Returns true if there was anything to bring.
   bool Finish() {
     while (here_.panel < shape_.panels()) (this->*gather_)(each_);
     return call_ != nullptr;
@@ -96,7 +94,7 @@ class Arrival {
     void Enter(const Arrival& all, std::size_t p) {
       panel = p;
       row = 0;
-      if (panel < all.shape_.panels()) places = PanelPlaces(all.groups_, all.shape_, panel);
+      if (panel < all.shape_.panels()) places = PanelPlaces(all.runs_, all.shape_, panel);
     }
     HWY_INLINE void Advance(const Arrival& all) {
       row += 2;
@@ -123,7 +121,7 @@ class Arrival {
 
   const Call* call_ = nullptr;
   TileShape shape_;
-  PixelGroup groups_[kMaxGroups];
+  PixelRun runs_[kMaxRuns];
   std::uint32_t* image_ = nullptr;
   void (Arrival::*gather_)(std::size_t) = nullptr;
   std::size_t channels_ = 0, each_ = 0;

@@ -6,75 +6,15 @@
 #define KINEOGRAPH_CPU_TILE_IMAGE_INL_H_
 #endif
 
-#include <type_traits>
-
-#include "base/half.h"
 #include "engine/cpu/call/call.h"
-#include "engine/cpu/kernels/target-inl.h"
+#include "engine/cpu/kernels/pixels-inl.h"
+#include "engine/cpu/tile/tile.h"
 
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
-HWY_INLINE Vec LoadPixels(const float* p) { return hn::LoadU(D(), p); }
-HWY_INLINE Vec LoadPixels(const bf16* p) {
-  const hn::Rebind<std::uint16_t, D> d16;
-  const auto bits = hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(p));
-  return hn::BitCast(D(), hn::ShiftLeft<16>(hn::PromoteTo(DU(), bits)));
-}
-HWY_INLINE Vec LoadPixels(const f16* p) {
-  const hn::Rebind<hwy::float16_t, D> d16;
-  return hn::PromoteTo(D(), hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(p)));
-}
-
-HWY_INLINE void StorePixels(Vec v, float* p) { hn::StoreU(v, D(), p); }
-HWY_INLINE void StorePixels(Vec v, bf16* p) {
-  const hn::Rebind<std::uint16_t, D> d16;
-  // The low halves hold the bits, so the saturating narrowing of i32 to u16 does not saturate.
-  hn::StoreU(hn::DemoteTo(d16, hn::BitCast(DI(), RoundToBf16(v))), d16, reinterpret_cast<std::uint16_t*>(p));
-}
-HWY_INLINE void StorePixels(Vec v, f16* p) {
-#if HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_EMU128
-  // Highway 1.0.3 truncates where the machine has no conversion of its own.
-  HWY_ALIGN float lanes[kLanes];
-  hn::Store(v, D(), lanes);
-  for (std::size_t i = 0; i < kLanes; ++i) p[i] = to_f16(lanes[i]);
-#else
-  const hn::Rebind<hwy::float16_t, D> d16;
-  hn::StoreU(hn::DemoteTo(d16, v), d16, reinterpret_cast<hwy::float16_t*>(p));
-#endif
-}
-
-/// Stores what nobody reads soon. Whole cache lines go past the caches; part of a line would be written to memory by
-/// itself, so narrower vectors wait in the caches for their neighbours.
-template <class T>
-HWY_INLINE void StreamPixels(Vec v, T* p) {
-  constexpr std::size_t kLine = 64;
-  if constexpr (std::is_same_v<T, float> && kLanes * sizeof(float) == kLine) {
-    if (reinterpret_cast<std::uintptr_t>(p) % kLine == 0) return hn::Stream(v, D(), p);
-  }
-  StorePixels(v, p);
-}
-
-/// N pixels as they are, to where nobody reads them soon.
-HWY_INLINE void CopyPixels(const bf16* from, bf16* to) {
-  const hn::Rebind<std::uint16_t, D> d16;
-  hn::StoreU(hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(from)), d16, reinterpret_cast<std::uint16_t*>(to));
-}
-
-template <class Body>
-HWY_INLINE void DispatchPixels(DType dtype, Body&& body) {
-  switch (dtype) {
-    case DType::f16:
-      return body(f16{});
-    case DType::bf16:
-      return body(bf16{});
-    default:
-      return body(float{});
-  }
-}
-
-/// Where the N pixels of one group of a tile lie.
-struct PixelGroup {
+/// Offsets of the N pixels of one run of a tile in two images.
+struct PixelRun {
   bool whole = false;          ///< N pixels of one video, next to each other in memory: one load
   std::size_t valid = 0;       ///< lanes that are pixels; the rest are zeros
   std::size_t video[kLanes];   ///< of each valid lane
@@ -82,9 +22,11 @@ struct PixelGroup {
   std::int64_t output[kLanes];
 };
 
-inline PixelGroup LocateGroup(const Call& call, const Tile& tile, std::size_t group) {
-  PixelGroup g;
-  const std::size_t begin = group * kLanes;
+/// `input` and `output` have the call's extents; an absent one lies where the other does.
+inline PixelRun LocateRun(const Call& call, const Image& input, const Image& output, const Tile& tile,
+                          std::size_t run) {
+  PixelRun g;
+  const std::size_t begin = run * kLanes;
   g.valid = tile.count > begin ? std::min(kLanes, tile.count - begin) : 0;
   const auto frames = static_cast<std::int64_t>(call.frames);
   for (std::size_t lane = 0; lane < g.valid; ++lane) {
@@ -96,8 +38,8 @@ inline PixelGroup LocateGroup(const Call& call, const Tile& tile, std::size_t gr
     const auto at = [&](const Image& image) {
       return video_row * image.stride_n + row * image.stride_h + col * image.stride_w;
     };
-    g.input[lane] = at(call.input);
-    g.output[lane] = at(call.output);
+    g.input[lane] = at(input ? input : output);
+    g.output[lane] = at(output ? output : input);
   }
   g.whole = g.valid == kLanes;
   for (std::size_t lane = 1; lane < g.valid; ++lane)
@@ -108,7 +50,7 @@ inline PixelGroup LocateGroup(const Call& call, const Tile& tile, std::size_t gr
 
 /// Reads channel c of one frame, normalised.
 template <class T>
-HWY_INLINE Vec GatherNormalised(const Call& call, const PixelGroup& g, std::size_t frame, std::size_t c) {
+HWY_INLINE Vec GatherNormalised(const Call& call, const PixelRun& g, std::size_t frame, std::size_t c) {
   const D d;
   const std::size_t channels = call.model->channels;
   const auto set_of = [&](std::size_t video) {
@@ -135,7 +77,7 @@ HWY_INLINE Vec GatherNormalised(const Call& call, const PixelGroup& g, std::size
 
 /// Adds the input to one channel of one frame and writes it to the output.
 template <class In, class Out>
-HWY_INLINE void ScatterResidual(const Call& call, const PixelGroup& g, std::size_t frame, std::size_t c, Vec value) {
+HWY_INLINE void ScatterResidual(const Call& call, const PixelRun& g, std::size_t frame, std::size_t c, Vec value) {
   const auto* from = reinterpret_cast<const In*>(call.input.data) +
                      static_cast<std::int64_t>(frame) * call.input.stride_n +
                      static_cast<std::int64_t>(c) * call.input.stride_c;

@@ -9,7 +9,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "engine/cpu/kernels/gemm-inl.h"
+#include "engine/cpu/kernels/epilogue-inl.h"
 #include "engine/cpu/tile/from_image-inl.h"
 
 KINEOGRAPH_BEFORE_NAMESPACE
@@ -32,15 +32,12 @@ struct Leaving {
       else
         CopyPixels(from + slot * kLanes, to[slot]);
     }
-    Skip(1);
-  }
-  HWY_INLINE void Skip(std::size_t count) {
-    from += count * kPanel;
+    from += kPanel;
     for (std::size_t slot = 0; slot < 2; ++slot) {
-      residual[slot] += static_cast<std::ptrdiff_t>(count) * residual_step;
-      to[slot] += static_cast<std::ptrdiff_t>(count) * to_step;
+      residual[slot] += residual_step;
+      to[slot] += to_step;
     }
-    rows -= count;
+    --rows;
   }
 };
 
@@ -62,24 +59,23 @@ class ToImage {
  public:
   /// Kernels deliver pixels that are not converted. Beside the matrix unit there is time to do it all in Take.
   static constexpr bool kDelivers =
-      std::is_same_v<In, Out> && !std::is_same_v<Out, f16> && kArithmetic != Arithmetic::bf16_tiles;
+      std::is_same_v<In, Out> && !std::is_same_v<Out, f16> && kArithmetic != Arithmetic::bf16_amx;
   using Side = std::conditional_t<kDelivers, Delivery<Out>, ReadAhead>;
   static constexpr bool kBuffered = true, kInPlace = false;
 
-  /// `steps`: how often a kernel calls Side::Step. `memory`: room for the sums and the pixels of a block.
-  ToImage(const Call& call, const PixelGroup* groups, const TileShape& shape, std::size_t steps, float* memory)
+  /// `memory`: room for the sums and the pixels of a block.
+  ToImage(const Call& call, const PixelRun* runs, const TileShape& shape, float* memory)
       : call_(call),
-        groups_(groups),
+        runs_(runs),
         shape_(shape),
-        steps_(steps),
         block_(memory),
         pixels_(reinterpret_cast<Out*>(memory + kBlockRows<kArithmetic> * kPanel)) {
     regular_ = kDelivers && shape.vectors() % 2 == 0;
-    for (std::size_t g = 0; g < shape.groups; ++g) regular_ = regular_ && groups[g].whole;
+    for (std::size_t g = 0; g < shape.runs; ++g) regular_ = regular_ && runs[g].whole;
   }
 
   HWY_INLINE void Before(std::size_t row, std::size_t, std::size_t panel, Side& side) {
-    if (panel != panel_) places_ = PanelPlaces(groups_, shape_, panel);
+    if (panel != panel_) places_ = PanelPlaces(runs_, shape_, panel);
     panel_ = panel;
     for (std::size_t slot = 0; slot < 2; ++slot) {
       side.line[1 + slot] = reinterpret_cast<const char*>(InputAt<In>(call_, places_.slot[slot], row));
@@ -90,12 +86,18 @@ class ToImage {
 
   HWY_INLINE float* Target(std::size_t, std::size_t) const { return block_; }
 
+  /// Delivers the rows that the kernel had no steps for: their memory is needed for the next block.
+  HWY_INLINE void After(const Side& side) {
+    if constexpr (kDelivers) {
+      left_ = side.leaving;
+      DeliverRest();
+    }
+  }
+
   HWY_INLINE void Take(const MemorySums& sums, std::size_t row, std::size_t, std::size_t panel, std::size_t begin,
                        std::size_t end) {
     end = std::min(end, call_.model->channels - row);  // the last row may be padding
     if constexpr (kDelivers) {
-      // The kernel had a copy of what was left.
-      DeliverRest(std::min(left_.rows, steps_));
       if (regular_) return Leave(row, end);
     }
     Scatter(sums, row, panel, begin, end);
@@ -103,7 +105,7 @@ class ToImage {
 
   /// After the last block.
   void Finish() {
-    if constexpr (kDelivers) DeliverRest(0);
+    if constexpr (kDelivers) DeliverRest();
   }
 
  private:
@@ -114,7 +116,7 @@ class ToImage {
       const std::size_t v = 2 * panel + slot;
       if (v >= shape_.vectors()) break;
       for (std::size_t i = begin; i < end; ++i)
-        ScatterResidual<In, Out>(call_, groups_[v % shape_.groups], v / shape_.groups, row + i, sums(i, slot));
+        ScatterResidual<In, Out>(call_, runs_[v % shape_.runs], v / shape_.runs, row + i, sums(i, slot));
     }
   }
 
@@ -126,7 +128,7 @@ class ToImage {
     for (std::size_t slot = 0; slot < 2; ++slot) {
       const Place& place = places_.slot[slot];
       left_.residual[slot] = InputAt<In>(call_, place, row);
-      left_.to[slot] = reinterpret_cast<Out*>(call_.output.data) + place.group->output[0] +
+      left_.to[slot] = reinterpret_cast<Out*>(call_.output.data) + place.run->output[0] +
                        static_cast<std::int64_t>(place.frame) * call_.output.stride_n +
                        static_cast<std::int64_t>(row) * call_.output.stride_c;
     }
@@ -143,21 +145,19 @@ class ToImage {
     left_.from = pixels_;
   }
 
-  void DeliverRest(std::size_t done) {
-    left_.Skip(done);
+  void DeliverRest() {
     while (left_.rows != 0) left_.DeliverRow();
   }
 
   const Call& call_;
-  const PixelGroup* groups_;
+  const PixelRun* runs_;
   TileShape shape_;
-  std::size_t steps_;
   float* block_;  ///< sums
-  Out* pixels_;   ///< that leave, or what becomes of them
+  Out* pixels_;   ///< sums or pixels that leave
   bool regular_;  ///< whole vectors only
   Leaving<Out> left_;
   PanelPlaces places_;
-  std::size_t panel_ = ~std::size_t{0};  ///< whose they are
+  std::size_t panel_ = ~std::size_t{0};  ///< of places_
 };
 
 }  // namespace kineograph::engine::cpu::HWY_NAMESPACE

@@ -1,0 +1,76 @@
+"""The functions of the package that take NumPy models and torch modules alike. torch is imported by those that need it."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from . import recording
+from .model import TransformerTemporalModel
+
+if TYPE_CHECKING:
+    from .diffusers.acceleration import Acceleration
+
+__all__ = ["accelerate", "record_attention", "restore", "revert"]
+
+
+def accelerate(model: Any) -> "Acceleration":
+    """Makes every ``TransformerTemporalModel`` and ``AnimateDiffTransformer3D`` inside a diffusers pipeline, UNet or any
+    other module run natively from then on. Parameters, names, hooks and the classes that ``isinstance`` sees stay.
+
+    Returns:
+        A ``kineograph.diffusers.Acceleration``: how many modules, and which not and why.
+
+    Raises:
+        TypeError: for something that is neither a pipeline nor a torch module.
+        UpstreamError: where the installed diffusers has no classes of the names that are known.
+    """
+    from .diffusers import acceleration
+
+    return acceleration.accelerate(model)
+
+
+def revert(model: Any) -> int:
+    """Undoes ``accelerate``: the modules are diffusers' own again, whatever hooks came in between. Returns how many."""
+    from .diffusers import acceleration
+
+    return acceleration.revert(model)
+
+
+def restore(model: Any) -> int:
+    """The name that ``revert`` had; gives a DeprecationWarning."""
+    warnings.warn("kineograph.restore is now kineograph.revert", DeprecationWarning, stacklevel=2)
+    return revert(model)
+
+
+def _recordable(model: Any) -> "list[tuple[str, Any]]":
+    """The native models in `model`, by the prefix of their names: itself, or the modules of something of torch's."""
+    if isinstance(model, TransformerTemporalModel):
+        return [("", model)]
+    from .diffusers.acceleration import native_modules
+
+    return [(f"{path}." if path else "", module) for path, module in native_modules(model)]
+
+
+@contextlib.contextmanager
+def record_attention(model: Any) -> "Iterator[recording.AttentionMaps]":
+    """Keeps the attention probabilities of native forwards inside a ``with`` block.
+
+        with kineograph.record_attention(model) as maps:
+            model(hidden_states, num_frames=16)
+        maps["transformer_blocks.0.attn1"]  # (B, H*W, heads, F, F)
+
+    `model` is a ``TransformerTemporalModel``, or a pipeline, UNet or module whose temporal modules run natively; names
+    then begin with the module's path. The maps stay after the block. Forwards are slower while they are kept.
+
+    Raises:
+        ValueError: for a model in which nothing runs natively, or one that is being recorded already.
+    """
+    models = _recordable(model)
+    if not models:
+        raise ValueError(
+            "record_attention: expected a native model, or one in which modules run natively, found none "
+            f"in {type(model).__name__}. kineograph.accelerate makes modules of diffusers native."
+        )
+    with recording.record(models) as maps:
+        yield maps

@@ -1,0 +1,273 @@
+// The attentions of a forward, head by head: q, k and v of one head, then its attention at once.
+#if defined(KINEOGRAPH_CPU_FORWARD_ATTENTION_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef KINEOGRAPH_CPU_FORWARD_ATTENTION_INL_H_
+#undef KINEOGRAPH_CPU_FORWARD_ATTENTION_INL_H_
+#else
+#define KINEOGRAPH_CPU_FORWARD_ATTENTION_INL_H_
+#endif
+
+#include <bit>
+#include <cmath>
+#include <string>
+
+#include "engine/cpu/kernels/attention-inl.h"
+#include "engine/cpu/kernels/gemm-inl.h"
+#include "engine/cpu/tile/tile-inl.h"
+
+KINEOGRAPH_BEFORE_NAMESPACE
+namespace kineograph::engine::cpu::HWY_NAMESPACE {
+
+/// x += attention(norm(x)), with the residual stream x in the tile's workspace.
+template <Arithmetic kArithmetic>
+class AttentionWalk : public TileBase {
+ protected:
+  AttentionWalk(const Call& call, const Tile& tile, Team& team, Workspace& own)
+      : TileBase(call, tile, team), own_(own) {
+    KINEOGRAPH_ASSERT(shape_.runs <= kMaxRuns);
+    Locate(call.output, places_);
+  }
+
+  std::size_t XPanel() const { return InnerRows() * kPanel; }
+  static std::size_t OperandPanel(std::size_t channels) { return OperandWords<kArithmetic>(channels); }
+  float* X(std::size_t panel) const { return own_.x.data() + panel * XPanel(); }
+  Rows Stream() const { return {own_.x.data(), XPanel()}; }
+  Operands Normed() const { return {own_.normed.data(), OperandPanel(model_.inner)}; }
+  Operands Context() const { return {own_.context.data(), OperandPanel(call_.context_dim)}; }
+  /// The channels of one head and run in to_out's operands.
+  HeadOutput<kArithmetic> HeadTo(std::size_t head, std::size_t run) const {
+    return {own_.attended.data(), OperandPanel(model_.inner), head * model_.head_dim, shape_.runs, run};
+  }
+
+  void Normalise(std::size_t layer, std::size_t which, PanelRange panels) const {
+    NormalisePanels<kArithmetic>(layer, which, Stream(), Normed(), panels);
+  }
+
+  void AttentionPhase(std::size_t layer, std::size_t which) {
+    const PackedAttention& attention = model_.blocks[layer].attn[which];
+    const bool conditioned = Conditioned(which);
+    Panels([&](PanelRange panels, Workspace&) { Normalise(layer, which, panels); });
+    if (conditioned && !call_.context.per_video && layer == 0) this->template GatherContext<kArithmetic>(Context());
+    if (AttentionProcessor* processor = call_.processors.empty() ? nullptr : call_.processors[2 * layer + which]) {
+      ProcessedHeads(layer, which, conditioned, *processor);
+    } else {
+      // Heads of odd width share words of bf16 pairs: one thread writes them all.
+      const bool shared_words = is_paired(kArithmetic) && model_.head_dim % 2 == 1;
+      team_.for_each(shared_words ? 1 : model_.heads, [&](std::size_t begin, std::size_t end, Workspace& mine) {
+        if (shared_words) end = model_.heads;
+        for (std::size_t head = begin; head < end; ++head) {
+          if (conditioned && call_.context.per_video)
+            SharedContextHead(layer, head, mine);
+          else
+            OwnHead(attention, conditioned, head, mine);
+        }
+      });
+    }
+    const float* gate = which == 0 ? Modulate(layer).gate_attn1 : nullptr;
+    Panels([&](PanelRange panels, Workspace&) {
+      AddToResidual(attention.out, own_.attended.data(), OperandPanel(model_.inner), panels, gate);
+    });
+  }
+
+  void AddToResidual(const PackedLinear& linear, const std::uint32_t* x, std::size_t x_panel_words, PanelRange panels,
+                     const float* gate) {
+    if (gate == nullptr)
+      Gemm<kArithmetic>(linear, x, x_panel_words, panels, ToRows<Sum::add>{own_.x.data(), XPanel()});
+    else
+      Gemm<kArithmetic>(linear, x, x_panel_words, panels, ToGatedRows{own_.x.data(), XPanel(), gate});
+  }
+
+  /// Rows of one head's q, k and v, as they lie in a workspace.
+  struct HeadBuffers {
+    const float *query, *key, *value;
+    std::size_t query_panel, key_panel, keys;
+  };
+
+  /// Projects one head: q of the frames; k and v of the frames too, or of a per-pixel conditioning.
+  HeadBuffers ProjectHead(const PackedAttention& attention, bool conditioned, std::size_t head, Workspace& mine) {
+    const PackedLinear &query = attention.query[head], &kv = attention.kv[head];
+    const std::size_t q_panel = query.rows * kPanel, kv_panel = kv.rows * kPanel;
+    const std::size_t keys = conditioned ? call_.context_tokens : call_.frames;
+    float* q = mine.qkv.data();
+    float* k = q + shape_.panels() * q_panel;
+    Gemm<kArithmetic>(query, own_.normed.data(), OperandPanel(model_.inner), {0, shape_.panels()},
+                      ToRows<Sum::store>{q, q_panel});
+    Gemm<kArithmetic>(kv, conditioned ? own_.context.data() : own_.normed.data(),
+                      OperandPanel(conditioned ? call_.context_dim : model_.inner), {0, (keys * shape_.runs + 1) / 2},
+                      ToRows<Sum::store>{k, kv_panel});
+    return {q, k, k + model_.head_dim * kPanel, q_panel, kv_panel, keys};
+  }
+
+  /// One head whose keys and values belong to the pixel: the frames themselves, or a per-pixel conditioning.
+  void OwnHead(const PackedAttention& attention, bool conditioned, std::size_t head, Workspace& mine) {
+    // Where there is a matrix unit, dot products of vectors are slower than multiply-adds.
+    if constexpr (kArithmetic == Arithmetic::bf16) {
+      if (model_.head_dim % 2 == 0) return OwnHeadInPairs(attention, conditioned, head, mine);
+    }
+    const HeadBuffers h = ProjectHead(attention, conditioned, head, mine);
+    for (std::size_t run = 0; run < shape_.runs; ++run)
+      AttendHead(HeadRows{h.query, h.query_panel, shape_.runs, run}, call_.frames,
+                 HeadRows{h.key, h.key_panel, shape_.runs, run}, HeadRows{h.value, h.key_panel, shape_.runs, run},
+                 h.keys, model_.head_dim, Scale(), mine.scores.data(), HeadTo(head, run));
+  }
+
+  /// Queries and keys become pairs as soon as they are computed.
+  void OwnHeadInPairs(const PackedAttention& attention, bool conditioned, std::size_t head, Workspace& mine) {
+    const std::size_t d = model_.head_dim, keys = conditioned ? call_.context_tokens : call_.frames;
+    const std::size_t key_panels = (keys * shape_.runs + 1) / 2;
+    const std::size_t pair_panel = d / 2 * kPanel, value_panel = d * kPanel;
+    const bool neighbours = shape_.runs == 1;
+    float* const query = mine.qkv.data();
+    float* const key = query + shape_.panels() * pair_panel;
+    float* const value_pairs = key + key_panels * pair_panel;
+    float* const value = value_pairs + round_up(keys, 4) / 4 * value_panel;
+    Gemm<kArithmetic>(attention.query[head], own_.normed.data(), OperandPanel(model_.inner), {0, shape_.panels()},
+                      ToPairs{query, d, nullptr, 0, false});
+    Gemm<kArithmetic>(attention.kv[head], conditioned ? own_.context.data() : own_.normed.data(),
+                      OperandPanel(conditioned ? call_.context_dim : model_.inner), {0, key_panels},
+                      ToPairs{key, d, neighbours ? value_pairs : value, d, neighbours});
+    for (std::size_t run = 0; run < shape_.runs; ++run) {
+      if (!neighbours) PairValues(HeadRows{value, value_panel, shape_.runs, run}, keys, d, value_pairs);
+      AttendHeadInPairs(HeadRows{query, pair_panel, shape_.runs, run}, call_.frames,
+                        HeadRows{key, pair_panel, shape_.runs, run}, value_pairs, keys, d, Scale(), mine.scores.data(),
+                        HeadTo(head, run));
+    }
+  }
+
+  /// One head whose keys and values are the video's: both products are GEMMs with packed keys and values, in f32.
+  void SharedContextHead(std::size_t layer, std::size_t head, Workspace& mine) {
+    const PackedLinear& query = model_.blocks[layer].attn[1].query[head];
+    const SharedContext& context = call_.shared_context[layer * call_.videos + video_];
+    const std::size_t panel_floats = query.rows * kPanel;
+    const std::size_t keys = context.keys[head].rows;  // padded
+    float* q = mine.qkv.data();
+    Gemm<kArithmetic>(query, own_.normed.data(), OperandPanel(model_.inner), {0, shape_.panels()},
+                      ToRows<Sum::store>{q, panel_floats});
+    for (std::size_t panel = 0; panel < shape_.panels(); ++panel) {
+      float* scores = mine.scores.data();
+      const auto* operand = reinterpret_cast<const std::uint32_t*>(q + panel * panel_floats);
+      Gemm<Arithmetic::f32>(context.keys[head], operand, 0, {0, 1}, ToRows<Sum::store>{scores, 0});
+      for (std::size_t slot = 0; slot < 2; ++slot)
+        SoftmaxLanes(scores + slot * kLanes, call_.context_tokens, kPanel, Scale());
+      std::fill(scores + call_.context_tokens * kPanel, scores + keys * kPanel, 0.0f);
+      float* out = scores + keys * kPanel;
+      Gemm<Arithmetic::f32>(context.values[head], reinterpret_cast<const std::uint32_t*>(scores), 0, {0, 1},
+                            ToRows<Sum::store>{out, 0});
+      for (std::size_t slot = 0; slot < 2 && 2 * panel + slot < shape_.vectors(); ++slot) {
+        const std::size_t v = 2 * panel + slot;
+        const HeadOutput<kArithmetic> output = HeadTo(head, v % shape_.runs);
+        std::size_t e = 0;
+        for (; e + 2 <= model_.head_dim; e += 2) {
+          const Vec pair[2] = {hn::Load(D(), out + e * kPanel + slot * kLanes),
+                               hn::Load(D(), out + (e + 1) * kPanel + slot * kLanes)};
+          output.Store(v / shape_.runs, e, pair);
+        }
+        if (e < model_.head_dim) {
+          const Vec last[1] = {hn::Load(D(), out + e * kPanel + slot * kLanes)};
+          output.Store(v / shape_.runs, e, last);
+        }
+      }
+    }
+  }
+
+  /// The slower road: q, k, v in the layout of AttentionCall for the processor, and its output back. A conditioning
+  /// that the video's pixels share is repeated for each.
+  void ProcessedHeads(std::size_t layer, std::size_t which, bool conditioned, AttentionProcessor& processor) {
+    const auto extent = [](std::size_t n) { return static_cast<std::int64_t>(n); };
+    const std::size_t keys = Keys(which);
+    const Shape queries{extent(tile_.count), extent(model_.heads), extent(call_.frames), extent(model_.head_dim)};
+    Tensor query(DType::f32, queries), output(DType::f32, queries);
+    Tensor key(DType::f32, {queries[0], queries[1], extent(keys), queries[3]}), value(DType::f32, key.shape());
+    for (std::size_t head = 0; head < model_.heads; ++head)
+      if (conditioned && call_.context.per_video)
+        CopySharedHead(layer, head, query, key, value);
+      else
+        CopyOwnHead(model_.blocks[layer].attn[which], conditioned, head, query, key, value);
+    AttentionCall arguments;
+    const std::string name = attention_name(layer, which + 1);
+    arguments.name = name;
+    arguments.layer = extent(layer);
+    arguments.attention = extent(which + 1);
+    arguments.video = extent(video_);
+    arguments.num_videos = extent(call_.videos);
+    arguments.first_pixel = extent(tile_.first % call_.pixels);
+    arguments.num_pixels = extent(call_.pixels);
+    arguments.scale = 1.0 / std::sqrt(static_cast<double>(model_.head_dim));
+    arguments.query = query;
+    arguments.key = key;
+    arguments.value = value;
+    arguments.output = output.mutable_view();
+    arguments.cross_attention_kwargs = call_.inputs->cross_attention_kwargs;
+    arguments.forward = call_.inputs->forward;
+    processor(arguments);
+    StoreProcessed(output);
+  }
+
+  /// One head's rows [panel][row][2N] of `tokens` -> (sequences, heads, tokens, head_dim).
+  void CopyRows(const float* from, std::size_t panel_floats, std::size_t tokens, std::size_t head, Tensor& to) const {
+    const std::size_t d = model_.head_dim;
+    for (std::size_t p = 0; p < tile_.count; ++p) {
+      const HeadRows rows{from, panel_floats, shape_.runs, p / kLanes};
+      for (std::size_t t = 0; t < tokens; ++t)
+        for (std::size_t e = 0; e < d; ++e)
+          to.data_as<float>()[((p * model_.heads + head) * tokens + t) * d + e] = rows(t)[e * kPanel + p % kLanes];
+    }
+  }
+
+  void CopyOwnHead(const PackedAttention& attention, bool conditioned, std::size_t head, Tensor& query, Tensor& key,
+                   Tensor& value) {
+    const HeadBuffers h = ProjectHead(attention, conditioned, head, own_);
+    CopyRows(h.query, h.query_panel, call_.frames, head, query);
+    CopyRows(h.key, h.key_panel, h.keys, head, key);
+    CopyRows(h.value, h.key_panel, h.keys, head, value);
+  }
+
+  void CopySharedHead(std::size_t layer, std::size_t head, Tensor& query, Tensor& key, Tensor& value) {
+    const PackedLinear& q = model_.blocks[layer].attn[1].query[head];
+    Gemm<kArithmetic>(q, own_.normed.data(), OperandPanel(model_.inner), {0, shape_.panels()},
+                      ToRows<Sum::store>{own_.qkv.data(), q.rows * kPanel});
+    CopyRows(own_.qkv.data(), q.rows * kPanel, call_.frames, head, query);
+    const SharedContext& context = call_.shared_context[layer * call_.videos + video_];
+    const std::size_t keys = call_.context_tokens, d = model_.head_dim;
+    for (std::size_t p = 0; p < tile_.count; ++p)
+      for (std::size_t t = 0; t < keys; ++t)
+        for (std::size_t e = 0; e < d; ++e) {
+          const std::size_t at = ((p * model_.heads + head) * keys + t) * d + e;
+          key.data_as<float>()[at] = PackedWeight(context.keys[head], t, e);
+          value.data_as<float>()[at] = PackedWeight(context.values[head], e, t);
+        }
+  }
+
+  /// (sequences, heads, F, head_dim) -> to_out's operands.
+  void StoreProcessed(const Tensor& output) {
+    const std::size_t d = model_.head_dim, heads = model_.heads, frames = call_.frames;
+    HWY_ALIGN float lanes[kLanes];
+    for (std::size_t run = 0; run < shape_.runs; ++run)
+      for (std::size_t head = 0; head < heads; ++head)
+        for (std::size_t f = 0; f < frames; ++f)
+          for (std::size_t e = 0; e < d; ++e) {
+            for (std::size_t lane = 0; lane < kLanes; ++lane) {
+              const std::size_t p = run * kLanes + lane;
+              lanes[lane] = p < tile_.count ? output.data_as<float>()[((p * heads + head) * frames + f) * d + e] : 0.0f;
+            }
+            const Vec one[1] = {hn::Load(D(), lanes)};
+            HeadTo(head, run).Store(f, e, one);
+          }
+  }
+
+  static float PackedWeight(const PackedLinear& linear, std::size_t row, std::size_t col) {
+    for (const auto& block : linear.blocks)
+      if (row < block.row + block.rows)
+        return std::bit_cast<float>(linear.weights[block.offset + col * block.rows + (row - block.row)]);
+    return 0.0f;
+  }
+
+  Workspace& own_;
+
+ private:
+  PixelRun places_[kMaxRuns];
+};
+
+}  // namespace kineograph::engine::cpu::HWY_NAMESPACE
+KINEOGRAPH_AFTER_NAMESPACE
+
+#endif

@@ -1,0 +1,15 @@
+// The fused engine's plan of Transformer2DModel and TransformerSpatioTemporalModel.
+#pragma once
+
+#include <memory>
+
+#include "engine/cpu/call/target.h"
+#include "engine/engine.h"
+
+namespace kineograph::engine::cpu {
+
+/// Null for what this engine does not run: positional embeddings over pixels.
+std::unique_ptr<const Plan> prepare_rows(const ModelConfig& config, const Weights& weights, const Target& target,
+                                         DType compute_dtype);
+
+}  // namespace kineograph::engine::cpu

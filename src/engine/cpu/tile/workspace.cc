@@ -1,0 +1,34 @@
+#include "engine/cpu/tile/workspace.h"
+
+#include <algorithm>
+
+namespace kineograph::engine::cpu {
+
+WorkspaceSizes workspace_sizes(const PackedModel& model, const TileShape& shape, std::size_t context_tokens,
+                               std::size_t context_dim) {
+  const std::size_t panel = 2 * shape.lanes, panels = shape.panels();
+  // A pair of bf16 channels takes half the words of a pair of f32 ones.
+  const std::size_t pair_words = is_paired(model.arithmetic) ? panel : 2 * panel;
+  const auto operand = [&](std::size_t channels, std::size_t count) {
+    return count * pad_channels(channels) / 2 * pair_words;
+  };
+  const std::size_t context_panels = (context_tokens * shape.runs + 1) / 2;
+  WorkspaceSizes sizes;
+  sizes.x = panels * pad_channels(model.inner) * panel;
+  sizes.normed = operand(model.inner, panels);
+  sizes.attended = std::max(operand(model.inner, panels), operand(model.channels, panels));
+  sizes.context = operand(context_dim, context_panels);
+  const std::size_t q_rows = pad_channels(model.head_dim), kv_rows = 2 * model.head_dim;
+  sizes.qkv = (panels * q_rows + std::max(panels, context_panels) * kv_rows) * panel;
+  const std::size_t keys = std::max(context_tokens, shape.frames);
+  // Values of bf16 pairs (OwnHeadInPairs); their queries and keys take half.
+  if (model.arithmetic == Arithmetic::bf16) sizes.qkv += round_up(keys, 4) / 4 * model.head_dim * panel;
+  // Sixteen queries' scores; or one panel's scores and outputs; or one panel's class logits.
+  sizes.scores =
+      std::max({16 * keys * shape.lanes, (pad_channels(context_tokens) + q_rows) * panel, model.out.rows * panel});
+  sizes.hidden = operand(model.hidden_chunk, panels);
+  sizes.block = 2 * block_rows(model.arithmetic, 16) * panel;  // two blocks of rows
+  return sizes;
+}
+
+}  // namespace kineograph::engine::cpu
