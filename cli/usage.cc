@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "base/nearest.h"
+#include "base/printable.h"
 
 namespace kineograph::cli {
 namespace {
@@ -76,7 +77,7 @@ std::string explain(const CLI::App& program, const CLI::ParseError& error) {
   const std::vector<CLI::App*> used = program.get_subcommands();
   const CLI::App& command = used.empty() ? program : *used.front();
   const std::string help = "kineograph " + (used.empty() ? "" : command.get_name() + " ") + "--help";
-  const std::string text = sentence(command, error);
+  const std::string text = printable(sentence(command, error));
   return text + (text.back() == '?' ? " " : ". ") + "See " + help + ".";
 }
 

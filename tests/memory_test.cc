@@ -149,14 +149,14 @@ TEST(Memory, PositionsTakeOneTableWhateverTheLayers) {
   const std::size_t before = live;
   most = before;
   const auto model = TransformerTemporalModel::from_config(config, 1);
-  EXPECT_LE(most - before, 4 * table) << "drawn";
+  EXPECT_LE(most - before, 8 * table) << "drawn";  // 32 tables, were there one a layer
   std::vector<Parameter> without;
   for (const Parameter& parameter : model.parameters())
     if (!parameter.name.ends_with(".pe")) without.push_back(parameter);
   const std::size_t then = live;
   most = then;
   const auto same = TransformerTemporalModel::from_state_dict(config, without, nullptr);
-  EXPECT_LE(most - then, 4 * table) << "computed";
+  EXPECT_LE(most - then, 8 * table) << "computed";
   const Tensor x = ramp({4, 2, 2, 2});
   const Tensor a = model.forward(x, {.num_frames = 4}).sample, b = same.forward(x, {.num_frames = 4}).sample;
   for (std::int64_t i = 0; i < a.numel(); ++i) ASSERT_EQ(a.data_as<float>()[i], b.data_as<float>()[i]);

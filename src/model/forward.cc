@@ -1,5 +1,6 @@
 // forward and backward of the models: arguments are checked, then the engine runs.
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <vector>
 
@@ -23,12 +24,14 @@ using model::overlap;
 /// Whether every element has a place of its own, as far as the strides show: sorted by stride, each axis has to step
 /// over all that the smaller ones reach.
 bool has_places_of_its_own(const TensorView& view) {
-  std::vector<std::pair<std::int64_t, std::int64_t>> axes;  // stride, extent
+  std::array<std::pair<std::int64_t, std::int64_t>, Dims::kMaxRank> axes;  // stride, extent; no call allocates
+  std::size_t count = 0;
   for (std::size_t axis = 0; axis < view.rank(); ++axis)
-    if (view.size(axis) > 1) axes.emplace_back(std::abs(view.strides()[axis]), view.size(axis));
-  std::sort(axes.begin(), axes.end());
+    if (view.size(axis) > 1) axes[count++] = {std::abs(view.strides()[axis]), view.size(axis)};
+  std::sort(axes.begin(), axes.begin() + static_cast<std::ptrdiff_t>(count));
   std::int64_t reach = 0;
-  for (const auto& [stride, size] : axes) {
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto& [stride, size] = axes[i];
     if (stride <= reach) return false;
     reach += stride * (size - 1);
   }

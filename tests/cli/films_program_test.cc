@@ -126,6 +126,7 @@ TEST_F(FilmsProgramTest, GnuParallelMakesItInSpiteOfHostsThatFail) {
   std::ofstream(folder_ / "ssh") << "#!/bin/bash\n"
                                     "while [[ $1 == -* ]]; do shift; done\n"
                                     "host=$1; shift\n"
+                                    "[ \"$1\" = -- ] && shift\n"
                                     "[ $host = bad ] && exit 255\n"
                                     "exec bash -c \"$*\"\n";
   // The program, but that the first one that takes a lock dies as if memory had run out.

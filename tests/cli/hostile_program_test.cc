@@ -80,7 +80,10 @@ TEST_F(ProgramTest, SaysWhichFileWasCutOffUnderIt) {
   ASSERT_EQ(waitpid(child, &status, 0), child);
   const std::string said = content(folder_ / "err");
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 1) << status << said;
-  EXPECT_NE(said.find("in.safetensors: the file was cut off"), std::string::npos) << said;
+  // By the signal's handler, or by the check before the next read, whichever comes first.
+  EXPECT_TRUE(said.find("in.safetensors: the file was cut off") != std::string::npos ||
+              said.find("in.safetensors: expected the file as it was") != std::string::npos)
+      << said;
 }
 
 }  // namespace
