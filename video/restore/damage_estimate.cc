@@ -88,13 +88,19 @@ bool DamageEstimate::flickers() const {
   // A small frame's mean varies with every picture that is in it.
   const double chance = 4 * median_of(errors_);
   if (jumps() < std::max(kLeastJumps, chance)) return false;
-  std::vector<double> steps, locals;
+  // Of squares, not medians: light that swings takes few different steps, of which a median is any.
+  double steps = 0, bends = 0;
+  std::vector<double> locals;
   for (std::size_t i = 1; i < means_.size(); ++i) {
-    steps.push_back(std::abs(means_[i] - means_[i - 1]));
-    if (steps.back() > kLevel) locals.push_back(locals_[i] / steps.back());
+    const double step = means_[i] - means_[i - 1];
+    steps += step * step;
+    if (std::abs(step) > kLevel) locals.push_back(locals_[i] / std::abs(step));
+    if (i < 2) continue;
+    const double bend = step - (means_[i - 1] - means_[i - 2]);
+    bends += bend * bend;
   }
-  const double bend = jumps() * kMedianOfNormal * std::sqrt(6.0);
-  return bend >= kLeastBend * median(steps) && median(locals) < 1;
+  const auto count = static_cast<double>(means_.size());
+  return bends / (count - 2) >= kLeastBend * kLeastBend * steps / (count - 1) && median(locals) < 1;
 }
 
 bool DamageEstimate::is_noisy() const { return noise().sigma() >= kLeastSigma; }
