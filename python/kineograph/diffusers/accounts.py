@@ -246,6 +246,10 @@ PEFT_LINEAR = Account(
     without_effect=_all(
         ("r", "lora_alpha", "use_rslora", "in_features", "out_features", "kwargs", "is_target_conv_1d_layer"), _MADE
     )
+    | _all(
+        ("adapter_layer_names", "other_param_names", "frozen_peft_weight_names"),
+        "PEFT's lists of names, for saving and freezing",
+    )
     | {
         "lora_variant": "looked at adapter by adapter",
         "scaling": "looked at adapter by adapter",

@@ -156,7 +156,7 @@ def _is_own_forward(module: Any) -> bool:
     """Whether the forward in the module's dictionary is its class's: what is left when a hook was taken off."""
     if torch.compiler.is_dynamo_compiling():
         return False
-    forward = module.__dict__["forward"]
+    forward = module.__dict__.get("forward")
     function = getattr(type(module), "forward", None)
     return getattr(forward, "__self__", None) is module and getattr(forward, "__func__", None) is function
 
@@ -170,7 +170,7 @@ def _check(path: str, found: Record, inside: bool) -> None:
     if found.hooked:
         raise NotNative(f"{said} has hooks")
     if inside and not found.own_forward:
-        raise NotNative(f"{said} has a forward of its own")
+        raise NotNative(f"{said} has a forward or method of its own")
     called = account.children or ()
     accounted = {
         *CONTENT,
