@@ -160,7 +160,7 @@ def program_of(name, unet, call, dtype):
         return openvino_of(unet, call, dtype, torch.get_num_threads())
     mine = copy.deepcopy(unet) if "accelerate" in name else unet
     if "accelerate" in name:
-        print(kineograph.accelerate(mine), file=sys.stderr)
+        print(kineograph.accelerate(mine, spatial=True), file=sys.stderr)
     run = torch.compile(mine) if "compile" in name else mine
     return lambda: run(*call, return_dict=False)[0]
 

@@ -14,9 +14,13 @@ if TYPE_CHECKING:
 __all__ = ["accelerate", "record_attention", "restore", "revert"]
 
 
-def accelerate(model: Any) -> "Acceleration":
+def accelerate(model: Any, *, spatial: bool = False) -> "Acceleration":
     """Makes every ``TransformerTemporalModel`` and ``AnimateDiffTransformer3D`` inside a diffusers pipeline, UNet or any
     other module run natively from then on. Parameters, names, hooks and the classes that ``isinstance`` sees stay.
+
+    Args:
+        spatial: every ``Transformer2DModel`` and ``TransformerSpatioTemporalModel`` too, where an engine faster than the
+            reference runs them. Their gradients stay diffusers'.
 
     Returns:
         A ``kineograph.diffusers.Acceleration``: how many modules, and which not and why.
@@ -27,7 +31,7 @@ def accelerate(model: Any) -> "Acceleration":
     """
     from .diffusers import acceleration
 
-    return acceleration.accelerate(model)
+    return acceleration.accelerate(model, spatial)
 
 
 def revert(model: Any) -> int:

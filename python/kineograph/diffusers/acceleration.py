@@ -10,10 +10,19 @@ from torch import nn
 
 from . import arguments, eligibility, upstream
 from .modules import AnimateDiffTransformer3D, NativeForward, TransformerTemporalModel
+from .native import runs_spatial
+from .spatial import NativeSpatial, Transformer2DModel, TransformerSpatioTemporalModel
 
 NATIVE: "dict[type, type]" = {
     upstream.TransformerTemporalModel: TransformerTemporalModel,
     upstream.AnimateDiffTransformer3D: AnimateDiffTransformer3D,
+    upstream.Transformer2DModel: Transformer2DModel,
+    upstream.TransformerSpatioTemporalModel: TransformerSpatioTemporalModel,
+}
+# What `Acceleration` calls the modules of a class, and what of the library runs them.
+_KINDS = {
+    upstream.Transformer2DModel: ("spatial transformer", "Model2D"),
+    upstream.TransformerSpatioTemporalModel: ("spatio-temporal transformer", "SpatioTemporalModel"),
 }
 # In the dictionary of a module that accelerate changed.
 ACCELERATED = "_kineograph_accelerated"
@@ -25,15 +34,20 @@ class Acceleration:
 
     Attributes:
         native: paths of the modules that run natively now.
-        not_native: path -> reason, of the temporal modules that go on as diffusers has them. Those whose reason goes
+        not_native: path -> reason, of the modules that go on as diffusers has them. Those whose reason goes
             away (a device, a hook, a processor) run natively from then on.
+        kinds: how many of `native` are spatial and spatio-temporal transformers.
     """
 
     native: "list[str]" = field(default_factory=list)
     not_native: "dict[str, str]" = field(default_factory=dict)
 
+    kinds: "dict[str, int]" = field(default_factory=dict)
+
     def __str__(self) -> str:
-        lines = [f"{len(self.native)} temporal modules run natively"]
+        temporal = len(self.native) - sum(self.kinds.values())
+        lines = [f"{temporal} temporal modules run natively"] if temporal or not self.kinds else []
+        lines += [f"{count} {kind}s run natively" for kind, count in self.kinds.items()]
         lines += [f"  not {path}: {reason}" for path, reason in self.not_native.items()]
         return "\n".join(lines)
 
@@ -73,7 +87,10 @@ def _around_native(module: nn.Module) -> bool:
     """Whether the forward in a module's dictionary is a hook around the native one, as far as it says: accelerate's and
     diffusers' hooks keep what they wrap in __wrapped__."""
     innermost = inspect.unwrap(module.__dict__["forward"])
-    return isinstance(module, NativeForward) and getattr(innermost, "__func__", None) is type(module).forward
+    return (
+        isinstance(module, (NativeForward, NativeSpatial))
+        and getattr(innermost, "__func__", None) is type(module).forward
+    )
 
 
 def _why_not(module: nn.Module) -> "str | None":
@@ -88,19 +105,25 @@ def _why_not(module: nn.Module) -> "str | None":
     return arguments.why_not_these_weights(weights) or arguments.why_not_these_factors(found.loras())
 
 
-def accelerate(x: Any) -> Acceleration:
+def accelerate(x: Any, spatial: bool = False) -> Acceleration:
     """See kineograph.accelerate."""
     done = Acceleration()
     for path, module in named_modules(x):
+        original = next((kind for kind in _KINDS if isinstance(module, kind)), None)
+        if original is not None and not (spatial and runs_spatial(_KINDS[original][1])):
+            continue
         if type(module) in NATIVE:
             _drop_own_forward(module)
             if "forward" not in module.__dict__:
                 module.__class__ = NATIVE[type(module)]
                 setattr(module, ACCELERATED, True)
-        if type(module) in NATIVE or isinstance(module, NativeForward):
+        if type(module) in NATIVE or isinstance(module, (NativeForward, NativeSpatial)):
             reason = _why_not(module)
             if reason is None:
                 done.native.append(path)
+                if original is not None:
+                    name = _KINDS[original][0]
+                    done.kinds[name] = done.kinds.get(name, 0) + 1
             else:
                 done.not_native[path] = reason
         elif isinstance(module, tuple(NATIVE)):

@@ -11,7 +11,7 @@ the same: a subclass, a quantised layer, a module of someone's own.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FunctionType
 from typing import Any
 
@@ -34,6 +34,7 @@ class Account:
         children: submodules that are called; None for a container, whose every entry is one.
         unread: submodule -> why it changes no number.
         methods: functions of the class that a forward goes through.
+        either: attributes that a submodule may take the place of.
         around: whether hooks and a forward of its own run around the native forward, not inside of it.
     """
 
@@ -44,6 +45,7 @@ class Account:
     children: "tuple[str, ...] | None" = ()
     unread: "Mapping[str, str]" = field(default_factory=dict)
     methods: "tuple[str, ...]" = ("forward",)
+    either: "tuple[str, ...]" = ()
     around: bool = False
 
 
@@ -101,6 +103,28 @@ _TEMPORAL = Account(
     | _all(("_hf_hook", "_old_forward", "forward"), "runs around the native forward")
     | _all(("_kineograph_accelerated", "_kineograph_checkpointing"), "kineograph's own note"),
     around=True,
+)
+
+_SPATIAL = replace(
+    _TEMPORAL,
+    read=("use_linear_projection",),
+    required={"is_input_continuous": True, "is_input_vectorized": False, "is_input_patches": False},
+    children=("norm", "proj_in", "transformer_blocks", "proj_out"),
+    without_effect={
+        **_TEMPORAL.without_effect,
+        **_all(("inner_dim", "out_channels"), _MADE),
+        **_all(("caption_channels", "interpolation_scale", "use_additional_conditions"), "of patched input"),
+        "gradient_checkpointing": "of gradients, which are diffusers' own",
+    },
+)
+_SPATIO_TEMPORAL = replace(
+    _SPATIAL,
+    read=(),
+    required={},
+    children=(
+        *("norm", "proj_in", "transformer_blocks", "temporal_transformer_blocks"),
+        *("time_pos_embed", "time_proj", "time_mixer", "proj_out"),
+    ),
 )
 
 _BLOCK = Account(
@@ -171,6 +195,7 @@ _ATTENTION = Account(
         "the processors of the table do not call it",
     ),
     children=("to_q", "to_k", "to_v", "to_out", "to_qkv", "to_kv"),
+    either=("processor",),  # an IP-Adapter's has layers of its own
     methods=(
         "forward",
         "prepare_attention_mask",
@@ -186,6 +211,18 @@ _IN_PLACE = {"inplace": "its input is read by nothing else"}
 ACCOUNTS: "dict[type, Account]" = {
     upstream.TransformerTemporalModel: _TEMPORAL,
     upstream.AnimateDiffTransformer3D: _TEMPORAL,
+    upstream.Transformer2DModel: _SPATIAL,
+    upstream.TransformerSpatioTemporalModel: _SPATIO_TEMPORAL,
+    upstream.TemporalBasicTransformerBlock: Account(
+        read=("_chunk_size", "_chunk_dim"),
+        required={"is_res": True},
+        children=("norm_in", "ff_in", "norm1", "attn1", "norm2", "attn2", "norm3", "ff"),
+    ),
+    upstream.AlphaBlender: Account(
+        required={"merge_strategy": "learned_with_images", "switch_spatial_to_temporal_mix": False},
+        parameters=("mix_factor",),
+        methods=("forward", "get_alpha"),
+    ),
     upstream.BasicTransformerBlock: _BLOCK,
     AdaNormBlock: _BLOCK,
     upstream.Attention: _ATTENTION,
@@ -201,9 +238,7 @@ ACCOUNTS: "dict[type, Account]" = {
     upstream.TimestepEmbedding: Account(
         required={"cond_proj": None, "post_act": None}, children=("linear_1", "act", "linear_2")
     ),
-    upstream.Timesteps: Account(
-        required={"num_channels": 256, "flip_sin_to_cos": True, "downscale_freq_shift": 1, "scale": 1}
-    ),
+    upstream.Timesteps: Account(read=("num_channels", "flip_sin_to_cos", "downscale_freq_shift", "scale")),
     upstream.LabelEmbedding: Account(
         read=("num_classes", "dropout_prob", "training"),
         children=("embedding_table",),
@@ -215,6 +250,23 @@ ACCOUNTS: "dict[type, Account]" = {
         children=("emb", "height_emb", "width_emb"),
     ),
     nn.Linear: Account(without_effect=_all(("in_features", "out_features"), _MADE), parameters=("weight", "bias")),
+    nn.Conv2d: Account(
+        required={
+            "kernel_size": (1, 1),
+            "stride": (1, 1),
+            "padding": (0, 0),
+            "dilation": (1, 1),
+            "transposed": False,
+            "groups": 1,
+            "padding_mode": "zeros",
+        },
+        without_effect={
+            **_all(("in_channels", "out_channels"), _MADE),
+            **_all(("output_padding", "_reversed_padding_repeated_twice"), "of other paddings than zeros"),
+        },
+        parameters=("weight", "bias"),
+        methods=("forward", "_conv_forward"),
+    ),
     nn.LayerNorm: Account(
         read=("eps", "normalized_shape"),
         without_effect={"elementwise_affine": _MADE},
@@ -235,6 +287,13 @@ ACCOUNTS: "dict[type, Account]" = {
     nn.SiLU: Account(without_effect=_IN_PLACE),
     nn.ModuleList: Account(children=None, methods=()),
 }
+ACCOUNTS[upstream.IPAdapterAttnProcessor2_0] = Account(
+    read=("scale",),
+    without_effect=_all(("hidden_size", "cross_attention_dim"), _MADE)
+    | {"num_tokens": "of images that come in one tensor with the text, which are no tuple"},
+    children=("to_k_ip", "to_v_ip"),
+    methods=(),
+)
 ACCOUNTS[FrameGroupNorm] = ACCOUNTS[nn.GroupNorm]
 if upstream.LinearActivation is not None:
     ACCOUNTS[upstream.LinearActivation] = _GATED
@@ -315,6 +374,12 @@ PROCESSORS: "dict[type, Processor]" = {
     upstream.AttnProcessor: Processor(),
     upstream.SlicedAttnProcessor: Processor(read=("slice_size",)),
     upstream.FusedAttnProcessor2_0: Processor(reads_scale=False, fused=True),
+    upstream.IPAdapterAttnProcessor2_0: Processor(
+        without_effect=_all((*CONTENT, *HOOKS), "looked at as a module")
+        | MODULE
+        | _all(("hidden_size", "cross_attention_dim", "num_tokens", "scale"), "looked at as a module"),
+        reads_scale=False,
+    ),
     upstream.XFormersAttnProcessor: Processor(without_effect={"attention_op": "which kernel computes the same"}),
 }
 

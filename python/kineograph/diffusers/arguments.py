@@ -123,6 +123,7 @@ def why_not_together(
     encoder_hidden_states: "torch.Tensor | None",
     timestep: Any,
     num_frames: int,
+    spatial: bool = False,
 ) -> "str | None":
     """Arguments that do not go with the module: dtypes that diffusers refuses, and gradients that are not computed."""
     binding, dtype, autocast = found.binding, weights[0].dtype, autocast_dtype()
@@ -139,7 +140,34 @@ def why_not_together(
             return "gradients of positions are recorded"
         if isinstance(timestep, torch.Tensor) and timestep.requires_grad:
             return "gradients of timestep are recorded"
+    if spatial:
+        return _why_not_this_image(binding, hidden_states, encoder_hidden_states)
     return _why_not_this_shape(binding, hidden_states, encoder_hidden_states, num_frames)
+
+
+def _why_not_this_image(
+    binding: Binding, hidden_states: torch.Tensor, encoder_hidden_states: "torch.Tensor | None"
+) -> "str | None":
+    """Shapes that diffusers' spatial transformers refuse, in its own words."""
+    if hidden_states.ndim != 4 or hidden_states.numel() == 0 or hidden_states.shape[1] != binding.in_channels:
+        return "the shape of hidden_states"
+    rows, pixels = hidden_states.shape[0], hidden_states.shape[2] * hidden_states.shape[3]
+    if binding.context_dim is not None:
+        if encoder_hidden_states is None:
+            if binding.encoder is True or binding.context_dim != binding.inner_dim:
+                return "no encoder_hidden_states"
+        elif binding.encoder is False:
+            return "encoder_hidden_states, and projections that were fused without"
+        elif (
+            encoder_hidden_states.ndim != 3
+            or encoder_hidden_states.shape[::2] != (rows, binding.context_dim)
+            or encoder_hidden_states.shape[1] == 0
+        ):
+            return "the shape of encoder_hidden_states"
+    for size, dim in binding.chunks:
+        if (rows, pixels, binding.inner_dim)[dim] % size != 0:
+            return "the feed-forward's chunks do not come out even"
+    return None
 
 
 def _why_not_this_shape(

@@ -17,7 +17,7 @@ from torch import nn
 from . import upstream
 from .accounts import CONTENT, HOOKS, MODULE, PROCESSORS, Account, account_of, replaced_function
 from .records import Binding, NotNative, Record, class_name
-from .specification import bind
+from .spatial_specification import bind
 
 __all__ = ["Eligible", "examine", "judge", "record"]
 
@@ -194,7 +194,7 @@ def _check(path: str, found: Record, inside: bool) -> None:
             raise NotNative(f"{said} has a parameter or buffer of its own, {name}")
     children = dict(found.children)
     for name in found.modules:
-        known = account.children is None or name in called or name in account.unread
+        known = account.children is None or name in called or name in account.unread or name in account.either
         if name in found.names or not known and children[name] is not None:
             raise NotNative(f"{said} has a module of its own, {name}")
     for name, child in found.children:
@@ -297,6 +297,8 @@ def _look(module: Any, key: "list[Any]", tensors: "list[torch.Tensor]", layers: 
         key.append(values)
         values = values[:-3]
     for value in values:
+        if type(value) is list:
+            value = _known(value)
         if type(value) not in _KEYS:
             raise _Unseen
         key.append(value)

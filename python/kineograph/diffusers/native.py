@@ -81,7 +81,8 @@ def packed_model(
             entry.model = None  # its memory first
             parsed = json.loads(spec)
             values = [tensor.detach() for tensor in merged or with_loras(tensors, loras)]
-            entry.model = _native.Model.from_state_dict(
+            kind = getattr(_native, parsed.get("kind", "Model"))
+            entry.model = kind.from_state_dict(
                 json.dumps(parsed["config"]), list(zip(parsed["names"], values)), ENGINE, compute_dtype, ""
             )
             entry.mark = mark
@@ -171,6 +172,83 @@ def _placed(gradients: Sequence[_Tensor], wanted: Sequence[bool]) -> List[Option
     """The gradients with None where none is wanted."""
     left = iter(gradients)
     return [next(left) if is_wanted else None for is_wanted in wanted]
+
+
+def run_spatial(
+    model: Any,
+    hidden_states: _Tensor,
+    encoder_hidden_states: Optional[_Tensor],
+    attention_mask: Optional[_Tensor],
+    encoder_attention_mask: Optional[_Tensor],
+    image_only_indicator: Optional[_Tensor],
+    images: Sequence[_Tensor],
+    ip_scales: Sequence[float],
+    num_frames: int,
+) -> _Tensor:
+    """One native forward of a Transformer2DModel, with IP-Adapters' images and their scales layer by layer; or with `num_frames` of a TransformerSpatioTemporalModel."""
+    hidden_states, encoder_hidden_states, *masks, indicator = _detached(
+        hidden_states, encoder_hidden_states, attention_mask, encoder_attention_mask, image_only_indicator
+    )
+    out = torch.empty(hidden_states.shape, dtype=hidden_states.dtype)
+    if num_frames:
+        model.forward(hidden_states, num_frames, encoder_hidden_states, indicator, out, _threads())
+    else:
+        scales = [list(ip_scales[i :: len(images)]) for i in range(len(images))]
+        given = (hidden_states, encoder_hidden_states, None, None, *masks, _detached(*images), scales)
+        model.forward(*given, out, _threads())
+    statistics.count_native()
+    return out
+
+
+@torch.library.custom_op("kineograph::transformer_spatial", mutates_args=())
+def transformer_spatial(
+    hidden_states: torch.Tensor,
+    encoder_hidden_states: Optional[torch.Tensor],
+    attention_mask: Optional[torch.Tensor],
+    encoder_attention_mask: Optional[torch.Tensor],
+    image_only_indicator: Optional[torch.Tensor],
+    images: List[torch.Tensor],
+    ip_scales: List[float],
+    num_frames: int,
+    weights: List[torch.Tensor],
+    spec: str,
+    compute_dtype: str,
+) -> torch.Tensor:
+    """A Transformer2DModel or TransformerSpatioTemporalModel as one operator, for torch.compile and torch.export."""
+    model = packed_model(list(weights), [], spec, compute_dtype)
+    masks = (attention_mask, encoder_attention_mask, image_only_indicator)
+    return run_spatial(model, hidden_states, encoder_hidden_states, *masks, images, ip_scales, num_frames)
+
+
+@transformer_spatial.register_fake
+def _(
+    hidden_states: _Tensor,
+    encoder_hidden_states: Any,
+    attention_mask: Any,
+    encoder_attention_mask: Any,
+    image_only_indicator: Any,
+    images: Any,
+    ip_scales: Any,
+    num_frames: int,
+    weights: Any,
+    spec: str,
+    compute_dtype: str,
+) -> _Tensor:
+    return torch.empty(hidden_states.shape, dtype=hidden_states.dtype)
+
+
+def runs_spatial(kind: str) -> bool:
+    """Whether an engine faster than the reference runs the library's class `kind`; the reference where it is asked for."""
+    if ENGINE == "reference":
+        return True
+    if kind not in _runs:
+        config = {"num_attention_heads": 1, "attention_head_dim": 32, "in_channels": 32, "num_layers": 1}
+        model = getattr(_native, kind).from_config(json.dumps(config), 0, "f32", ENGINE, "auto", "")
+        _runs[kind] = model.engine != "reference"
+    return _runs[kind]
+
+
+_runs: "dict[str, bool]" = {}
 
 
 class Differentiable(torch.autograd.Function):

@@ -70,6 +70,8 @@ class Binding:
         positions: rows of the position tables, None without; `position_weights` are their indices into `weights`.
         chunks: (size, dim) of feed-forwards that diffusers computes in pieces.
         processors: for each block, the processors of its attentions.
+        temporal_chunks: as chunks, of TransformerSpatioTemporalModel's temporal blocks.
+        ip_scales: for each block, the scales of its IP-Adapters.
     """
 
     spec: str
@@ -87,6 +89,8 @@ class Binding:
     position_weights: "tuple[int, ...]"
     chunks: "tuple[tuple[int, int], ...]"
     processors: "tuple[tuple[type, ...], ...]"
+    temporal_chunks: "tuple[tuple[int, int], ...]" = ()
+    ip_scales: "tuple[tuple[float, ...], ...]" = ()
 
 
 class Node:

@@ -19,10 +19,20 @@ EPS_FINE, EPS = 1e-6, 1e-5
 LABEL_DROP = 0.1
 
 
-def bind(record: Record) -> Binding:
-    """The Binding of a record, whose every attribute is in the account. Raises NotNative for what does not fit together:
+def bind_temporal(record: Record) -> Binding:
+    """The Binding of a temporal module's record, whose every attribute is in the account. Raises NotNative for what does not fit together:
     shapes, blocks that differ, numbers that the engine has built in."""
     return _Reader(Node(record, "", [0, 0])).binding()
+
+
+def _counted(root: Node, name: str) -> "list[Node]":
+    """The entries of a list of blocks, as many as there are names from 0 on."""
+    blocks = [block for block in root[name].children.values() if block is not None]
+    if not blocks:
+        raise NotNative("it has no blocks")
+    if list(root[name].children) != [str(layer) for layer in range(len(blocks))]:
+        raise NotNative(f"{name} are not counted from 0")
+    return blocks
 
 
 class _Reader:
@@ -40,19 +50,9 @@ class _Reader:
     def binding(self) -> Binding:
         root = self.root
         discrete = root.get("latent_image_embedding") is not None
-        blocks = [block for block in root["transformer_blocks"].children.values() if block is not None]
-        if not blocks:
-            raise NotNative("it has no blocks")
-        if list(root["transformer_blocks"].children) != [str(layer) for layer in range(len(blocks))]:
-            raise NotNative("transformer_blocks are not counted from 0")
         config: dict[str, Any] = self._discrete_in(root) if discrete else self._projection_in(root)
         inner = config.pop("inner")
-        shared = [self._block(block, inner) for block in blocks]
-        for block, one in zip(blocks, shared):
-            for key, value in one.items():
-                if value != shared[0][key]:
-                    raise NotNative(f"{block.path} differs from the first block in {key}")
-        first = shared[0]
+        blocks, first = self._blocks(root, inner)
         if discrete:
             self._norm(root["norm_out"], inner, EPS, affine=True)
             self._linear(root["out"], (config["num_vector_embeds"] - 1, inner))
@@ -78,9 +78,22 @@ class _Reader:
             encoder=self.encoder,
             positions=positions,
             position_weights=position_weights,
-            chunks=tuple(self._chunks(block) for block in blocks if block.values.get("_chunk_size") is not None),
+            chunks=self._all_chunks(blocks),
             processors=tuple(_processors(block) for block in blocks),
         )
+
+    def _blocks(self, root: Node, inner: int) -> "tuple[list[Node], dict[str, Any]]":
+        """The blocks, and what they have in common."""
+        blocks = _counted(root, "transformer_blocks")
+        shared = [self._block(block, inner) for block in blocks]
+        for block, one in zip(blocks, shared):
+            for key, value in one.items():
+                if value != shared[0][key]:
+                    raise NotNative(f"{block.path} differs from the first block in {key}")
+        return blocks, shared[0]
+
+    def _all_chunks(self, blocks: "list[Node]") -> "tuple[tuple[int, int], ...]":
+        return tuple(self._chunks(block) for block in blocks if block.values.get("_chunk_size") is not None)
 
     # In and out.
 
@@ -180,7 +193,7 @@ class _Reader:
         self._norm(norm["norm"], inner, EPS_FINE, affine=False)
         for one in (timestep["act"], norm["silu"]):
             _must_be(one, nn.SiLU)
-        _must_be(emb["time_proj"], upstream.Timesteps)
+        _timesteps(emb["time_proj"], channels=256, shift=1)
         return int(rows - 1)
 
     def _attention(self, attention: Node, inner: int, fixed_width: "int | None") -> "tuple[int, bool, int]":
@@ -414,10 +427,21 @@ def _processors(block: Node) -> "tuple[type, ...]":
     return tuple(attention.values["processor"][0] for attention in attentions if attention is not None)
 
 
+def _timesteps(node: Node, channels: int, shift: int) -> None:
+    """The sinusoid of a timestep or a frame: so many channels, cosines first."""
+    _must_be(node, upstream.Timesteps)
+    wanted = {"num_channels": channels, "flip_sin_to_cos": True, "downscale_freq_shift": shift, "scale": 1}
+    for name, value in wanted.items():
+        _expect(node, name, value)
+
+
 def _drop_rate(node: Node) -> float:
     if node.kind not in (nn.Dropout, nn.Identity):
         raise NotNative(f"{node.path} is a {class_name(node.kind)}")
-    return float(node.values.get("p", 0.0))
+    rate = float(node.values.get("p", 0.0))
+    if not 0 <= rate <= 1:
+        raise NotNative(f"{node.path} drops at a rate of {rate}")
+    return rate
 
 
 def _must_be(node: Node, kind: Any) -> None:

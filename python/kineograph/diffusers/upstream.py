@@ -51,6 +51,15 @@ AnimateDiffTransformer3D: Any = _found(
     "AnimateDiffTransformer3D", UNetMotionModel, f"{_OLD}.unets.unet_motion_model", f"{_OLD}.transformers"
 )
 MotionAdapter: Any = _found("MotionAdapter", "diffusers")
+Transformer2DModel: Any = _found("Transformer2DModel", "diffusers")
+Transformer2DModelOutput: Any = _found("Transformer2DModelOutput", f"{_OLD}.modeling_outputs", Transformer2DModel)
+TransformerSpatioTemporalModel: Any = _found(
+    "TransformerSpatioTemporalModel", TransformerTemporalModel, f"{_OLD}.transformers.transformer_temporal"
+)
+AlphaBlender: Any = _found("AlphaBlender", TransformerSpatioTemporalModel, f"{_OLD}.resnet")
+TemporalBasicTransformerBlock: Any = _found(
+    "TemporalBasicTransformerBlock", TransformerSpatioTemporalModel, f"{_OLD}.attention"
+)
 
 BasicTransformerBlock: Any = _found(
     "BasicTransformerBlock", TransformerTemporalModel, AnimateDiffTransformer3D, f"{_OLD}.attention"
@@ -80,6 +89,7 @@ AttnProcessor: Any = _found("AttnProcessor", Attention, f"{_OLD}.attention_proce
 AttnProcessor2_0: Any = _found("AttnProcessor2_0", Attention, f"{_OLD}.attention_processor")
 SlicedAttnProcessor: Any = _found("SlicedAttnProcessor", Attention, f"{_OLD}.attention_processor")
 FusedAttnProcessor2_0: Any = _found("FusedAttnProcessor2_0", Attention, f"{_OLD}.attention_processor")
+IPAdapterAttnProcessor2_0: Any = _found("IPAdapterAttnProcessor2_0", Attention, f"{_OLD}.attention_processor")
 XFormersAttnProcessor: Any = _found("XFormersAttnProcessor", Attention, f"{_OLD}.attention_processor")
 
 # The loggers that warn of cross_attention_kwargs: a block's, and an attention's.
