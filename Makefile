@@ -37,7 +37,7 @@ mutation: deps
 
 fuzz: deps
 	scripts/configure.sh fuzz
-	cmake --build build/fuzz --parallel $(JOBS)
+	cmake --build build/fuzz --parallel $(JOBS) --target fuzzers
 	scripts/fuzz.sh $(SECONDS)
 
 torture: build
