@@ -286,8 +286,17 @@ void train(const CLI::App& command, TrainArguments arguments) {
   if (arguments.resume) lock.emplace(folder);
   Beginning beginning = begin(command, arguments, checkpoint_file);
   const TransformerTemporalConfig config = beginning.model.config();
-  complete(arguments, config);
-  const TrainingOptions options = training_options(arguments.settings, config);
+  // Settings that the command line would be told to write otherwise may be a checkpoint's.
+  const auto checked = [&] {
+    try {
+      complete(arguments, config);
+      return training_options(arguments.settings, config);
+    } catch (const CLI::ValidationError& error) {
+      if (!arguments.resume) throw;
+      throw CheckpointError(checkpoint_file.string(), "settings that the command line takes", error.what());
+    }
+  };
+  const TrainingOptions options = checked();
   ModelOptions engine;
   engine.engine = arguments.engine;
   TrainingSession session(beginning.model, options, open_sources(arguments.settings.clips, options.batches.extents),

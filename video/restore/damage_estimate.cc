@@ -18,6 +18,8 @@ constexpr double kLeastJumps = 1.5 * kLevel;
 // The second differences of independent levels have sqrt(3) times the deviation of the first; of light that swings with
 // a period of eight frames 0.77 times, of slower light less.
 constexpr double kLeastBend = 1.25;
+// Of fewer frames that ratio is chance.
+constexpr std::size_t kLeastFramesToBend = 8;
 // A trend is told from chance where there are so many frames, and it is so many of its own deviations.
 constexpr std::size_t kLeastFrames = 12;
 constexpr double kLeastSlope = 4;
@@ -100,7 +102,8 @@ bool DamageEstimate::flickers() const {
     bends += bend * bend;
   }
   const auto count = static_cast<double>(means_.size());
-  return bends / (count - 2) >= kLeastBend * kLeastBend * steps / (count - 1) && median(locals) < 1;
+  const bool swings = bends / (count - 2) < kLeastBend * kLeastBend * steps / (count - 1);
+  return (means_.size() < kLeastFramesToBend || !swings) && median(locals) < 1;
 }
 
 bool DamageEstimate::is_noisy() const { return noise().sigma() >= kLeastSigma; }
@@ -112,7 +115,7 @@ Moments LevelEstimate::update(std::span<const Moments> fresh, std::span<const Mo
   double spread = 0;
   for (const Moments& frame : window) spread += (frame.mean - own.mean) * (frame.mean - own.mean);
   const double count = static_cast<double>(window.size());
-  // Error of the mean of a window's flicker; beyond three times that the picture is another one.
+  // What the mean of a window's flicker may be off by; beyond three times that the picture is another one.
   const double error = std::sqrt(spread) / count;
   if (count_ == 0 || std::abs(own.mean - level_.mean) > 3 * error + kLevel) {
     count_ = count;
