@@ -56,6 +56,8 @@ void forget(const std::string& name) noexcept {
 /// The file that a chain of links leads to, whether it is there or not.
 fs::path follow_links(fs::path path) {
   std::error_code ignored;
+  // A pipe or a device behind a descriptor has no other name than /dev/fd/N: what that link says leads to nothing.
+  if (fs::is_other(fs::status(path, ignored))) return path;
   for (int links = 0; links < 40 && fs::is_symlink(path, ignored); ++links) {
     const fs::path target = fs::read_symlink(path, ignored);
     if (ignored) break;

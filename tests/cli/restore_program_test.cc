@@ -119,7 +119,7 @@ TEST_F(RestoreProgramTest, KeepsWhatCameOfATruncatedClip) {
   const Result cut = sh("kineograph restore cut.y4m out.y4m --model models/restore");
   EXPECT_EQ(cut.code, 1);
   EXPECT_NE(cut.err.find("frame 4"), std::string::npos) << cut.err;
-  EXPECT_NE(cut.err.find("4 frames before it are restored and kept"), std::string::npos) << cut.err;
+  EXPECT_NE(cut.err.find("4 frames before it"), std::string::npos) << cut.err;
   const std::size_t frame = 6 + 20 * 12 * 3 / 2;
   EXPECT_TRUE(content(folder_ / "out.y4m") == clip.substr(0, clip.size() - frame));
   // Where nothing came there is nothing to keep.
@@ -163,7 +163,7 @@ TEST_F(RestoreProgramTest, TakesAPartAndShowsBothBesideEachOther) {
 }
 
 TEST_F(RestoreProgramTest, ReadsAndWritesDescriptors) {
-  ASSERT_EQ(sh("kineograph restore <(cat clip.y4m) >(cat >out.y4m) --model models/restore; sleep 0.3").code, 0);
+  ASSERT_EQ(sh("kineograph restore <(cat clip.y4m) >(cat >out.y4m) --model models/restore && sleep 0.3").code, 0);
   EXPECT_TRUE(content(folder_ / "out.y4m") == content(folder_ / "clip.y4m"));
   ASSERT_EQ(sh("kineograph restore /dev/fd/3 /dev/fd/4 --model models/restore 3<clip.y4m 4>out2.y4m").code, 0);
   EXPECT_TRUE(content(folder_ / "out2.y4m") == content(folder_ / "clip.y4m"));
@@ -221,11 +221,8 @@ TEST_F(RestoreVideoFileTest, KeepsTenBits) {
 }
 
 TEST_F(RestoreVideoFileTest, IsDeinterlacedAndSaidSo) {
-  ASSERT_EQ(sh(make("-vf tinterlace=interleave_top,fieldorder=tff -field_order tt -c:v mpeg2video -flags +ilme+ildct",
-                    "fields.mpg"))
-                .code,
-            0);
-  const Result result = sh("kineograph restore fields.mpg out.mp4 --model models/restore");
+  ASSERT_EQ(sh(make("-vf setfield=tff -r 25 -c:v mpeg2video -flags +ilme+ildct", "fields.mkv")).code, 0);
+  const Result result = sh("kineograph restore fields.mkv out.mp4 --model models/restore");
   ASSERT_EQ(result.code, 0) << result.err;
   EXPECT_NE(result.err.find("deinterlaced"), std::string::npos) << result.err;
 }
