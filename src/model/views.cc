@@ -24,25 +24,26 @@ bool reach(const TensorView& view, std::int64_t& low, std::int64_t& high) {
 
 }  // namespace
 
-void check_view(const std::string& where, const TensorView& view) {
+void check_view(std::string_view where, const TensorView& view) {
   if (!view) return;
   const Shape& shape = view.shape();
   if (view.strides().size() != shape.size())
-    throw ArgumentError(where, "a stride for each of " + std::to_string(shape.size()) + " axes",
+    throw ArgumentError(std::string(where), "a stride for each of " + std::to_string(shape.size()) + " axes",
                         std::to_string(view.strides().size()));
   if (std::any_of(shape.begin(), shape.end(), [](std::int64_t extent) { return extent < 0; }))
-    throw ArgumentError(where, "extents of 0 or more", to_string(shape));
+    throw ArgumentError(std::string(where), "extents of 0 or more", to_string(shape));
   if (std::any_of(shape.begin(), shape.end(), [](std::int64_t extent) { return extent == 0; })) return;
   std::int64_t count = 1, low = 0, high = 0;
   for (const std::int64_t extent : shape)
     if (__builtin_mul_overflow(count, extent, &count))
-      throw ArgumentError(where, "fewer than 2^63 elements", to_string(shape));
+      throw ArgumentError(std::string(where), "fewer than 2^63 elements", to_string(shape));
   if (!reach(view, low, high))
-    throw ArgumentError(where, "extents and strides within the address space",
+    throw ArgumentError(std::string(where), "extents and strides within the address space",
                         to_string(shape) + " with strides " + to_string(view.strides()));
-  if (view.data() == nullptr) throw ArgumentError(where, "memory of " + to_string(shape), "a null pointer");
+  if (view.data() == nullptr)
+    throw ArgumentError(std::string(where), "memory of " + to_string(shape), "a null pointer");
   if (reinterpret_cast<std::uintptr_t>(view.data()) % size_of(view.dtype()) != 0)
-    throw ArgumentError(where,
+    throw ArgumentError(std::string(where),
                         "memory aligned to the " + std::to_string(size_of(view.dtype())) + " bytes of " +
                             std::string(name_of(view.dtype())),
                         "an address between two elements");
