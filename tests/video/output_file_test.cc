@@ -84,7 +84,7 @@ TEST_F(OutputFileTest, SaysThatTheDiskIsFull) {
     out.commit();
     FAIL() << "wrote on a full device";
   } catch (const IoError& error) {
-    EXPECT_NE(std::string(error.what()).find("No space left"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("no space left"), std::string::npos) << error.what();
   }
 }
 
