@@ -33,7 +33,8 @@ python: deps
 	scripts/test-python.sh "$(PYTHON_EXTRAS)"
 
 mutation: deps
-	KINEOGRAPH_MUTATIONS=all scripts/test-python.sh "diffusers" tests/python/test_mutations.py tests/python/test_sequences.py
+	KINEOGRAPH_MUTATIONS=all scripts/test-python.sh "diffusers" tests/python/test_mutations.py tests/python/test_spatial_mutations.py \
+	  tests/python/test_sequences.py
 
 fuzz: deps
 	scripts/configure.sh fuzz
