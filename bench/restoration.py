@@ -343,7 +343,7 @@ def score(made, pristine):
 
 
 def markdown(results):
-    """Who is best at PSNR stands first."""
+    """The best at PSNR stands first."""
     lines = ["| damage | restored by | PSNR, dB | SSIM | boil | frames/s |", "|---|---|---:|---:|---:|---:|"]
     for kind, rows in results.items():
         for name, row in sorted(rows.items(), key=lambda item: (item[0] == "nothing", -item[1]["psnr"])):

@@ -18,7 +18,7 @@ AnyModel open_any(const std::filesystem::path& path, const std::string& module, 
 /// A model with seeded weights.
 AnyModel seeded(const ModelConfig& config, std::uint64_t seed, const ModelOptions& options, DType dtype);
 
-/// What the classes have in common.
+/// The part that the classes have in common.
 const ModelMixin& mixin(const AnyModel& model);
 /// The configuration's shared part.
 const TransformerConfig& config_of(const AnyModel& model);

@@ -92,7 +92,7 @@ int asked_to_end() { return received_signal; }
 void watch_for_signals() {
   for (const int signal : {SIGINT, SIGTERM}) {
     const auto before = std::signal(signal, ask_for_end);
-    // What is ignored stays so.
+    // A signal that is ignored stays so.
     if (before == SIG_IGN)
       std::signal(signal, SIG_IGN);
     else if (before != ask_for_end)

@@ -1,4 +1,4 @@
-// What the ways of `kineograph restore` share: a film at once, and in segments.
+// The pieces that both ways of `kineograph restore` share: a film at once, and in segments.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +30,7 @@ struct RestoreArguments {
 
 /// The model that the arguments name, opened with their engine, instruction set and dtype.
 TransformerTemporalModel open_model(const RestoreArguments& arguments);
-/// What the arguments say of restoring with that model.
+/// The options of restoring with that model, from the arguments.
 video::RestoreOptions options_of(const RestoreArguments& arguments, const TransformerTemporalModel& model);
 
 /// 0, or the signal (SIGINT, SIGTERM) that has asked for an end since watch_for_signals(). A second one ends at once.

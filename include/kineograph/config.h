@@ -37,7 +37,7 @@ using WarningHandler = std::function<void(std::string_view)>;
 /// What to do with a key that nobody knows.
 enum class UnknownKeys { refuse, warn };
 
-/// What the configurations of the three models share. Names are diffusers' on Transformer2DModel,
+/// The keys that the configurations of the three models share. Names are diffusers' on Transformer2DModel,
 /// TransformerTemporalModel and BasicTransformerBlock; which of them a model's config.json may have is the model's to
 /// say, the others keep their defaults.
 struct TransformerConfig {

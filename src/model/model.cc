@@ -271,7 +271,7 @@ std::vector<std::string> TransformerTemporalModel::attention_names() const {
   std::vector<std::string> names;
   for (std::int64_t layer = 0; layer < config().num_layers; ++layer)
     for (int which = 1; which <= (config().has_attn2() ? 2 : 1); ++which)
-      names.push_back("transformer_blocks." + std::to_string(layer) + ".attn" + std::to_string(which));
+      names.push_back(engine::attention_name(static_cast<std::size_t>(layer), static_cast<std::size_t>(which)));
   return names;
 }
 

@@ -210,7 +210,7 @@ void Passage::process(AttentionProcessor& processor, std::size_t layer, int whic
   const auto strides = [&](std::size_t count, bool same) -> Dims {
     return {same ? 0 : size(count * inner), size(head_dim), size(inner), 1};
   };
-  const std::string name = "transformer_blocks." + std::to_string(layer) + ".attn" + std::to_string(which);
+  const std::string name = attention_name(static_cast<std::size_t>(layer), static_cast<std::size_t>(which));
   AttentionCall call;
   call.name = name;
   call.layer = size(layer);
