@@ -8,6 +8,10 @@ mkdir -p "$folder"
 folder=$(realpath "$folder")
 plan=$folder/plan.json
 [ -f "$plan" ] || kineograph restore "$film" --plan "$plan"
+# GNU parallel writes its commands for one shell, which it guesses where SHELL is not set or is no shell, and guesses
+# wrong: every job then ends well and nothing was run.
+PARALLEL_SHELL=$(command -v bash)
+export PARALLEL_SHELL
 # A segment that fails is tried on up to three hosts. What fails for good is told by the join.
 kineograph restore --plan "$plan" --join "$folder" --list |
   parallel --will-cite --sshlogin "$hosts" --env PATH --joblog "$folder/joblog" --retries 3 --quote \

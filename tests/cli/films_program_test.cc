@@ -118,7 +118,8 @@ TEST_F(FilmsProgramTest, AnotherFilmOrModelIsAnError) {
   EXPECT_EQ(film("kineograph restore --plan missing.json --list").code, 1);
 }
 
-// Three hosts, whose ssh is a stand-in: one fails every job; and the first worker is killed in the middle of one.
+// Three hosts, whose ssh is a stand-in: one fails every job; and the first worker is killed in the middle of one. No
+// SHELL is set, as in a job of a scheduler or of a container.
 TEST_F(FilmsProgramTest, GnuParallelMakesItInSpiteOfHostsThatFail) {
   if (sh("command -v parallel && parallel --version | grep -q GNU").code != 0) GTEST_SKIP() << "no GNU parallel";
   fs::create_symlink(KINEOGRAPH_SOURCE_DIR "/examples", folder_ / "examples");
@@ -135,7 +136,7 @@ TEST_F(FilmsProgramTest, GnuParallelMakesItInSpiteOfHostsThatFail) {
                                         << folder_.string() << "/killed' 2>/dev/null && kill -9 $$ ;; esac\n"
                                         << "exec '" KINEOGRAPH_PROGRAM "' \"$@\"\n";
   const std::string script =
-      "chmod +x ssh kineograph; export PATH=$PWD:$PATH PARALLEL_SSH=$PWD/ssh; unset -f kineograph; "
+      "chmod +x ssh kineograph; export PATH=$PWD:$PATH PARALLEL_SSH=$PWD/ssh; unset -f kineograph; unset SHELL; "
       "examples/films/parallel.sh film.y4m joined.y4m parts 1/first,1/bad,1/second";
   const Result made = film(script);
   ASSERT_EQ(made.code, 0) << made.err << content(folder_ / "parts/joblog");
