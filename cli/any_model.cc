@@ -1,6 +1,10 @@
 #include "any_model.h"
 
 #include <algorithm>
+#include <utility>
+
+#include "base/text.h"
+#include "clips.h"
 
 namespace kineograph::cli {
 namespace {
@@ -9,15 +13,16 @@ void warn_if(bool without_effect, const ForwardOptions& options, const std::stri
   if (without_effect && options.on_warning) options.on_warning(text);
 }
 
-Tensor run(const TransformerTemporalModel& model, const TensorView& hidden_states, const ForwardOptions& options,
-           const SpatialArguments& more) {
+/// The arguments of a call as the model's own class has them.
+ForwardOptions own_options(const TransformerTemporalModel&, const ForwardOptions& options,
+                           const SpatialArguments& more) {
   warn_if(more.attention_mask || more.encoder_attention_mask || more.image_only_indicator, options,
           "masks and image_only_indicator have no effect: TransformerTemporalModel takes none");
-  return model.forward(hidden_states, options).sample;
+  return options;
 }
 
-Tensor run(const Transformer2DModel& model, const TensorView& hidden_states, const ForwardOptions& options,
-           const SpatialArguments& more) {
+Transformer2DForwardOptions own_options(const Transformer2DModel&, const ForwardOptions& options,
+                                        const SpatialArguments& more) {
   warn_if(static_cast<bool>(more.image_only_indicator), options,
           "image_only_indicator has no effect: Transformer2DModel takes none");
   Transformer2DForwardOptions own;
@@ -28,29 +33,41 @@ Tensor run(const Transformer2DModel& model, const TensorView& hidden_states, con
   own.encoder_attention_mask = more.encoder_attention_mask;
   own.num_threads = options.num_threads;
   own.on_warning = options.on_warning;
-  return model.forward(hidden_states, own).sample;
+  return own;
 }
 
-Tensor run(const TransformerSpatioTemporalModel& model, const TensorView& hidden_states, const ForwardOptions& options,
-           const SpatialArguments& more) {
+TransformerSpatioTemporalForwardOptions own_options(const TransformerSpatioTemporalModel&,
+                                                    const ForwardOptions& options, const SpatialArguments& more) {
   warn_if(more.attention_mask || more.encoder_attention_mask || options.timestep || options.class_labels, options,
           "masks, timestep and class_labels have no effect: TransformerSpatioTemporalModel takes none");
   TransformerSpatioTemporalForwardOptions own;
-  own.num_frames = options.num_frames;
+  // Unless --num-frames says something else than its default, the indicator does.
+  own.num_frames = more.image_only_indicator && options.num_frames == 1 ? 0 : options.num_frames;
   own.encoder_hidden_states = options.encoder_hidden_states;
   own.image_only_indicator = more.image_only_indicator;
   own.num_threads = options.num_threads;
   own.on_warning = options.on_warning;
-  return model.forward(hidden_states, own).sample;
+  return own;
 }
 
-/// A module of a checkpoint.
+template <class Module>
+std::string names_of(const std::vector<Module>& modules) {
+  std::vector<std::string> names;
+  for (const Module& module : modules) names.push_back(module.name);
+  return first_of(names, " ", 40);
+}
+
+/// A module of a checkpoint, which may have both kinds.
 AnyModel open_module(const Checkpoint& checkpoint, const std::string& module, const ModelOptions& options) {
+  const std::vector<TemporalModule> temporal = temporal_modules(checkpoint);
   const std::vector<SpatialModule> spatial = spatial_modules(checkpoint);
-  const bool named = std::any_of(spatial.begin(), spatial.end(), [&](const auto& one) { return one.name == module; });
-  const bool only = module.empty() && !spatial.empty() && temporal_modules(checkpoint).empty();
-  if (!named && !only) return load(checkpoint, module, options);
-  return std::visit([](auto&& model) -> AnyModel { return model; }, load_spatial(checkpoint, module, options));
+  const auto is_named = [&](const CheckpointModule& one) { return one.name == module; };
+  const bool is_spatial = std::any_of(spatial.begin(), spatial.end(), is_named);
+  if (!temporal.empty() && !spatial.empty() && !is_spatial && std::none_of(temporal.begin(), temporal.end(), is_named))
+    throw ArgumentError("module", "one of" + names_of(temporal) + names_of(spatial), module.empty() ? "none" : module);
+  if (!is_spatial && (spatial.empty() || !temporal.empty())) return load(checkpoint, module, options);
+  return std::visit([](auto&& model) -> AnyModel { return std::forward<decltype(model)>(model); },
+                    load_spatial(checkpoint, module, options));
 }
 
 template <class Visit>
@@ -64,11 +81,14 @@ auto by_class(const ModelConfig& config, Visit&& visit) -> AnyModel {
 
 }  // namespace
 
-AnyModel open_any(const std::filesystem::path& path, const std::string& module, const ModelOptions& options) {
-  if (!module.empty() || std::filesystem::is_regular_file(path))
-    return open_module(Checkpoint::open(path, {options.variant}), module, options);
-  const ModelConfig config = read_config(path / "config.json", options.unknown_keys, options.on_warning);
-  return by_class(config, [&]<class Model, class>() -> AnyModel { return Model::from_pretrained(path, options); });
+AnyModel open_any(const ModelPlace& place, const ModelOptions& options) {
+  check_model_path(place.path);
+  if (!place.module.empty() || !place.select.empty() || std::filesystem::is_regular_file(place.path))
+    return open_module(Checkpoint::open(place.path, {options.variant, place.select}), place.module, options);
+  const ModelConfig config =
+      read_config(std::filesystem::path(place.path) / "config.json", options.unknown_keys, options.on_warning);
+  return by_class(config,
+                  [&]<class Model, class>() -> AnyModel { return Model::from_pretrained(place.path, options); });
 }
 
 AnyModel seeded(const ModelConfig& config, std::uint64_t seed, const ModelOptions& options, DType dtype) {
@@ -87,7 +107,18 @@ const TransformerConfig& config_of(const AnyModel& model) {
 
 Tensor forward(const AnyModel& model, const TensorView& hidden_states, const ForwardOptions& options,
                const SpatialArguments& more) {
-  return std::visit([&](const auto& one) { return run(one, hidden_states, options, more); }, model);
+  return std::visit([&](const auto& one) { return one.forward(hidden_states, own_options(one, options, more)).sample; },
+                    model);
+}
+
+void forward_into(const AnyModel& model, const TensorView& hidden_states, const MutableTensorView& sample,
+                  const ForwardOptions& options) {
+  std::visit([&](const auto& one) { one.forward(hidden_states, sample, own_options(one, options, {})); }, model);
+}
+
+std::size_t workspace_bytes(const AnyModel& model, const TensorView& hidden_states, const ForwardOptions& options) {
+  return std::visit([&](const auto& one) { return one.workspace_bytes(hidden_states, own_options(one, options, {})); },
+                    model);
 }
 
 }  // namespace kineograph::cli

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "any_model.h"
 #include "base/threads.h"
 #include "bench_shapes.h"
 #include "commands.h"
@@ -35,12 +36,20 @@ Tensor draw(const Shape& shape) {
   return x;
 }
 
+/// A text for every video of a spatial shape; none for a temporal one.
+Tensor text_of(const BenchShape& s, std::int64_t videos) {
+  if (s.preset.empty()) return {};
+  return draw({videos, s.tokens, *common(config_of(s)).cross_attention_dim});
+}
+
+TensorView view_of(const Tensor& tensor) { return tensor ? tensor.view() : TensorView(); }
+
 /// Worst difference from the reference on a few pixels, over the reference's largest value.
-double check(const BenchShape& s, const TransformerTemporalModel& model) {
-  const auto reference = TransformerTemporalModel::from_config(config_of(s), 1, {.engine = "reference"});
-  const Tensor x = draw({s.frames, s.channels, 1, 3});
-  const Tensor want = reference.forward(x, {.num_frames = s.frames}).sample;
-  const Tensor got = model.forward(x, {.num_frames = s.frames}).sample;
+double check(const BenchShape& s, const AnyModel& model) {
+  const AnyModel reference = seeded(config_of(s), 1, {.engine = "reference"}, DType::f32);
+  const Tensor x = draw({s.frames, s.channels, 1, 3}), text = text_of(s, 1);
+  const ForwardOptions options{.num_frames = s.frames, .encoder_hidden_states = view_of(text)};
+  const Tensor want = forward(reference, x, options), got = forward(model, x, options);
   double error = 0.0, scale = 0.0;
   for (std::int64_t i = 0; i < want.numel(); ++i) {
     scale = std::max(scale, std::fabs(static_cast<double>(want.data_as<float>()[i])));
@@ -61,8 +70,11 @@ class Measurement {
   Measurement(const BenchShape& shape, const BenchArguments& arguments)
       : shape_(shape),
         arguments_(arguments),
-        model_(TransformerTemporalModel::from_config(config_of(shape), 1, arguments.engine.model_options())),
-        forward_{.num_frames = shape.frames, .num_threads = arguments.engine.threads},
+        model_(seeded(config_of(shape), 1, arguments.engine.model_options(), DType::f32)),
+        text_(text_of(shape, shape.videos)),
+        forward_{.num_frames = shape.frames,
+                 .encoder_hidden_states = view_of(text_),
+                 .num_threads = arguments.engine.threads},
         x_(draw({shape.videos * shape.frames, shape.channels, shape.height, shape.width})),
         y_(DType::f32, x_.shape()) {
     if (arguments.backward) want_all_gradients();
@@ -86,9 +98,9 @@ class Measurement {
       before = after;
     }
     return {{"shape", shape_.id},
-            {"engine", model_.engine()},
-            {"isa", model_.isa()},
-            {"dtype", name_of(model_.compute_dtype())},
+            {"engine", mixin(model_).engine()},
+            {"isa", mixin(model_).isa()},
+            {"dtype", name_of(mixin(model_).compute_dtype())},
             {"pass", arguments_.backward ? "forward and backward" : "forward"},
             {"threads", arguments_.engine.threads},
             {"seconds_median", median(seconds)},
@@ -96,14 +108,14 @@ class Measurement {
             {"peak_gflops", median(peaks)},
             {"peak_share", median(shares)},
             {"max_error", max_error},
-            {"workspace_bytes", model_.workspace_bytes(x_, forward_)}};
+            {"workspace_bytes", workspace_bytes(model_, x_, forward_)}};
   }
 
  private:
   void want_all_gradients() {
     d_x_ = Tensor(DType::f32, x_.shape());
     gradients_.hidden_states = d_x_.mutable_view();
-    for (const Parameter& parameter : model_.parameters()) {
+    for (const Parameter& parameter : mixin(model_).parameters()) {
       if (parameter.name.ends_with(".pe")) continue;
       d_parameters_.emplace_back(DType::f32, parameter.value.shape());
       gradients_.parameters.push_back({parameter.name, d_parameters_.back().mutable_view()});
@@ -113,7 +125,7 @@ class Measurement {
   /// The worst error; throws Error where it is larger than the arithmetic explains.
   double checked_error() const {
     const double max_error = check(shape_, model_);
-    const double allowed = model_.compute_dtype() == DType::bf16 ? 0.05 : 1e-5;
+    const double allowed = mixin(model_).compute_dtype() == DType::bf16 ? 0.05 : 1e-5;
     if (!(max_error <= allowed))
       throw Error("bench " + shape_.id, "an answer within " + std::to_string(allowed) + " of the reference",
                   std::to_string(max_error));
@@ -121,17 +133,19 @@ class Measurement {
   }
 
   void step() {
-    model_.forward(x_, y_.mutable_view(), forward_);
-    if (arguments_.backward) model_.backward(x_, y_, gradients_, forward_);
+    forward_into(model_, x_, y_.mutable_view(), forward_);
+    if (arguments_.backward) std::get<TransformerTemporalModel>(model_).backward(x_, y_, gradients_, forward_);
   }
 
   double peak() const {
-    return peak_gflops(model_.engine(), std::string(model_.isa()), model_.compute_dtype(), arguments_.engine.threads);
+    const ModelMixin& model = mixin(model_);
+    return peak_gflops(model.engine(), std::string(model.isa()), model.compute_dtype(), arguments_.engine.threads);
   }
 
   const BenchShape& shape_;
   const BenchArguments& arguments_;
-  TransformerTemporalModel model_;
+  AnyModel model_;
+  Tensor text_;
   ForwardOptions forward_;
   Tensor x_, y_, d_x_;
   std::vector<Tensor> d_parameters_;  // the same memory for every step
@@ -141,6 +155,9 @@ class Measurement {
 void bench(const BenchArguments& arguments) {
   std::vector<BenchShape> shapes;
   for (const std::string& text : arguments.shapes) shapes.push_back(parse_shape(text));
+  for (const BenchShape& shape : shapes)
+    if (arguments.backward && !shape.preset.empty())
+      throw CLI::ValidationError("--backward", "expected shapes of temporal modules with it, found " + shape.id);
   if (arguments.list) return print_shapes(shapes.empty() ? known_shapes() : shapes, arguments.json);
   if (shapes.empty()) shapes.push_back(parse_shape("AD-0s"));
   nlohmann::ordered_json all = nlohmann::ordered_json::array();
@@ -169,8 +186,10 @@ void add_bench(CLI::App& program) {
   auto arguments = std::make_shared<BenchArguments>();
   CLI::App* command = program.add_subcommand("bench", "Measure a module on this machine, beside its FMA peak");
   command
-      ->add_option("--shape", arguments->shapes,
-                   "AD-0, ZS-1, ..., or BxFxCxHxW:headsxdim; several with commas (default: AD-0s)")
+      ->add_option(
+          "--shape", arguments->shapes,
+          "AD-0, SD-0, SVD-0, ..., BxFxCxHxW:headsxdim, or PRESET@BxFxHxW:tokens (svd/320@2x14x32x32:1); several with "
+          "commas (default: AD-0s)")
       ->type_name("SHAPE,...")
       ->delimiter(',');
   add_engine_options(*command, arguments->engine);

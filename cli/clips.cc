@@ -29,7 +29,7 @@ void check_model_path(const std::string& path) {
     throw IoError(path, "a model folder or a checkpoint", std::make_error_code(std::errc::no_such_file_or_directory));
 }
 
-std::string engine_of(const TransformerTemporalModel& model) {
+std::string engine_of(const ModelMixin& model) {
   return "engine " + std::string(model.engine()) + ", " + std::string(model.isa()) + ", " +
          std::string(name_of(model.compute_dtype()));
 }

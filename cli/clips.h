@@ -16,6 +16,6 @@ void refuse_terminal(const std::string& option, const std::string& path);
 void check_model_path(const std::string& path);
 
 /// "engine cpu, avx2, f32"
-std::string engine_of(const TransformerTemporalModel& model);
+std::string engine_of(const ModelMixin& model);
 
 }  // namespace kineograph::cli

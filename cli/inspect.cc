@@ -25,9 +25,11 @@ struct Contents {
   Checkpoint checkpoint;
   std::vector<ModuleSet> sets = {};
   std::vector<TemporalModule> modules = {};  ///< of the only set; none where there are several
+  std::vector<SpatialModule> spatial = {};   ///< likewise
+  std::string spatial_note = {};             ///< which sets of them there are
   std::int64_t values = 0;
   std::size_t bytes = 0;
-  std::map<std::string, std::size_t> others = {};  ///< places of tensors that belong to no temporal module: how many
+  std::map<std::string, std::size_t> others = {};  ///< places of tensors that belong to no module: how many
   std::size_t num_others = 0;
 };
 
@@ -46,10 +48,22 @@ std::string place_of(std::string_view name) {
   return place.empty() ? std::string(name) : place;
 }
 
+/// Sets that differ are a note: the file is still worth a look.
+void read_spatial(Contents& contents) {
+  try {
+    contents.spatial = spatial_modules(contents.checkpoint);
+  } catch (const CheckpointError& error) {
+    contents.spatial_note = error.what();
+  }
+}
+
+bool has_modules(const Contents& contents) { return !contents.sets.empty() || !contents.spatial.empty(); }
+
 Contents read(const InspectArguments& arguments) {
   Contents contents{Checkpoint::open(arguments.path, {arguments.variant, arguments.select})};
   contents.sets = module_sets(contents.checkpoint);
   if (contents.sets.size() == 1) contents.modules = contents.sets.front().modules;
+  read_spatial(contents);
   for (const auto& [name, view] : contents.checkpoint.tensors()) {
     contents.values += view.numel();
     contents.bytes += static_cast<std::size_t>(view.numel()) * size_of(view.dtype());
@@ -62,6 +76,7 @@ Contents read(const InspectArguments& arguments) {
       used.insert(module.adapter.begin(), module.adapter.end());
       for (const auto& [name, scale] : module.scales) used.insert(scale.source);
     }
+  for (const SpatialModule& module : contents.spatial) used.insert(module.sources.begin(), module.sources.end());
   for (const auto& [name, view] : contents.checkpoint.tensors())
     if (!used.contains(name)) ++contents.num_others, ++contents.others[place_of(name)];
   return contents;
@@ -72,7 +87,7 @@ std::string_view attn2_kind(const TransformerTemporalConfig& config) {
   return config.double_self_attention ? "self" : config.cross_attention_dim ? "cross" : "none";
 }
 
-std::string display_name(const TemporalModule& module) {
+std::string display_name(const CheckpointModule& module) {
   return module.name.empty() ? "(the model)" : printable(module.name);
 }
 
@@ -106,6 +121,17 @@ nlohmann::ordered_json describe(const TemporalModule& module) {
           {"config", nlohmann::ordered_json::parse(module.config.to_json())}};
 }
 
+nlohmann::ordered_json describe(const SpatialModule& module) {
+  const std::string config = std::visit([](const auto& one) { return one.to_json(); }, module.config);
+  return {{"name", module.name},
+          {"class", class_name(module.config)},
+          {"dtype", name_of(module.dtype())},
+          {"parameters", module.num_parameters()},
+          {"assumed", module.assumed},
+          {"problem", module.problem},
+          {"config", nlohmann::ordered_json::parse(config)}};
+}
+
 using Table = std::vector<std::vector<std::string>>;
 
 /// The first column is flush left, the others right.
@@ -130,6 +156,19 @@ void print_modules(const std::vector<TemporalModule>& modules) {
          std::to_string(c.num_attention_heads) + " x " + std::to_string(c.attention_head_dim),
          std::to_string(c.num_layers), c.num_positional_embeddings ? std::to_string(*c.num_positional_embeddings) : "-",
          std::string(attn2_kind(c)), std::string(name_of(module.dtype())), std::to_string(module.num_parameters())});
+  }
+  print_table(rows);
+}
+
+void print_spatial(const std::vector<SpatialModule>& modules) {
+  Table rows = {{"spatial module", "class", "C", "I", "heads", "layers", "text", "dtype", "parameters"}};
+  for (const SpatialModule& module : modules) {
+    const TransformerConfig& c = common(module.config);
+    rows.push_back({display_name(module), std::string(class_name(module.config)),
+                    c.in_channels ? std::to_string(*c.in_channels) : "-", std::to_string(c.inner_dim()),
+                    std::to_string(c.num_attention_heads) + " x " + std::to_string(c.attention_head_dim),
+                    std::to_string(c.num_layers), c.cross_attention_dim ? std::to_string(*c.cross_attention_dim) : "-",
+                    std::string(name_of(module.dtype())), std::to_string(module.num_parameters())});
   }
   print_table(rows);
 }
@@ -162,13 +201,15 @@ void print_json(const Contents& contents) {
   out["layout"] = contents.modules.empty() ? nlohmann::json() : nlohmann::json(layout_of(contents.modules));
   out["modules"] = nlohmann::json::array();
   for (const TemporalModule& module : contents.modules) out["modules"].push_back(describe(module));
+  out["spatial_modules"] = nlohmann::json::array();
+  for (const SpatialModule& module : contents.spatial) out["spatial_modules"].push_back(describe(module));
   out["sets"] = nlohmann::json::array();
   for (const ModuleSet& set : contents.sets) {
     auto names = nlohmann::json::array();
     for (const TemporalModule& module : set.modules) names.push_back(module.name);
     out["sets"].push_back({{"path", set.path}, {"modules", names}});
   }
-  out["seems"] = contents.sets.empty() ? other_contents(contents.checkpoint) : std::string();
+  out["seems"] = !has_modules(contents) ? other_contents(contents.checkpoint) : std::string();
   out["ignored"] = nlohmann::json::array();
   for (const auto& [name, what] : contents.checkpoint.ignored())
     out["ignored"].push_back({{"name", name}, {"what", what}});
@@ -195,20 +236,20 @@ void print_tensors(const Contents& contents) {
               << std::setw(4) << name_of(view.dtype()) << "  " << to_string(view.shape()) << '\n';
 }
 
-/// Parts of the file that no temporal module uses: in one line, or all of them.
+/// Parts of the file that no module uses: in one line, or all of them.
 void print_ignored(const Contents& contents, bool all) {
   const auto& objects = contents.checkpoint.ignored();
   if (all) {
     for (const auto& [name, what] : objects)
       std::cout << "ignored   " << printable(name) << ": " << printable(what) << '\n';
-    if (!contents.sets.empty())
+    if (has_modules(contents))
       for (const auto& [place, count] : contents.others)
         std::cout << "ignored   " << printable(place) << ": " << counted(static_cast<std::int64_t>(count), "tensor")
                   << '\n';
     return;
   }
   std::string text;
-  if (!contents.sets.empty() && contents.num_others != 0) {
+  if (has_modules(contents) && contents.num_others != 0) {
     text = counted(static_cast<std::int64_t>(contents.num_others), "tensor") + " of other parts (";
     constexpr std::size_t kShown = 3;
     std::size_t shown = 0;
@@ -224,9 +265,11 @@ void print_ignored(const Contents& contents, bool all) {
 }
 
 void print_sets(const Contents& contents) {
-  const bool whole = std::all_of(contents.modules.begin(), contents.modules.end(),
-                                 [](const TemporalModule& module) { return module.problem.empty(); });
-  if (contents.sets.empty() || !whole)
+  const auto is_whole = [](const CheckpointModule& module) { return module.problem.empty(); };
+  const bool whole = std::all_of(contents.modules.begin(), contents.modules.end(), is_whole) &&
+                     std::all_of(contents.spatial.begin(), contents.spatial.end(), is_whole);
+  if (!contents.spatial_note.empty()) std::cout << "note      " << printable_lines(contents.spatial_note) << '\n';
+  if (!has_modules(contents) || !whole)
     if (const std::string seems = other_contents(contents.checkpoint); !seems.empty())
       std::cout << "note      " << printable(seems) << '\n';
   if (contents.sets.size() < 2) return;
@@ -244,19 +287,30 @@ void print_adapter(const Contents& contents) {
             << " file itself as --lora to kineograph convert\n";
 }
 
+template <class Module>
+void print_damaged(const std::vector<Module>& modules) {
+  for (const Module& module : modules)
+    if (!module.problem.empty())
+      std::cout << "damaged   " << display_name(module) << printable_lines(module.problem) << '\n';
+}
+
 void print_text(const Contents& contents, bool tensors) {
   const std::vector<TemporalModule>& modules = contents.modules;
   if (!modules.empty()) {
     print_modules(modules);
     std::cout << "\nlayout    " << layout_of(modules) << '\n';
     print_assumed(modules);
-    for (const TemporalModule& module : modules)
-      if (!module.problem.empty())
-        std::cout << "damaged   " << display_name(module) << printable_lines(module.problem) << '\n';
+    print_damaged(modules);
+  }
+  if (!contents.spatial.empty()) {
+    if (!modules.empty()) std::cout << '\n';
+    print_spatial(contents.spatial);
+    std::cout << '\n';
+    print_damaged(contents.spatial);
   }
   print_sets(contents);
   print_adapter(contents);
-  if (tensors || contents.sets.empty()) print_tensors(contents);
+  if (tensors || !has_modules(contents)) print_tensors(contents);
   print_ignored(contents, tensors);
   for (const auto& [key, value] : contents.checkpoint.metadata())
     std::cout << "metadata  " << printable(key) << " = " << printable(value) << '\n';
@@ -264,8 +318,13 @@ void print_text(const Contents& contents, bool tensors) {
     std::cout << "file      " << printable(file.string()) << " (" << contents.checkpoint.container() << ")\n";
   std::int64_t parameters = 0;
   for (const TemporalModule& module : modules) parameters += module.num_parameters();
-  std::cout << "total     " << counted(static_cast<std::int64_t>(modules.size()), "temporal module") << " with "
-            << counted(parameters, "parameter") << "; in the file "
+  for (const SpatialModule& module : contents.spatial) parameters += module.num_parameters();
+  const std::string spatial =
+      contents.spatial.empty()
+          ? ""
+          : " and " + counted(static_cast<std::int64_t>(contents.spatial.size()), "spatial module");
+  std::cout << "total     " << counted(static_cast<std::int64_t>(modules.size()), "temporal module") << spatial
+            << " with " << counted(parameters, "parameter") << "; in the file "
             << counted(static_cast<std::int64_t>(contents.checkpoint.tensors().size()), "tensor") << " with "
             << counted(contents.values, "value") << ", " << size_text(contents.bytes) << '\n';
 }

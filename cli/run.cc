@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "any_model.h"
 #include "clips.h"
 #include "commands.h"
 #include "kineograph/kineograph.h"
@@ -103,7 +104,7 @@ ForwardOptions forward_options(const RunArguments& arguments, const Clip& clip, 
 }
 
 // The model would refuse too, but cannot know of patches.
-void check_video(const TransformerTemporalConfig& config, std::int64_t patch) {
+void check_video(const TransformerConfig& config, std::int64_t patch) {
   const std::int64_t channels = 3 * patch * patch;
   if (config.in_channels == channels) return;
   throw ArgumentError(
@@ -114,18 +115,12 @@ void check_video(const TransformerTemporalConfig& config, std::int64_t patch) {
           " channels (3 x patch x patch)");
 }
 
-/// A folder of a single model, or one module of any known checkpoint.
-TransformerTemporalModel open_model(const RunArguments& arguments, const ModelOptions& options) {
-  check_model_path(arguments.model);
-  if (arguments.module.empty() && arguments.select.empty() && !std::filesystem::is_regular_file(arguments.model))
-    return TransformerTemporalModel::from_pretrained(arguments.model, options);
-  return load(Checkpoint::open(arguments.model, {arguments.variant, arguments.select}), arguments.module, options);
-}
-
 /// diffusers' default for a tensor is one frame a clip, which is seldom meant for many rows.
-void warn_of_single_frames(const RunArguments& arguments, const Clip& clip, const WarningHandler& on_warning) {
+void warn_of_single_frames(const RunArguments& arguments, const AnyModel& model, const Clip& clip,
+                           const WarningHandler& on_warning) {
   const std::int64_t rows = clip.hidden_states.rank() > 0 ? clip.hidden_states.size(0) : 0;
-  if (arguments.num_frames != 0 || clip.num_frames != 0 || rows <= 1) return;
+  const bool told = arguments.num_frames != 0 || clip.num_frames != 0 || clip.image_only_indicator;
+  if (told || rows <= 1 || std::holds_alternative<Transformer2DModel>(model)) return;
   on_warning("without --num-frames the " + counted(rows, "row") + " of " + arguments.input +
              " are videos of one frame each; --num-frames " + std::to_string(rows) + " takes them for one clip");
 }
@@ -135,19 +130,20 @@ struct Totals {
   std::chrono::steady_clock::duration spent{};  ///< in forward
 };
 
-Totals run_pieces(const RunArguments& arguments, const TransformerTemporalModel& model, const ModelOptions& options,
-                  ClipSource& source, SampleSink& sink, Verifier* verifier) {
+Totals run_pieces(const RunArguments& arguments, const AnyModel& model, const ModelOptions& options, ClipSource& source,
+                  SampleSink& sink, Verifier* verifier) {
   using Clock = std::chrono::steady_clock;
   const Overrides overrides = read_overrides(arguments);
   Totals totals;
   Progress progress(source.total_frames());
   while (const std::optional<Clip> clip = source.next()) {
-    warn_of_single_frames(arguments, *clip, options.on_warning);
-    const ForwardOptions forward = forward_options(arguments, *clip, overrides, options.on_warning);
+    warn_of_single_frames(arguments, model, *clip, options.on_warning);
+    const ForwardOptions call = forward_options(arguments, *clip, overrides, options.on_warning);
+    const SpatialArguments more{clip->attention_mask, clip->encoder_attention_mask, clip->image_only_indicator};
     const auto start = Clock::now();
-    Tensor sample = model.forward(clip->hidden_states, forward).sample;
+    Tensor sample = forward(model, clip->hidden_states, call, more);
     totals.spent += Clock::now() - start;
-    if (verifier != nullptr) verifier->check(clip->hidden_states, forward, sample);
+    if (verifier != nullptr) verifier->check(clip->hidden_states, call, more, sample);
     totals.rows += clip->hidden_states.size(0);
     progress.advance(clip->hidden_states.size(0));
     sink.append(std::move(sample));
@@ -158,19 +154,19 @@ Totals run_pieces(const RunArguments& arguments, const TransformerTemporalModel&
 void run(const RunArguments& arguments) {
   check_paths(arguments);
   const ModelOptions options = model_options(arguments);
-  const auto model = open_model(arguments, options);
+  const ModelPlace place{arguments.model, arguments.module, arguments.select};
+  const AnyModel model = open_any(place, options);
   const auto source =
       open_clip(arguments.input, arguments.num_frames != 0 ? arguments.num_frames : kVideoWindow, arguments.patch);
-  if (source->video() != nullptr) check_video(model.config(), arguments.patch);
+  if (source->video() != nullptr) check_video(config_of(model), arguments.patch);
   std::optional<Verifier> verifier;
-  if (arguments.verify)
-    verifier.emplace([&](const ModelOptions& changed) { return open_model(arguments, changed); }, options);
+  if (arguments.verify) verifier.emplace(place, options);
   const auto sink = open_sample(arguments.output, source->video(), arguments.patch);
   const Totals totals = run_pieces(arguments, model, options, *source, *sink, verifier ? &*verifier : nullptr);
   if (verifier) verifier->conclude(model);
   sink->finish();
   say(counted(totals.rows, "frame") + " in " + with_decimals(std::chrono::duration<double>(totals.spent).count(), 3) +
-      " s (" + engine_of(model) + ")");
+      " s (" + engine_of(mixin(model)) + ")");
 }
 
 void add_conditioning(CLI::App& command, RunArguments& arguments) {
@@ -198,12 +194,13 @@ void add_run(CLI::App& program) {
                    "Model folder, as diffusers' save_pretrained writes it, or any checkpoint of docs/checkpoints.md")
       ->type_name("PATH")
       ->required();
-  command->add_option("--module", arguments->module, "Which temporal module of a checkpoint (see inspect)")
-      ->type_name("NAME");
+  command->add_option("--module", arguments->module, "Which module of a checkpoint (see inspect)")->type_name("NAME");
   command
-      ->add_option("-i,--input", arguments->input,
-                   ".safetensors (hidden_states, encoder_hidden_states, timestep, class_labels), .npy, .y4m, or - for "
-                   "a pipe of .y4m")
+      ->add_option(
+          "-i,--input", arguments->input,
+          ".safetensors (hidden_states, encoder_hidden_states, timestep, class_labels, and what the model's class "
+          "takes of attention_mask, encoder_attention_mask, image_only_indicator), .npy, .y4m, or - for a pipe "
+          "of .y4m")
       ->type_name("FILE")
       ->required();
   command->add_option("-o,--output", arguments->output, ".safetensors (sample), .npy, .y4m, or - for a pipe of .y4m")

@@ -40,11 +40,12 @@ ModelOptions on_reference(ModelOptions options) {
 
 }  // namespace
 
-Verifier::Verifier(const std::function<TransformerTemporalModel(const ModelOptions&)>& open, ModelOptions options)
-    : reference_(open(on_reference(std::move(options)))) {}
+Verifier::Verifier(const ModelPlace& place, ModelOptions options)
+    : reference_(open_any(place, on_reference(std::move(options)))) {}
 
-void Verifier::check(TensorView hidden_states, const ForwardOptions& options, const Tensor& sample) {
-  const Tensor expected = convert(reference_.forward(hidden_states, options).sample, DType::f32);
+void Verifier::check(TensorView hidden_states, const ForwardOptions& options, const SpatialArguments& more,
+                     const Tensor& sample) {
+  const Tensor expected = convert(forward(reference_, hidden_states, options, more), DType::f32);
   const Tensor found = convert(sample, DType::f32);
   sample_dtype_ = sample.dtype();
   const float* a = found.data_as<float>();
@@ -57,12 +58,16 @@ void Verifier::check(TensorView hidden_states, const ForwardOptions& options, co
   }
 }
 
-void Verifier::conclude(const TransformerTemporalModel& checked) const {
+void Verifier::conclude(const AnyModel& checked) const {
   // A block rounds about a dozen times between its input and its output, and what it adds to the residual stream is
   // of the output's size at most; 32 roundings of the GEMMs' inputs a block is that with room to spare. The last
   // rounding is the sample's own.
-  const auto layers = static_cast<double>(std::max<std::int64_t>(1, checked.config().num_layers));
-  const double tolerance = 32 * layers * unit_roundoff(checked.compute_dtype()) + 2 * unit_roundoff(sample_dtype_);
+  // A layer of TransformerSpatioTemporalModel is two blocks.
+  const bool video = std::holds_alternative<TransformerSpatioTemporalModel>(checked);
+  const auto layers =
+      (video ? 2.0 : 1.0) * static_cast<double>(std::max<std::int64_t>(1, config_of(checked).num_layers));
+  const double tolerance =
+      32 * layers * unit_roundoff(mixin(checked).compute_dtype()) + 2 * unit_roundoff(sample_dtype_);
   const double relative = scale_ > 0 ? worst_ / scale_ : worst_;
   const std::string found = "worst difference " + scientific(worst_) + ", " + scientific(relative) +
                             " of the output's largest value " + scientific(scale_);

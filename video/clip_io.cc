@@ -1,9 +1,11 @@
 #include "video/clip_io.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
 #include <iostream>
+#include <iterator>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -53,18 +55,23 @@ Clip read_safetensors(const std::filesystem::path& path) {
   const Checkpoint file = Checkpoint::open(path);
   Clip clip;
   clip.owner = file.owner();
+  const std::pair<std::string_view, TensorView*> places[] = {{"hidden_states", &clip.hidden_states},
+                                                             {"encoder_hidden_states", &clip.encoder_hidden_states},
+                                                             {"timestep", &clip.timestep},
+                                                             {"class_labels", &clip.class_labels},
+                                                             {"attention_mask", &clip.attention_mask},
+                                                             {"encoder_attention_mask", &clip.encoder_attention_mask},
+                                                             {"image_only_indicator", &clip.image_only_indicator}};
   for (const auto& [name, view] : file.tensors()) {
-    if (name == "hidden_states")
-      clip.hidden_states = view;
-    else if (name == "encoder_hidden_states")
-      clip.encoder_hidden_states = view;
-    else if (name == "timestep")
-      clip.timestep = view;
-    else if (name == "class_labels")
-      clip.class_labels = view;
-    else
-      throw FormatError(path.string(), "tensors hidden_states, encoder_hidden_states, timestep and class_labels",
-                        "\"" + name + "\"", "A misspelt name would otherwise change the result silently.");
+    const auto place =
+        std::find_if(std::begin(places), std::end(places), [&](const auto& p) { return p.first == name; });
+    if (place == std::end(places)) {
+      std::string known;
+      for (const auto& [argument, slot] : places) known += (known.empty() ? "" : ", ") + std::string(argument);
+      throw FormatError(path.string(), "tensors of the names " + known, "\"" + name + "\"",
+                        "A misspelt name would otherwise change the result silently.");
+    }
+    *place->second = view;
   }
   if (!clip.hidden_states) throw FormatError(path.string(), "a tensor hidden_states", "none");
   return clip;

@@ -20,6 +20,8 @@ std::optional<ClipKind> kind_of(const std::filesystem::path& path);
 /// Arguments of forward, as far as the input holds them. `owner` keeps the views' memory.
 struct Clip {
   TensorView hidden_states, encoder_hidden_states, timestep, class_labels;
+  /// Of Transformer2DModel and TransformerSpatioTemporalModel.
+  TensorView attention_mask, encoder_attention_mask, image_only_indicator;
   /// F where the source decides it (the frames of a window of video); 0 where it does not.
   std::int64_t num_frames = 0;
   std::shared_ptr<const void> owner;

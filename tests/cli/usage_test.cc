@@ -150,7 +150,8 @@ constexpr Case kCases[] = {
     {"train -o t --clips drawn --config c --epochs 3", "--epochs: no such option. See kineograph train --help."},
     {"bench --shape AD-9",
      "--shape: expected one of AD-0 AD-1 AD-2 AD-3 XL-0 MS-in MS-0 ZS-in ZS-0 ZS-1 ZS-2 ZS-mid I2V-0 GRID AD-0s AD-1s "
-     "AD-2s small or BxFxCxHxW:headsxdim, found AD-9. See kineograph bench --help."},
+     "AD-2s small SD-0 SD-1 SD-2 SD-3 SD-0s SVD-0 SVD-1 SVD-2 SVD-0s BxFxCxHxW:headsxdim or PRESET@BxFxHxW:tokens, "
+     "found AD-9. See kineograph bench --help."},
     {"bench --repeats 0", "--repeats: expected a whole number from 1 to 1000, found 0. See kineograph bench --help."},
     {"bench --repeat 3", "--repeat: no such option; did you mean --repeats? See kineograph bench --help."},
     {"bench small", "small: expected no further argument. See kineograph bench --help."},
