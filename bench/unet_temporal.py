@@ -2,7 +2,7 @@
 """The temporal modules' share of one AnimateDiff UNet call at 512 x 512: PyTorch eager, torch.compile, kineograph.
 
     pip install .[diffusers]
-    bench/unet_temporal.py --output docs/unet
+    bench/unet_temporal.py --output docs/unet_temporal
 
 One UNet call with classifier-free guidance, 2 x 16 frames, at real widths with random weights: the 21 motion modules of
 AnimateDiff v2 (20 without the one in the middle). Every module runs by itself on the input that it has there, in each

@@ -2,12 +2,18 @@
 """One whole UNet call: PyTorch eager, kineograph.accelerate, torch.compile, both together, OpenVINO's conversion.
 
     pip install .[diffusers] openvino
-    bench/unet_whole.py --output docs/unet_whole
+    bench/unet_whole.py --prepare      # what takes minutes and is kept on disk: conversions and compiled kernels
+    bench/unet_whole.py --output docs/unet
     bench/unet_whole.py --models svd --sizes 256 --dtypes bf16 --programs eager,accelerate --repeats 3
 
-Random weights at the published widths, classifier-free guidance (2 videos). The answer of each program is compared with
-eager's before it is timed; then the programs take turns, and medians are kept. Where eager's time goes is told by kind
-of module. OUTPUT.json and .md are written after every row.
+Random weights at the published widths, classifier-free guidance (2 videos). Every answer is compared with eager's
+before it is timed; then the programs take turns, and medians are kept. Where the time of eager and of accelerate goes
+is told by kind of module. "freezing" is inductor's: weights are constants, and convolutions prepacked. OpenVINO is
+given the f32 model, and told to compute in f32 or bf16. OUTPUT.json and .md are written after every row; a row that
+is there already, of the same model, size and precision, is replaced.
+
+All torch programs share one set of weights: a whole AnimateDiff UNet is 5 GB in f32, and kineograph's packed weights of
+its transformers and OpenVINO's of everything come on top.
 """
 
 import argparse
@@ -18,6 +24,7 @@ import json
 import resource
 import statistics
 import sys
+import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -32,7 +39,7 @@ from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 
 VIDEOS = 2
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
-PROGRAMS = ("eager", "accelerate", "compile", "accelerate+compile", "openvino")
+PROGRAMS = ("eager", "accelerate", "compile", "accelerate+compile", "accelerate+compile+freezing", "openvino")
 # How far answers may lie apart, of the largest one; a whole UNet in bf16 rounds hundreds of times.
 ALLOWED = {"f32": 1e-3, "bf16": 0.3}
 # Kinds of modules in the split, the outermost first: time within one is not counted again.
@@ -103,12 +110,34 @@ def svd(size, small):
 MODELS = {"animatediff": animatediff, "modelscope": modelscope, "svd": svd}
 
 
+@contextlib.contextmanager
+def unfilled():
+    """Modules made inside keep the memory of their weights as it is: other values come after, and drawing twice takes
+    a minute."""
+    kinds = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)
+    kept = [kind.__dict__.get("reset_parameters") for kind in kinds]
+    for kind in kinds:
+        kind.reset_parameters = lambda self: None
+    try:
+        yield
+    finally:
+        for kind, own in zip(kinds, kept):
+            if own is None:
+                del kind.reset_parameters
+            else:
+                kind.reset_parameters = own
+
+
 def prepared(model, size, dtype, small):
+    """A UNet and the arguments of its call, the same in every process."""
     torch.manual_seed(0)
-    unet, call = MODELS[model](size, small)
-    for parameter in unet.parameters():
+    with unfilled():
+        unet, call = MODELS[model](size, small)
+    for name, parameter in unet.named_parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.02)
+        elif name.endswith("bias"):
+            torch.nn.init.zeros_(parameter)
     return unet.to(dtype).eval(), tuple(
         one.to(dtype) if one.ndim > 0 and one.is_floating_point() else one for one in call
     )
@@ -125,44 +154,55 @@ class Outer(torch.nn.Module):
         return self.unet(*call, return_dict=False)[0]
 
 
-def openvino_of(unet, call, dtype, threads):
-    """OpenVINO's conversion of the whole UNet, at fixed shapes. It recurses deeper than the usual stack."""
+def conversion(model, size, small, folder):
+    """The file of OpenVINO's conversion of the f32 UNet at fixed shapes; made where it is not there."""
     import openvino
 
-    made = []
+    path = Path(folder) / f"{model}-{'small' if small else size}.xml"
+    if path.exists():
+        return path
+    unet, call = prepared(model, size, torch.float32, small)
 
-    def convert():
+    def convert():  # recurses deeper than the usual stack
         sys.setrecursionlimit(100_000)
         with torch.no_grad():
-            model = openvino.convert_model(Outer(unet), example_input=call)
-        for parameter, value in zip(model.inputs, call):
-            parameter.get_node().set_partial_shape(openvino.PartialShape(list(value.shape)))
-        model.validate_nodes_and_infer_types()
-        hint = {
-            "INFERENCE_PRECISION_HINT": "f32" if dtype == torch.float32 else "bf16",
-            "INFERENCE_NUM_THREADS": threads,
-        }
-        made.append(openvino.compile_model(model, "CPU", hint))
+            converted = openvino.convert_model(Outer(unet), example_input=call)
+        converted.reshape([list(value.shape) for value in call])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        openvino.save_model(converted, path, compress_to_fp16=False)
 
     threading.stack_size(512 << 20)
     thread = threading.Thread(target=convert)
     thread.start()
     thread.join()
-    if not made:
+    if not path.exists():
         raise RuntimeError("OpenVINO did not convert the UNet")
+    return path
+
+
+def openvino_of(path, call, dtype):
+    import openvino
+
+    hint = {
+        "INFERENCE_PRECISION_HINT": "f32" if dtype == torch.float32 else "bf16",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    request = openvino.Core().compile_model(str(path), "CPU", hint).create_infer_request()
     inputs = [value.float().numpy() if value.is_floating_point() else value.numpy() for value in call]
-    return lambda: torch.from_numpy(made[0](inputs)[0])
+    return lambda: torch.from_numpy(request.infer(inputs)[0])
 
 
-def program_of(name, unet, call, dtype):
-    """A function without arguments that returns the sample."""
-    if name == "openvino":
-        return openvino_of(unet, call, dtype, torch.get_num_threads())
-    mine = copy.deepcopy(unet) if "accelerate" in name else unet
+def program_of(name, unet, call):
+    """A function without arguments that returns the sample, and its UNet. The weights are `unet`'s own."""
+    mine = copy.deepcopy(unet, {id(weight): weight for weight in unet.parameters()})
     if "accelerate" in name:
-        print(kineograph.accelerate(mine, spatial=True), file=sys.stderr)
-    run = torch.compile(mine) if "compile" in name else mine
-    return lambda: run(*call, return_dict=False)[0]
+        print(kineograph.accelerate(mine), file=sys.stderr)
+    if "compile" not in name:
+        return lambda: mine(*call, return_dict=False)[0], mine
+    options = {"freezing": True} if "freezing" in name else None
+    run = torch.compile(mine, options=options)
+    return lambda: run(*call, return_dict=False)[0], mine
 
 
 @contextlib.contextmanager
@@ -188,28 +228,39 @@ def timed_kinds(unet, seconds):
         handle.remove()
 
 
-def split_of(unet, call):
-    """Seconds of one eager call by kind of module, and of the rest."""
+def split_of(unet, run):
+    """The answer of one call, and its seconds by kind of module and of the rest."""
     seconds = defaultdict(float)
     with timed_kinds(unet, seconds):
         start = time.perf_counter()
-        unet(*call)
+        answer = run()
         total = time.perf_counter() - start
-    return dict(seconds) | {"the rest": total - sum(seconds.values())}
+    return answer, dict(seconds) | {"the rest": total - sum(seconds.values())}
 
 
-def measure(model, size, dtype, programs, repeats, small):
+def checked(program, answer, wanted, dtype):
+    """How far an answer is off, of the largest value; an error where that is more than the precision explains."""
+    off = ((answer.float() - wanted).abs().max() / wanted.abs().max()).item()
+    if not off <= ALLOWED[dtype]:
+        raise RuntimeError(f"{program} is off by {off:.1e} of the largest output")
+    return off
+
+
+def measure(model, size, dtype, programs, repeats, small, folder):
     unet, call = prepared(model, size, DTYPES[dtype], small)
     wanted = unet(*call, return_dict=False)[0].float()
-    split = split_of(unet, call)
-    runs, off = {}, {}
+    runs, off, splits = {}, {}, {}
     for program in programs:
-        run = program_of(program, unet, call, DTYPES[dtype])
-        answer = run().float()  # the warm-up, and the compilation
-        off[program] = ((answer - wanted).abs().max() / wanted.abs().max()).item()
-        if not off[program] <= ALLOWED[dtype]:
-            raise RuntimeError(f"{program} is off by {off[program]:.1e} of the largest output")
-        runs[program] = run
+        if program == "openvino":
+            runs[program] = openvino_of(conversion(model, size, small, folder), call, DTYPES[dtype])
+        else:
+            runs[program], mine = program_of(program, unet, call)
+        start = time.perf_counter()
+        answer = runs[program]()  # the warm-up, and the compilation
+        off[program] = checked(program, answer, wanted, dtype)
+        print(f"{program}: first call {time.perf_counter() - start:.1f} s, off {off[program]:.1e}", file=sys.stderr)
+        if program in ("eager", "accelerate"):
+            splits[program] = split_of(mine, runs[program])[1]
     times = {program: [] for program in programs}
     for _ in range(repeats):
         for program, run in runs.items():
@@ -221,37 +272,71 @@ def measure(model, size, dtype, programs, repeats, small):
         "size": size,
         "dtype": dtype,
         "seconds": {program: statistics.median(values) for program, values in times.items()},
+        "all_seconds": times,
         "off": off,
-        "eager_split": split,
+        "splits": splits,
         "peak_gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "fallbacks": dict(kineograph.stats().fallbacks),
     }
 
 
-def table(rows):
-    lines = [
-        "| UNet | size | precision | "
-        + " | ".join(f"{program}, s" for program in PROGRAMS)
-        + " | eager over accelerate |",
-        "|---|---:|---|" + "---:|" * (len(PROGRAMS) + 1),
-    ]
+def prepare(model, size, dtype, programs, small, folder):
+    """Makes OpenVINO's conversion and calls compiled programs once, whose kernels inductor keeps on disk."""
+    if "openvino" in programs:
+        print(conversion(model, size, small, folder), file=sys.stderr)
+    if not any("compile" in program for program in programs):
+        return
+    unet, call = prepared(model, size, DTYPES[dtype], small)
+    for program in programs:
+        if "compile" in program:
+            start = time.perf_counter()
+            program_of(program, unet, call)[0]()
+            print(f"{program}: first call {time.perf_counter() - start:.1f} s", file=sys.stderr)
+
+
+def key_of(row):
+    return row["model"], row["size"], row["dtype"]
+
+
+def times_table(rows):
+    """Programs are rows, the fastest first, so that whoever is faster stands first."""
+    lines = []
+    programs = [program for program in PROGRAMS if any(program in row["seconds"] for row in rows)]
+    known = [row["seconds"] for row in rows]
+
+    def slowness(program):
+        return statistics.mean(each[program] / min(each.values()) for each in known if program in each)
+
+    lines.append("| one call, s | " + " | ".join(f"{r['model']} {r['size']}, {r['dtype']}" for r in rows) + " |")
+    lines.append("|---|" + "---:|" * len(rows))
+    for program in sorted(programs, key=slowness):
+        cells = [
+            f"{each[program]:.1f} ({each['eager'] / each[program]:.2f} × eager's speed)"
+            if program in each and "eager" in each
+            else f"{each[program]:.1f}"
+            if program in each
+            else ""
+            for each in known
+        ]
+        lines.append(f"| {program} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def splits_table(rows):
+    kinds = [kind for kind in [*KINDS, "the rest"] if any(kind in s for row in rows for s in row["splits"].values())]
+    lines = ["| where it goes, s | " + " | ".join(kinds) + " |", "|---|" + "---:|" * len(kinds)]
     for row in rows:
-        seconds = row["seconds"]
-        cells = [f"{seconds[program]:.2f}" if program in seconds else "" for program in PROGRAMS]
-        both = "eager" in seconds and "accelerate" in seconds
-        cells.append(f"{seconds['eager'] / seconds['accelerate']:.2f} ×" if both else "")
-        lines.append(f"| {row['model']} | {row['size']} | {row['dtype']} | " + " | ".join(cells) + " |")
-    kinds = [*KINDS, "the rest"]
-    lines += [
-        "",
-        "| eager's time | size | precision | " + " | ".join(kinds) + " |",
-        "|---|---:|---|" + "---:|" * len(kinds),
-    ]
-    for row in rows:
-        total = sum(row["eager_split"].values())
-        cells = [f"{100 * row['eager_split'].get(kind, 0) / total:.0f} %" for kind in kinds]
-        lines.append(f"| {row['model']} | {row['size']} | {row['dtype']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        for program, split in row["splits"].items():
+            total = sum(split.values())
+            cells = [f"{split.get(kind, 0):.1f} ({100 * split.get(kind, 0) / total:.0f} %)" for kind in kinds]
+            name = f"{row['model']} {row['size']}, {row['dtype']}, {program}"
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def write(rows, output):
+    Path(output + ".json").write_text(json.dumps(rows, indent=1) + "\n")
+    Path(output + ".md").write_text("\n".join([*times_table(rows), "", *splits_table(rows)]) + "\n")
 
 
 def main():
@@ -263,20 +348,31 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--small", action="store_true", help="small widths, to try the script itself")
     parser.add_argument("--output", default="unet_whole", help="OUTPUT.json and OUTPUT.md are written")
+    parser.add_argument("--prepare", action="store_true", help="time nothing, fill the caches")
+    parser.add_argument(
+        "--conversions",
+        default=str(Path(tempfile.gettempdir()) / "kineograph-unets"),
+        help="folder of OpenVINO's conversions; delete it when diffusers or OpenVINO is another version",
+    )
     arguments = parser.parse_args()
-    rows = []
+    known = Path(arguments.output + ".json")
+    rows = json.loads(known.read_text()) if known.exists() else []
+    programs = arguments.programs.split(",")
     with torch.no_grad():
         for model in arguments.models.split(","):
             for size in map(int, arguments.sizes.split(",")):
                 for dtype in arguments.dtypes.split(","):
-                    programs = arguments.programs.split(",")
-                    rows.append(measure(model, size, dtype, programs, arguments.repeats, arguments.small))
-                    print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+                    if arguments.prepare:
+                        prepare(model, size, dtype, programs, arguments.small, arguments.conversions)
+                        continue
+                    row = measure(
+                        model, size, dtype, programs, arguments.repeats, arguments.small, arguments.conversions
+                    )
+                    rows = [other for other in rows if key_of(other) != key_of(row)] + [row]
+                    print(json.dumps(row), file=sys.stderr, flush=True)
                     torch._dynamo.reset()
                     gc.collect()
-                    Path(arguments.output + ".json").write_text(json.dumps(rows, indent=1) + "\n")
-                    Path(arguments.output + ".md").write_text(table(rows))
-    print(table(rows), end="")
+                    write(rows, arguments.output)
 
 
 if __name__ == "__main__":

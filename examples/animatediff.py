@@ -1,4 +1,4 @@
-"""AnimateDiff on the CPU, with its temporal modules run by kineograph.
+"""AnimateDiff on the CPU, with its temporal and spatial transformers run by kineograph.
 
     pip install kineograph[diffusers]
     python animatediff.py --base SD1.5_FOLDER --motion-adapter ADAPTER_FOLDER --prompt "a rocket" --output rocket.gif

@@ -138,7 +138,8 @@ def main():
     )
     latents, embeds = encoded(pipe, clip, arguments.prompt)
 
-    print(kineograph.accelerate(pipe))
+    # Spatial transformers have no native gradients: where those are recorded, their forwards are diffusers' anyway.
+    print(kineograph.accelerate(pipe, spatial=False))
     losses = train(pipe, latents, embeds, arguments)
     print(kineograph.stats())
     factors = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet))

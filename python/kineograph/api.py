@@ -14,16 +14,17 @@ if TYPE_CHECKING:
 __all__ = ["accelerate", "record_attention", "restore", "revert"]
 
 
-def accelerate(model: Any, *, spatial: bool = False) -> "Acceleration":
-    """Makes every ``TransformerTemporalModel`` and ``AnimateDiffTransformer3D`` inside a diffusers pipeline, UNet or any
-    other module run natively from then on. Parameters, names, hooks and the classes that ``isinstance`` sees stay.
+def accelerate(model: Any, *, spatial: bool = True) -> "Acceleration":
+    """Makes the transformers inside a diffusers pipeline, UNet or any other module run natively from then on: every
+    ``TransformerTemporalModel``, ``AnimateDiffTransformer3D``, ``Transformer2DModel`` and
+    ``TransformerSpatioTemporalModel``. Parameters, names, hooks and the classes that ``isinstance`` sees stay.
 
     Args:
-        spatial: every ``Transformer2DModel`` and ``TransformerSpatioTemporalModel`` too, where an engine faster than the
-            reference runs them. Their gradients stay diffusers'.
+        spatial: False leaves ``Transformer2DModel`` and ``TransformerSpatioTemporalModel`` as they are. True turns them
+            where an engine faster than the reference runs them; their gradients stay diffusers'.
 
     Returns:
-        A ``kineograph.diffusers.Acceleration``: how many modules, and which not and why.
+        A ``kineograph.diffusers.Acceleration``: how many modules of each kind, and which not and why.
 
     Raises:
         TypeError: for something that is neither a pipeline nor a torch module.

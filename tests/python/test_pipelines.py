@@ -9,102 +9,28 @@ import sys
 import sysconfig
 
 import kineograph
-import numpy
 import pytest
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-from diffusers import (  # noqa: E402
-    AnimateDiffPipeline,
-    AutoencoderKL,
-    DDIMScheduler,
-    I2VGenXLPipeline,
-    MotionAdapter,
-    TextToVideoSDPipeline,
-    UNet3DConditionModel,
+from diffusers import AnimateDiffPipeline, MotionAdapter, UNet3DConditionModel  # noqa: E402
+from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel  # noqa: E402
+from small_pipelines import (  # noqa: E402
+    EMBEDS,
+    animatediff,
+    frames_of,
+    image_to_video,
+    random_pipeline,
+    same,
+    stable_diffusion,
+    stable_video,
+    text_to_video,
 )
-from diffusers.models.unets.unet_i2vgen_xl import I2VGenXLUNet  # noqa: E402
 
 EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "animatediff.py"
-sys.path.append(str(EXAMPLE.parent))
-from animatediff import random_pipeline  # noqa: E402
-
-EMBEDS = {
-    name: torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(i))
-    for i, name in enumerate(("prompt_embeds", "negative_prompt_embeds"))
-}
-
-
-def small_vae():
-    return AutoencoderKL(
-        block_out_channels=(32, 64),
-        down_block_types=["DownEncoderBlock2D"] * 2,
-        up_block_types=["UpDecoderBlock2D"] * 2,
-        latent_channels=4,
-        norm_num_groups=8,
-    )
-
-
-def text_to_video():
-    torch.manual_seed(0)
-    unet = UNet3DConditionModel(
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        sample_size=8,
-        cross_attention_dim=16,
-        attention_head_dim=8,
-        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
-        up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
-        norm_num_groups=8,
-    )
-    return TextToVideoSDPipeline(
-        vae=small_vae(), text_encoder=None, tokenizer=None, unet=unet, scheduler=DDIMScheduler(clip_sample=False)
-    ), EMBEDS
-
-
-def image_to_video():
-    from PIL import Image
-    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    torch.manual_seed(0)
-    unet = I2VGenXLUNet(
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        sample_size=8,
-        cross_attention_dim=16,
-        attention_head_dim=8,
-        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
-        up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
-        norm_num_groups=2,
-    )
-    encoder = CLIPVisionModelWithProjection(
-        CLIPVisionConfig(
-            hidden_size=16,
-            projection_dim=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            image_size=32,
-            intermediate_size=16,
-            patch_size=8,
-        )
-    )
-    pipe = I2VGenXLPipeline(
-        vae=small_vae(),
-        text_encoder=None,
-        tokenizer=None,
-        image_encoder=encoder,
-        unet=unet,
-        feature_extractor=CLIPImageProcessor(crop_size=32, size=32),
-        scheduler=DDIMScheduler(clip_sample=False),
-    )
-    pixels = numpy.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=numpy.uint8)
-    return pipe, EMBEDS | {"image": Image.fromarray(pixels), "target_fps": 7}
-
-
-def animatediff():
-    return random_pipeline(), EMBEDS
+TEMPORAL, SPATIAL, VIDEO = "temporal module", "spatial transformer", "spatio-temporal transformer"
 
 
 def with_text(pipe, folder):
@@ -134,42 +60,51 @@ def with_text(pipe, folder):
     return pipe, {"prompt": "a b", "negative_prompt": "c"}
 
 
-def frames_of(pipe, arguments, frames=4, **more):
-    pipe.set_progress_bar_config(disable=True)
-    generator = torch.Generator().manual_seed(0)
-    torch.manual_seed(0)  # some pipelines draw from here too
-    return pipe(
-        **arguments,
-        num_frames=frames,
-        num_inference_steps=2,
-        guidance_scale=7.5,
-        height=16,
-        width=16,
-        output_type="pt",
-        generator=generator,
-        **more,
-    ).frames
-
-
-def same(a, b, tolerance=2e-4):
-    return (a - b).abs().max().item() <= tolerance
-
-
-@pytest.mark.parametrize("make, modules", [(animatediff, 11), (text_to_video, 5), (image_to_video, 5)])
-def test_frames_with_and_without(make, modules):
+@pytest.mark.parametrize(
+    "make, kinds",
+    [
+        (animatediff, {TEMPORAL: 11, SPATIAL: 6}),
+        (text_to_video, {TEMPORAL: 5, SPATIAL: 4}),
+        (image_to_video, {TEMPORAL: 5, SPATIAL: 4}),
+        (stable_video, {VIDEO: 4}),
+        (stable_diffusion, {SPATIAL: 4}),
+    ],
+)
+def test_frames_with_and_without(make, kinds):
     pipe, arguments = make()
     wanted = frames_of(pipe, arguments)
     report = kineograph.accelerate(pipe)
-    assert len(report.native) == modules and not report.not_native
-    assert str(modules) in str(report) and all(path.startswith("unet.") for path in report.native)
-    frames = frames_of(pipe, arguments)
-    assert same(frames, wanted)
-    stats = kineograph.stats(reset=True)
-    assert stats.native == 2 * modules and not stats.fallbacks
+    modules = len(report.native)
+    assert report.kinds == kinds and modules == sum(kinds.values()) and not report.not_native
+    assert all(f"{count} {kind}s run natively" in str(report) for kind, count in kinds.items())
+    assert all(path.startswith("unet.") for path in report.native)
+    assert same(frames_of(pipe, arguments), wanted)
+    assert kineograph.stats(reset=True) == kineograph.Stats(native=2 * modules)
+    # What they add matters: without it, frames are others.
+    spatial = [
+        m for m in pipe.unet.modules() if isinstance(m, (diffusers.Transformer2DModel, TransformerSpatioTemporalModel))
+    ]
+    kept = [module.proj_out.weight.data.clone() for module in spatial]
+    for module in spatial:
+        module.proj_out.weight.data.zero_()
+    assert not same(frames_of(pipe, arguments), wanted, 1e-3)
+    for module, weight in zip(spatial, kept):
+        module.proj_out.weight.data.copy_(weight)
     assert kineograph.revert(pipe) == modules
     with pytest.deprecated_call():
         assert kineograph.restore(pipe) == 0
+    kineograph.stats(reset=True)
     assert torch.equal(frames_of(pipe, arguments), wanted) and kineograph.stats().native == 0
+
+
+def test_spatial_modules_can_be_left():
+    pipe, arguments = animatediff()
+    wanted = frames_of(pipe, arguments)
+    report = kineograph.accelerate(pipe, spatial=False)
+    assert report.kinds == {TEMPORAL: 11} and not report.not_native
+    assert same(frames_of(pipe, arguments), wanted) and kineograph.stats() == kineograph.Stats(native=22)
+    kineograph.accelerate(pipe)
+    assert kineograph.revert(pipe) == 17
 
 
 def test_the_motion_modules_matter():
@@ -192,7 +127,7 @@ def test_free_noise(frames, tmp_path):
     pipe.disable_free_noise()
     kineograph.stats(reset=True)
     frames_of(pipe, arguments)
-    assert kineograph.stats() == kineograph.Stats(native=22)
+    assert kineograph.stats() == kineograph.Stats(native=34)
 
 
 def test_free_noise_split_inference(tmp_path):
@@ -243,7 +178,7 @@ def test_compiled_unet():
     wanted = frames_of(pipe, arguments)
     kineograph.accelerate(pipe)
     pipe.unet.compile(backend="eager", fullgraph=True)
-    assert same(frames_of(pipe, arguments), wanted) and kineograph.stats().native == 10
+    assert same(frames_of(pipe, arguments), wanted) and kineograph.stats().native == 18
 
 
 def test_unets_pickle_and_copy():
@@ -281,7 +216,7 @@ def test_what_is_not_accelerated_is_said():
     )
     with pytest.raises(TypeError, match="pipeline"):
         kineograph.accelerate("pipeline")
-    assert not kineograph.accelerate(torch.nn.Linear(2, 2)).native
+    assert str(kineograph.accelerate(torch.nn.Linear(2, 2))) == "no module runs natively"
 
 
 def test_native_modules_build_unets(monkeypatch):
@@ -298,7 +233,8 @@ def test_the_example(tmp_path):
     text = subprocess.run(
         [*command, "--output", tmp_path / "out.gif"], capture_output=True, text=True, check=True
     ).stdout
-    assert "11 temporal modules run natively" in text and "native=11, fallbacks={}" in text
+    assert "11 temporal modules run natively" in text and "6 spatial transformers run natively" in text
+    assert "native=17, fallbacks={}" in text
     assert float(text.split("differ by ")[1].split()[0]) < 2e-4
     assert (tmp_path / "out.gif").read_bytes()[:3] == b"GIF"
 

@@ -40,7 +40,7 @@ def video(**changes):
 
 def accelerated(module):
     mine = copy.deepcopy(module)
-    report = kineograph.accelerate(mine, spatial=True)
+    report = kineograph.accelerate(mine)
     assert report.native == [""] and not report.not_native, str(report)
     return mine
 
@@ -60,7 +60,7 @@ def check(module, *call, **more):
 
 def falls_back(module, reason, *call, **more):
     mine = copy.deepcopy(module)
-    kineograph.accelerate(mine, spatial=True)
+    kineograph.accelerate(mine)
     kineograph.stats(reset=True)
     wanted, found = module(*call, **more), mine(*call, **more)
     found, wanted = found[0], wanted[0]
@@ -134,11 +134,14 @@ def test_ip_adapters():
     assert (module(images(), states).sample - mine(images(), states).sample).abs().max() < 1e-5
     masks = [torch.ones(1, 1, 8, 8), torch.ones(1, 1, 8, 8)]
     one_image = (states[0], [one[:, None] for one in states[1]])
+    check(module, images(), encoder_hidden_states=one_image)
+    several = (states[0], [torch.cat([one[:, None], -one[:, None]], 1) for one in states[1]])
+    check(module, images(), encoder_hidden_states=several)
     falls_back(module, "ip_adapter_masks", images(), one_image, cross_attention_kwargs={"ip_adapter_masks": masks})
     mixed = with_ip_adapters(spatial(num_layers=2))
     mixed.transformer_blocks[0].attn2.set_processor(spatial().transformer_blocks[0].attn2.processor)
-    kineograph.accelerate(mixed, spatial=True)
-    assert "IP-Adapters" in str(kineograph.accelerate(mixed, spatial=True))
+    kineograph.accelerate(mixed)
+    assert "IP-Adapters" in str(kineograph.accelerate(mixed))
 
 
 def test_videos():
@@ -242,8 +245,8 @@ def test_unets_and_reverting():
     ).eval()
     call = (torch.randn(2, 4, 8, 8), 500, texts())
     wanted = unet(*call).sample
-    assert kineograph.accelerate(unet).native == []
-    report = kineograph.accelerate(unet, spatial=True)
+    assert kineograph.accelerate(unet, spatial=False).native == []
+    report = kineograph.accelerate(unet)
     assert len(report.native) == 4 and "4 spatial transformers run natively" in str(report)
     assert (unet(*call).sample - wanted).abs().max() < 1e-4
     assert kineograph.stats().native == 4 and not kineograph.stats().fallbacks
@@ -255,4 +258,4 @@ def test_without_an_engine_for_them_they_stay_as_they_are(monkeypatch):
     monkeypatch.setattr(native, "runs_spatial", lambda kind: False)
     monkeypatch.setattr(acceleration, "runs_spatial", lambda kind: False)
     module = spatial()
-    assert kineograph.accelerate(module, spatial=True).native == [] and type(module) is diffusers.Transformer2DModel
+    assert kineograph.accelerate(module).native == [] and type(module) is diffusers.Transformer2DModel

@@ -47,7 +47,7 @@ def _on_the_reference_engine(monkeypatch):
 
 def tried(made, call, mutation, after_a_forward):
     theirs, ours = copy.deepcopy(made), copy.deepcopy(made)
-    kineograph.accelerate(ours, spatial=True)
+    kineograph.accelerate(ours)
     if after_a_forward:
         answer(call, ours)
     for model in (theirs, ours):

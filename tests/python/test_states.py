@@ -617,7 +617,7 @@ print(kineograph.accelerate(model))
 def test_classes_that_move_inside_diffusers():
     use = "module.BasicTransformerBlock = moved.BasicTransformerBlock"
     done = subprocess.run([sys.executable, "-c", MOVED.format(use=use)], capture_output=True, text=True)
-    assert "1 temporal modules run natively" in done.stdout, done.stderr
+    assert "1 temporal module runs natively" in done.stdout, done.stderr
 
 
 def test_classes_that_are_gone():

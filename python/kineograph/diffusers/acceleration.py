@@ -19,8 +19,10 @@ NATIVE: "dict[type, type]" = {
     upstream.Transformer2DModel: Transformer2DModel,
     upstream.TransformerSpatioTemporalModel: TransformerSpatioTemporalModel,
 }
-# What `Acceleration` calls the modules of a class, and what of the library runs them.
+# What `Acceleration` calls the modules of a class, and for spatial ones what of the library runs them.
 _KINDS = {
+    upstream.TransformerTemporalModel: ("temporal module", None),
+    upstream.AnimateDiffTransformer3D: ("temporal module", None),
     upstream.Transformer2DModel: ("spatial transformer", "Model2D"),
     upstream.TransformerSpatioTemporalModel: ("spatio-temporal transformer", "SpatioTemporalModel"),
 }
@@ -36,18 +38,19 @@ class Acceleration:
         native: paths of the modules that run natively now.
         not_native: path -> reason, of the modules that go on as diffusers has them. Those whose reason goes
             away (a device, a hook, a processor) run natively from then on.
-        kinds: how many of `native` are spatial and spatio-temporal transformers.
+        kinds: how many of `native` are temporal modules, spatial transformers and spatio-temporal transformers; a kind
+            of which there is none is not there.
     """
 
     native: "list[str]" = field(default_factory=list)
     not_native: "dict[str, str]" = field(default_factory=dict)
-
     kinds: "dict[str, int]" = field(default_factory=dict)
 
     def __str__(self) -> str:
-        temporal = len(self.native) - sum(self.kinds.values())
-        lines = [f"{temporal} temporal modules run natively"] if temporal or not self.kinds else []
-        lines += [f"{count} {kind}s run natively" for kind, count in self.kinds.items()]
+        lines = [
+            f"{count} {kind} runs natively" if count == 1 else f"{count} {kind}s run natively"
+            for kind, count in self.kinds.items()
+        ] or ["no module runs natively"]
         lines += [f"  not {path}: {reason}" for path, reason in self.not_native.items()]
         return "\n".join(lines)
 
@@ -105,12 +108,17 @@ def _why_not(module: nn.Module) -> "str | None":
     return arguments.why_not_these_weights(weights) or arguments.why_not_these_factors(found.loras())
 
 
-def accelerate(x: Any, spatial: bool = False) -> Acceleration:
+def _kind_of(module: nn.Module) -> "tuple[str, str | None] | None":
+    """What a module is called, and what runs it: see _KINDS."""
+    return next((kind for original, kind in _KINDS.items() if isinstance(module, original)), None)
+
+
+def accelerate(x: Any, spatial: bool = True) -> Acceleration:
     """See kineograph.accelerate."""
     done = Acceleration()
     for path, module in named_modules(x):
-        original = next((kind for kind in _KINDS if isinstance(module, kind)), None)
-        if original is not None and not (spatial and runs_spatial(_KINDS[original][1])):
+        kind = _kind_of(module)
+        if kind is None or kind[1] is not None and not (spatial and runs_spatial(kind[1])):
             continue
         if type(module) in NATIVE:
             _drop_own_forward(module)
@@ -119,15 +127,13 @@ def accelerate(x: Any, spatial: bool = False) -> Acceleration:
                 setattr(module, ACCELERATED, True)
         if type(module) in NATIVE or isinstance(module, (NativeForward, NativeSpatial)):
             reason = _why_not(module)
-            if reason is None:
-                done.native.append(path)
-                if original is not None:
-                    name = _KINDS[original][0]
-                    done.kinds[name] = done.kinds.get(name, 0) + 1
-            else:
-                done.not_native[path] = reason
-        elif isinstance(module, tuple(NATIVE)):
-            done.not_native[path] = f"it is a {type(module).__name__}, whose forward may be another"
+        else:
+            reason = f"it is a {type(module).__name__}, whose forward may be another"
+        if reason is None:
+            done.native.append(path)
+            done.kinds[kind[0]] = done.kinds.get(kind[0], 0) + 1
+        else:
+            done.not_native[path] = reason
     return done
 
 

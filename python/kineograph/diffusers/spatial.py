@@ -78,6 +78,11 @@ def _is_mask(mask: "Optional[_Tensor]", rows: int, heads: int, queries: int, key
     )
 
 
+def _tokens_of(image: Any) -> Any:
+    """An IP-Adapter's tokens, (N, S, D): its processor takes several images of a row, (N, images, S, D), as one sequence."""
+    return image.flatten(1, 2) if isinstance(image, torch.Tensor) and image.ndim == 4 else image
+
+
 def _why_not_these_images(
     found: "eligibility.Eligible", hidden_states: _Tensor, images: "list[_Tensor]", kwargs: Any
 ) -> "str | None":
@@ -135,7 +140,10 @@ class Transformer2DModel(NativeSpatial, upstream.Transformer2DModel):  # type: i
     ) -> Optional[_Tensor]:
         images: list[Any] = []
         if isinstance(encoder_hidden_states, tuple) and len(encoder_hidden_states) == 2:
-            encoder_hidden_states, images = encoder_hidden_states[0], list(encoder_hidden_states[1])
+            encoder_hidden_states, images = (
+                encoder_hidden_states[0],
+                [_tokens_of(one) for one in encoder_hidden_states[1]],
+            )
         found = self._bound(hidden_states, encoder_hidden_states, (*masks, *images), kwargs)
         if not isinstance(found, str):
             reason = self._why_not_these_masks(found, hidden_states, encoder_hidden_states, masks)
