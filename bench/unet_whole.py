@@ -36,6 +36,7 @@ import torch
 from diffusers.models.resnet import ResnetBlock2D, SpatioTemporalResBlock, TemporalConvLayer
 from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+from vs_peers import cpu_name
 
 VIDEOS = 2
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -336,7 +337,8 @@ def splits_table(rows):
 
 def write(rows, output):
     Path(output + ".json").write_text(json.dumps(rows, indent=1) + "\n")
-    Path(output + ".md").write_text("\n".join([*times_table(rows), "", *splits_table(rows)]) + "\n")
+    made_on = f"Made on: {cpu_name()}, {torch.get_num_threads()} threads."
+    Path(output + ".md").write_text("\n".join([made_on, "", *times_table(rows), "", *splits_table(rows)]) + "\n")
 
 
 def main():

@@ -9,22 +9,29 @@
 namespace kineograph::cli {
 namespace {
 
-void warn_if(bool without_effect, const ForwardOptions& options, const std::string& text) {
-  if (without_effect && options.on_warning) options.on_warning(text);
+/// Of each argument that is given to a class that takes none.
+void warn_of(std::initializer_list<std::pair<bool, const char*>> given, const char* class_name,
+             const ForwardOptions& options) {
+  for (const auto& [is_given, has] : given)
+    if (is_given && options.on_warning)
+      options.on_warning(std::string(has) + " no effect: " + class_name + " takes none");
 }
+
+bool has_masks(const SpatialArguments& more) { return more.attention_mask || more.encoder_attention_mask; }
 
 /// The arguments of a call as the model's own class has them.
 ForwardOptions own_options(const TransformerTemporalModel&, const ForwardOptions& options,
                            const SpatialArguments& more) {
-  warn_if(more.attention_mask || more.encoder_attention_mask || more.image_only_indicator, options,
-          "masks and image_only_indicator have no effect: TransformerTemporalModel takes none");
+  warn_of({{has_masks(more), "masks have"}, {bool(more.image_only_indicator), "image_only_indicator has"}},
+          "TransformerTemporalModel", options);
   return options;
 }
 
 Transformer2DForwardOptions own_options(const Transformer2DModel&, const ForwardOptions& options,
                                         const SpatialArguments& more) {
-  warn_if(static_cast<bool>(more.image_only_indicator), options,
-          "image_only_indicator has no effect: Transformer2DModel takes none");
+  warn_of(
+      {{bool(more.image_only_indicator), "image_only_indicator has"}, {options.context.has_value(), "windows have"}},
+      "Transformer2DModel", options);
   Transformer2DForwardOptions own;
   own.encoder_hidden_states = options.encoder_hidden_states;
   own.timestep = options.timestep;
@@ -38,8 +45,11 @@ Transformer2DForwardOptions own_options(const Transformer2DModel&, const Forward
 
 TransformerSpatioTemporalForwardOptions own_options(const TransformerSpatioTemporalModel&,
                                                     const ForwardOptions& options, const SpatialArguments& more) {
-  warn_if(more.attention_mask || more.encoder_attention_mask || options.timestep || options.class_labels, options,
-          "masks, timestep and class_labels have no effect: TransformerSpatioTemporalModel takes none");
+  warn_of({{has_masks(more), "masks have"},
+           {bool(options.timestep), "timestep has"},
+           {bool(options.class_labels), "class_labels have"},
+           {options.context.has_value(), "windows have"}},
+          "TransformerSpatioTemporalModel", options);
   TransformerSpatioTemporalForwardOptions own;
   // Unless --num-frames says something else than its default, the indicator does.
   own.num_frames = more.image_only_indicator && options.num_frames == 1 ? 0 : options.num_frames;

@@ -134,7 +134,7 @@ void print_json(const ConvertArguments& arguments, Layout layout, std::size_t by
     out["loras"].push_back(
         {{"file", merged.file}, {"scale", merged.scale}, {"merged", merged.deltas}, {"skipped", skipped}});
   }
-  std::cout << out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
+  std::cout << out.dump(2, ' ', true, nlohmann::json::error_handler_t::replace) << '\n';
 }
 
 struct Written {

@@ -31,7 +31,8 @@ struct RunArguments {
   EngineArguments engine;
   std::vector<double> timestep;
   std::vector<std::int64_t> class_labels;
-  std::int64_t num_frames = 0, patch = 8;
+  std::string context_weighting;
+  std::int64_t num_frames = 0, context_length = 0, context_stride = 0, patch = 8;
   bool lenient = false, verify = false;
 };
 
@@ -89,6 +90,32 @@ Overrides read_overrides(const RunArguments& arguments) {
   return overrides;
 }
 
+/// Of one clip of a video.
+std::int64_t frames_of_video(const RunArguments& arguments) {
+  return arguments.num_frames != 0 ? arguments.num_frames : kVideoWindow;
+}
+
+void check_context(const RunArguments& arguments) {
+  const bool of_windows = arguments.context_stride != 0 || !arguments.context_weighting.empty();
+  if (of_windows && arguments.context_length == 0)
+    throw CLI::ValidationError(arguments.context_stride != 0 ? "--context-stride" : "--context-weighting",
+                               "expected together with --context-length, which has windows made");
+}
+
+/// For a clip of `frames`: the rest of a video may be shorter than a window, and is then one by itself.
+std::optional<ContextOptions> context_options(const RunArguments& arguments, std::int64_t frames, bool rest) {
+  if (arguments.context_length == 0) return std::nullopt;
+  ContextOptions context;
+  context.length = arguments.context_length;
+  if (arguments.context_stride != 0) context.stride = arguments.context_stride;
+  if (!arguments.context_weighting.empty())
+    context.weighting = context_weighting(arguments.context_weighting, "--context-weighting");
+  if (rest) context.length = std::min(context.length, frames);
+  // The default, of windows that are shorter.
+  if (rest || arguments.context_stride == 0) context.stride = std::min(context.stride, context.length);
+  return context;
+}
+
 ForwardOptions forward_options(const RunArguments& arguments, const Clip& clip, const Overrides& overrides,
                                const WarningHandler& on_warning) {
   ForwardOptions options;
@@ -98,6 +125,8 @@ ForwardOptions forward_options(const RunArguments& arguments, const Clip& clip, 
       overrides.encoder_hidden_states ? overrides.encoder_hidden_states : clip.encoder_hidden_states;
   options.timestep = overrides.timestep ? overrides.timestep.view() : clip.timestep;
   options.class_labels = overrides.class_labels ? overrides.class_labels.view() : clip.class_labels;
+  const bool rest = clip.num_frames != 0 && clip.num_frames < frames_of_video(arguments);
+  options.context = context_options(arguments, options.num_frames, rest);
   options.num_threads = arguments.engine.threads;
   options.on_warning = on_warning;
   return options;
@@ -153,11 +182,11 @@ Totals run_pieces(const RunArguments& arguments, const AnyModel& model, const Mo
 
 void run(const RunArguments& arguments) {
   check_paths(arguments);
+  check_context(arguments);
   const ModelOptions options = model_options(arguments);
   const ModelPlace place{arguments.model, arguments.module, arguments.select};
   const AnyModel model = open_any(place, options);
-  const auto source =
-      open_clip(arguments.input, arguments.num_frames != 0 ? arguments.num_frames : kVideoWindow, arguments.patch);
+  const auto source = open_clip(arguments.input, frames_of_video(arguments), arguments.patch);
   if (source->video() != nullptr) check_video(config_of(model), arguments.patch);
   std::optional<Verifier> verifier;
   if (arguments.verify) verifier.emplace(place, options);
@@ -182,6 +211,17 @@ void add_conditioning(CLI::App& command, RunArguments& arguments) {
       ->delimiter(',')
       ->check(whole_number(0))
       ->type_name("N,...");
+}
+
+void add_context(CLI::App& command, RunArguments& arguments) {
+  add_whole_number(command, "--context-length", arguments.context_length, 1,
+                   "FreeNoise: attention in windows of so many frames, for clips longer than those of the training");
+  add_whole_number(command, "--context-stride", arguments.context_stride, 1,
+                   "Frames from one window to the next, at most its length (default: 4)");
+  add_choice(command, "--context-weighting", arguments.context_weighting,
+             {std::string(name_of(ContextWeighting::flat)), std::string(name_of(ContextWeighting::pyramid)),
+              std::string(name_of(ContextWeighting::delayed_reverse_sawtooth))},
+             "Weights of a window's frames where windows overlap (default: pyramid)");
 }
 
 }  // namespace
@@ -211,6 +251,7 @@ void add_run(CLI::App& program) {
   add_whole_number(*command, "--patch", arguments->patch, 1, 64,
                    "Video: pixels across one latent; channels are 3 x patch x patch")
       ->capture_default_str();
+  add_context(*command, *arguments);
   add_conditioning(*command, *arguments);
   add_engine_options(*command, arguments->engine);
   add_choice(*command, "--group-norm-scope", arguments->group_norm_scope, {"clip", "frame"},

@@ -11,21 +11,18 @@
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <system_error>
 #include <vector>
 
-#include "base/json.h"
-#include "base/threads.h"
 #include "commands.h"
 #include "kineograph/kineograph.h"
 #include "messages.h"
 #include "options.h"
 #include "progress.h"
+#include "train_checkpoint.h"
 #include "train_settings.h"
-#include "video/restore/restoration.h"
 #include "video/train/log.h"
 #include "video/train/session.h"
 #include "video/train/video.h"
@@ -37,16 +34,7 @@ using namespace video;
 
 namespace {
 
-using Json = nlohmann::ordered_json;
 namespace fs = std::filesystem;
-
-struct TrainArguments {
-  Settings settings;
-  std::string config, init, output, dtype = "f32", engine = "auto";
-  std::int64_t checkpoint_every = 500;
-  int threads = 0;
-  bool resume = false;
-};
 
 volatile std::sig_atomic_t received_signal = 0;
 
@@ -102,44 +90,6 @@ std::vector<std::shared_ptr<const WindowSource>> open_sources(const std::vector<
   return sources;
 }
 
-Json to_json(TrainArguments arguments, const TransformerTemporalConfig& config) {
-  Json json;
-  each_setting(arguments.settings,
-               [&](const char* name, const char*, double, double, auto& value) { json[name] = value; });
-  json["config"] = Json::parse(config.to_json());
-  json["engine"] = arguments.engine;
-  json["threads"] = arguments.threads;
-  json["dtype"] = arguments.dtype;
-  return json;
-}
-
-/// Of a checkpoint, which may be a stranger's: what the command line would refuse is refused there too. Before a number
-/// is converted, as one beyond the type's range has no value there.
-void check_stored_number(const std::string& where, const std::string& name, const Json& stored, double least,
-                         double most) {
-  if (!stored.is_number() || !(stored.get<double>() >= least && stored.get<double>() <= most))
-    throw CheckpointError(where + ": " + name, "a number from " + Json(least).dump() + " to " + Json(most).dump(),
-                          stored.dump());
-}
-void check_stored(const std::string& where, const TrainArguments& arguments) {
-  if (arguments.settings.clips.empty()) throw CheckpointError(where + ": clips", "at least one clip", "none");
-  const std::vector<std::string> engines = engine_names();
-  if (std::find(engines.begin(), engines.end(), arguments.engine) == engines.end())
-    throw CheckpointError(where + ": engine", "an engine of this program", arguments.engine);
-  if (arguments.dtype != "f32" && arguments.dtype != "bf16")
-    throw CheckpointError(where + ": dtype", "f32 or bf16", arguments.dtype);
-}
-
-/// The weights of a checkpoint as a model, so that a small file of a large configuration is refused before any memory
-/// is taken for it.
-TransformerTemporalModel stored_model(const Checkpoint& checkpoint, const TransformerTemporalConfig& config) {
-  constexpr std::string_view kPrefix = "weights.";
-  std::vector<Parameter> weights;
-  for (const auto& [name, view] : checkpoint.tensors())
-    if (name.starts_with(kPrefix)) weights.push_back({name.substr(kPrefix.size()), view});
-  return TransformerTemporalModel::from_state_dict(config, weights, checkpoint.owner(), {.engine = "reference"});
-}
-
 /// A folder that this run has for itself until it ends: two would write over each other's files.
 class FolderLock {
  public:
@@ -159,43 +109,6 @@ class FolderLock {
   int descriptor_;
 };
 
-// Takes from a checkpoint what the command line does not say, and refuses what it says otherwise.
-TransformerTemporalConfig adopt(const Checkpoint& checkpoint, const CLI::App& command, TrainArguments& arguments) {
-  const std::string where = checkpoint.where();
-  const auto found = checkpoint.metadata().find("settings");
-  if (found == checkpoint.metadata().end())
-    throw CheckpointError(where, "a checkpoint of kineograph train", "no settings");
-  try {
-    const auto stored = checkpoint::parse_json<Json, CheckpointError>(found->second, where + ": settings");
-    const auto hold = [&](const std::string& name, const Json& given) {
-      if (given == stored.at(name)) return;
-      throw ArgumentError("--" + name, stored.at(name).dump() + ", as the run in " + arguments.output + " has it",
-                          given.dump(), "Leave it out, or start a new run in another folder.");
-    };
-    each_setting(arguments.settings, [&](const char* name, const char*, double least, double most, auto& value) {
-      if (command.get_option(std::string("--") + name)->count() > 0) hold(name, Json(value));
-      if constexpr (std::is_arithmetic_v<std::decay_t<decltype(value)>>)
-        check_stored_number(where, name, stored.at(name), least, most);
-      stored.at(name).get_to(value);
-    });
-    // These may change on the way; by default they stay, so that not even the last bit differs.
-    const auto keep = [&](const std::string& name, auto& value) {
-      if (command.get_option("--" + name)->count() == 0) stored.at(name).get_to(value);
-    };
-    check_stored_number(where, "threads", stored.at("threads"), 0, kMostThreads);
-    keep("engine", arguments.engine);
-    keep("threads", arguments.threads);
-    keep("dtype", arguments.dtype);
-    check_stored(where, arguments);
-    const auto config = TransformerTemporalConfig::from_json(stored.at("config").dump(), where);
-    if (!arguments.config.empty())
-      hold("config", Json::parse(TransformerTemporalConfig::from_file(arguments.config).to_json()));
-    return config;
-  } catch (const Json::exception& error) {
-    throw CheckpointError(where, "the settings of a run", error.what());
-  }
-}
-
 std::string short_number(double value) {
   char text[32];
   std::snprintf(text, sizeof text, "%.4g", value);
@@ -212,7 +125,8 @@ struct Beginning {
 Beginning begin(const CLI::App& command, TrainArguments& arguments, const fs::path& checkpoint_file) {
   if (arguments.resume) {
     Checkpoint checkpoint = Checkpoint::open(checkpoint_file);
-    const TransformerTemporalConfig config = adopt(checkpoint, command, arguments);
+    const auto given = [&](const std::string& name) { return command.get_option("--" + name)->count() > 0; };
+    const TransformerTemporalConfig config = adopt(checkpoint, given, arguments);
     return {stored_model(checkpoint, config), std::move(checkpoint)};
   }
   if (fs::exists(checkpoint_file))
@@ -224,20 +138,6 @@ Beginning begin(const CLI::App& command, TrainArguments& arguments, const fs::pa
   if (!arguments.init.empty())
     return {TransformerTemporalModel::from_pretrained(arguments.init, {.engine = "reference"}), {}};
   return {initial_model(TransformerTemporalConfig::from_file(arguments.config), arguments.settings.seed), {}};
-}
-
-/// Settles what the command line left open, and refuses a model for something else.
-void complete(TrainArguments& arguments, const TransformerTemporalConfig& config) {
-  patch_of(config);
-  Settings& settings = arguments.settings;
-  if (settings.frames == 0) settings.frames = default_window(config);
-  if (config.num_positional_embeddings && settings.frames > *config.num_positional_embeddings)
-    throw CLI::ValidationError("--frames", "expected at most the model's num_positional_embeddings, " +
-                                               std::to_string(*config.num_positional_embeddings) + ", found " +
-                                               std::to_string(settings.frames));
-  if (arguments.engine == "auto") arguments.engine = engines().front();
-  // A run keeps the number that it was started with.
-  arguments.threads = thread_count(arguments.threads);
 }
 
 /// The losses and the speed as text, for the bar and for lines of a log.
@@ -286,17 +186,8 @@ void train(const CLI::App& command, TrainArguments arguments) {
   if (arguments.resume) lock.emplace(folder);
   Beginning beginning = begin(command, arguments, checkpoint_file);
   const TransformerTemporalConfig config = beginning.model.config();
-  // Settings that the command line would be told to write otherwise may be a checkpoint's.
-  const auto checked = [&] {
-    try {
-      complete(arguments, config);
-      return training_options(arguments.settings, config);
-    } catch (const CLI::ValidationError& error) {
-      if (!arguments.resume) throw;
-      throw CheckpointError(checkpoint_file.string(), "settings that the command line takes", error.what());
-    }
-  };
-  const TrainingOptions options = checked();
+  const TrainingOptions options =
+      arguments.resume ? resumed_options(checkpoint_file.string(), arguments, config) : complete(arguments, config);
   ModelOptions engine;
   engine.engine = arguments.engine;
   TrainingSession session(beginning.model, options, open_sources(arguments.settings.clips, options.batches.extents),
@@ -306,7 +197,7 @@ void train(const CLI::App& command, TrainArguments arguments) {
 
   fs::create_directories(folder);
   if (!lock) lock.emplace(folder);
-  const std::string remembered = to_json(arguments, config).dump();
+  const std::string remembered = to_json(arguments, config);
   TrainingLog log(folder, session.steps_done());
   const auto save = [&] {
     session.save(checkpoint_file, remembered);

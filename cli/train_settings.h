@@ -19,6 +19,15 @@ struct Settings {
   std::uint64_t seed = 0;
 };
 
+/// The command line of kineograph train.
+struct TrainArguments {
+  Settings settings;
+  std::string config, init, output, dtype = "f32", engine = "auto";
+  std::int64_t checkpoint_every = 500;
+  int threads = 0;
+  bool resume = false;
+};
+
 /// The one table of them. `visit` takes the option's name, its help, the least and the most for a number, and the
 /// value.
 template <class Visit>

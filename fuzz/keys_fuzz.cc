@@ -7,12 +7,13 @@
 
 namespace {
 
-void check(const std::optional<kineograph::model::Place>& place) {
-  if (!place || place->parameter.empty()) return;
+/// `find` is place_of or spatial_place_of.
+template <class Place, class Find>
+void check(const std::optional<Place>& place, const Find& find) {
+  if (!place) return;
   const std::string own = place->module.empty() ? place->parameter : place->module + "." + place->parameter;
   if (own.size() > 1000) return;  // names of inputs are bounded, and diffusers' may be longer than the original's
-  const auto again = kineograph::model::place_of(own);
-  if (place->parameter.find('.') == std::string::npos) return;  // "norm" of "norm.module"
+  const auto again = find(own);
   if (!again || again->module != place->module || again->parameter != place->parameter || !again->prefix.empty())
     __builtin_trap();
 }
@@ -23,9 +24,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   using namespace kineograph;
   std::istringstream lines(fuzz::text(data, size));
   for (std::string line; std::getline(lines, line);) {
-    check(model::place_of(line));
-    if (const auto key = model::read_lora_key(line)) check(model::lora_target(key->layer));
-    check(model::lora_target(line));
+    check(model::place_of(line), model::place_of);
+    check(model::spatial_place_of(line), model::spatial_place_of);
+    if (const auto key = model::read_lora_key(line)) check(model::lora_target(key->layer), model::place_of);
+    check(model::lora_target(line), model::place_of);
   }
   return 0;
 }

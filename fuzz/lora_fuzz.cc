@@ -1,5 +1,7 @@
-// The input's first line as PEFT's settings, each further one as the name of a factor; and the whole as a LoRA's file.
+// The input's first line as PEFT's settings, in the file's metadata and in a file beside it; each further line as the
+// name of a factor; and the whole as a LoRA's file.
 #include <filesystem>
+#include <fstream>
 #include <set>
 #include <sstream>
 
@@ -8,8 +10,11 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace kineograph;
-  static const std::filesystem::path path =
-      std::filesystem::temp_directory_path() / ("kineograph_lora_fuzz_" + std::to_string(::getpid()) + ".safetensors");
+  static const std::filesystem::path folder = [] {
+    const auto made = std::filesystem::temp_directory_path() / ("kineograph_lora_fuzz_" + std::to_string(::getpid()));
+    std::filesystem::create_directories(made);
+    return made;
+  }();
   std::istringstream lines(fuzz::text(data, size));
   std::string settings;
   std::getline(lines, settings);
@@ -24,11 +29,16 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       if ((letter & 0x80) != 0) letter = '?';
     if (taken.insert(line).second) tensors.emplace_back(line, is_alpha ? alpha : is_up ? up : down);
   }
+  const auto file = folder / "adapter_model.safetensors", config = folder / "adapter_config.json";
+  std::ofstream(config, std::ios::binary) << settings;
+  save_safetensors(file, tensors);
+  fuzz::expect_value_or_error([&] { Lora::open(folder); });
+  std::filesystem::remove(config);
   for (char& letter : settings)
     if ((letter & 0x80) != 0) letter = '?';
-  save_safetensors(path, tensors, {{"lora_adapter_metadata", settings}});
+  save_safetensors(file, tensors, {{"lora_adapter_metadata", settings}});
   fuzz::expect_value_or_error([&] {
-    const Lora lora = Lora::open(path);
+    const Lora lora = Lora::open(folder);
     TemporalModule module;
     module.name = "mid_block.motion_modules.0";
     const Tensor weight(DType::f32, {4, 4});

@@ -70,7 +70,8 @@ class CpuEngine : public ::testing::TestWithParam<std::tuple<std::string, DType>
 TEST_P(CpuEngine, AgreesWithTheReferenceOnRandomCases) {
   const auto& [isa, dtype] = GetParam();
   for (std::uint64_t seed = 0; seed < kCases; ++seed) {
-    const RandomCase c(seed);
+    RandomCase c(seed);
+    c.draw_context();
     const Tensor want = c.run(reference_engine(), DType::f32, "", 2);
     const Tensor got = c.run(*cpu_engine(), dtype, isa, 1 + static_cast<int>(seed % 3), seed % 5 == 0);
     ASSERT_TRUE(agree(c, dtype, want, got)) << "seed " << seed;
@@ -103,7 +104,8 @@ TEST_P(CpuEngine, NormalisesChannelsFarFromTheOthers) {
 TEST_P(CpuEngine, GivesTheSameBitsForAnyNumberOfThreads) {
   const auto& [isa, dtype] = GetParam();
   for (std::uint64_t seed = 1000; seed < 1040; ++seed) {
-    const RandomCase c(seed);
+    RandomCase c(seed);
+    c.draw_context();
     const Tensor one = c.run(*cpu_engine(), dtype, isa, 1);
     for (int threads : {2, 3, 7}) {
       const Tensor many = c.run(*cpu_engine(), dtype, isa, threads);

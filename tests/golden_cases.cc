@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "model/seeded.h"
 
@@ -68,7 +69,7 @@ std::vector<std::string> golden_names(const std::string& below) {
 }
 
 Golden load_golden(const std::filesystem::path& path) {
-  Golden golden{path.stem(), {}, 0, DType::f32, false, 1, Checkpoint::open(path)};
+  Golden golden{path.stem(), {}, 0, DType::f32, false, 1, {}, Checkpoint::open(path)};
   const auto& metadata = golden.file.metadata();
   golden.config = TransformerTemporalConfig::from_json(metadata.at("config"), path.string());
   golden.seed = std::stoull(metadata.at("seed"));
@@ -76,6 +77,11 @@ Golden load_golden(const std::filesystem::path& path) {
   const auto positions = metadata.find("pe");
   golden.seeded_positions = positions != metadata.end() && positions->second == "seeded";
   golden.num_frames = std::stoll(metadata.at("num_frames"));
+  if (const auto context = metadata.find("context"); context != metadata.end()) {
+    const auto [length, stride, weighting] =
+        nlohmann::json::parse(context->second).get<std::tuple<std::int64_t, std::int64_t, std::string>>();
+    golden.context = {length, stride, context_weighting(weighting)};
+  }
   return golden;
 }
 
@@ -88,6 +94,7 @@ TransformerTemporalModel Golden::model(const ModelOptions& options) const {
 ForwardOptions Golden::arguments() const {
   ForwardOptions options;
   options.num_frames = num_frames;
+  options.context = context;
   options.encoder_hidden_states = file.find("encoder_hidden_states");
   options.timestep = file.find("timestep");
   options.class_labels = file.find("class_labels");

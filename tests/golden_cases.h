@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,7 @@ struct Golden {
   DType weights_dtype = DType::f32;
   bool seeded_positions = false;
   std::int64_t num_frames = 1;
+  std::optional<ContextOptions> context = {};
   Checkpoint file;
 
   TransformerTemporalModel model(const ModelOptions& options) const;

@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <optional>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -51,6 +53,77 @@ TEST(Keys, WhateverStandsBeforeAPathIsAPrefix) {
     }
 }
 
+template <class Place, class Find>
+void expect_own_name(const std::string& name, const std::optional<Place>& place, const Find& find) {
+  if (!place) return;
+  const std::string own = place->module.empty() ? place->parameter : place->module + "." + place->parameter;
+  const auto again = find(own);
+  ASSERT_TRUE(again) << name << " -> " << own;
+  EXPECT_EQ(again->module, place->module) << name;
+  EXPECT_EQ(again->parameter, place->parameter) << name;
+  EXPECT_EQ(again->prefix, "") << name;
+}
+
+/// Two spellings of one place would be two tensors, of which a model takes one.
+TEST(Keys, OfInventedNamesLeadToAPlaceWhoseOwnNameLeadsToIt) {
+  const std::vector<std::string> words = {"down_blocks",
+                                          "mid_block",
+                                          "up_blocks",
+                                          "transformer_in",
+                                          "input_blocks",
+                                          "middle_block",
+                                          "output_blocks",
+                                          "motion_modules",
+                                          "temporal_attentions",
+                                          "temp_attentions",
+                                          "attentions",
+                                          "temporal_transformer",
+                                          "norm",
+                                          "proj_in",
+                                          "proj_out",
+                                          "transformer_blocks",
+                                          "temporal_transformer_blocks",
+                                          "time_stack",
+                                          "time_pos_embed",
+                                          "time_mixer",
+                                          "attention_blocks",
+                                          "norms",
+                                          "ff_norm",
+                                          "attn1",
+                                          "pos_encoder",
+                                          "positional_encoding",
+                                          "pe",
+                                          "0",
+                                          "1",
+                                          "2",
+                                          "4",
+                                          "007",
+                                          "module",
+                                          "_orig_mod",
+                                          "base_layer",
+                                          "weight",
+                                          "processor",
+                                          "to_q",
+                                          "to_out",
+                                          "mot:on",
+                                          ""};
+  std::mt19937 random(1);
+  std::size_t found = 0;
+  for (int count = 0; count < 300000; ++count) {
+    // Half of them begin as paths do.
+    std::string name = random() % 2 == 0 ? "" : words[random() % 7] + "." + words[27 + random() % 5] + ".";
+    for (std::size_t parts = 1 + random() % 7; parts > 0; --parts)
+      name += words[random() % words.size()] + (parts > 1 ? "." : "");
+    const auto temporal = place_of(name);
+    found += temporal.has_value();
+    expect_own_name(name, temporal, place_of);
+    expect_own_name(name, lora_target(name), place_of);
+    expect_own_name(name, spatial_place_of(name), spatial_place_of);
+    if (::testing::Test::HasFailure()) return;
+  }
+  EXPECT_GT(found, 5000u);
+}
+
 TEST(Keys, OtherTransformersOfAUNetAreNoModuleByItself) {
   for (const char* key : {"down_blocks.0.attentions.0.norm.weight", "down_blocks.0.attentions.0.proj_in.weight",
                           "unet.mid_block.attentions.0.transformer_blocks.0.norm1.weight", "layers.0.norm.weight",
@@ -86,6 +159,8 @@ TEST(Keys, EveryFormOfALoraNamesOneWeight) {
                          {"base_model.model.unet." + ours + ".to_out.0.lora_A.zoom_in.weight", "zoom_in"},
                          {theirs + ".to_out.0.lora_A.default.weight", "default"},
                          {ours + ".to_out.0.lora_A", ""},
+                         {theirs + ".to_out.processor.0_lora.down.weight", ""},  // AnimateDiff-MotionDirector
+                         {theirs + ".to_out.0.lora_down.weight", ""},            // the same, in its other format
                          {kohya + "_to_out_0.lora_down.weight", ""},
                          {kohya + "_processor_to_out.lora_down.weight", ""},
                          {"state_dict.lora." + kohya + "_to_out_0.lora_down.weight", ""}}) {
@@ -97,6 +172,25 @@ TEST(Keys, EveryFormOfALoraNamesOneWeight) {
     ASSERT_TRUE(place) << form.down << " " << key->layer;
     EXPECT_EQ(place->module, "down_blocks.0.motion_modules.1");
     EXPECT_EQ(place->parameter, "transformer_blocks.0.attn1.to_out.0.weight") << form.down;
+  }
+}
+
+/// AnimateDiff-MotionDirector puts ".processor" before a path's last component, whatever that is, and trains the
+/// feed-forward, too.
+TEST(Keys, OfAnimateDiffMotionDirectorLeadToTheFeedForwardToo) {
+  const std::string block = "up_blocks.0.motion_modules.2.temporal_transformer.transformer_blocks.0.";
+  for (const auto& [layer, parameter] : std::vector<std::pair<std::string, std::string>>{
+           {"attention_blocks.1.processor.to_k_lora", "attn2.to_k"},
+           {"attention_blocks.1.to_out.processor.0_lora", "attn2.to_out.0"},
+           {"ff.net.0.processor.proj_lora", "ff.net.0.proj"},
+           {"ff.net.processor.2_lora", "ff.net.2"}}) {
+    const auto key = read_lora_key(block + layer + ".up.weight");
+    ASSERT_TRUE(key) << layer;
+    EXPECT_EQ(key->part, LoraKey::Part::up);
+    const auto place = lora_target(key->layer);
+    ASSERT_TRUE(place) << layer;
+    EXPECT_EQ(place->module, "up_blocks.0.motion_modules.2");
+    EXPECT_EQ(place->parameter, "transformer_blocks.0." + parameter + ".weight");
   }
 }
 

@@ -12,6 +12,15 @@ RandomCase::RandomCase(std::uint64_t seed) : Draws(seed) {
   draw_inputs();
 }
 
+void RandomCase::draw_context() {
+  if (!chance(0.4)) return;
+  ContextOptions options;
+  options.length = pick(1, inputs.num_frames);
+  options.stride = pick(1, options.length);
+  options.weighting = static_cast<ContextWeighting>(pick(0, 2));
+  inputs.context = context_windows(options, inputs.num_frames, weight_dtype_);
+}
+
 Attention RandomCase::attention(std::int64_t context) {
   const std::int64_t inner = config.inner_dim();
   const bool bias = config.attention_bias;
@@ -183,6 +192,9 @@ std::string RandomCase::describe() const {
   if (inputs.encoder_hidden_states)
     text += std::string(inputs.encoder_per_video ? " per-video " : " per-pixel ") +
             std::to_string(inputs.encoder_hidden_states.size(1));
+  if (!inputs.context.empty())
+    text +=
+        " windows of " + std::to_string(inputs.context.length) + ": " + std::to_string(inputs.context.windows.size());
   return text + (channels_last_ ? " channels-last" : "");
 }
 

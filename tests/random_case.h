@@ -21,6 +21,8 @@ class RandomCase : Draws {
   engine::Weights weights;
   engine::Inputs inputs;
 
+  /// Windows for some, of what is drawn beside them; a case begins without.
+  void draw_context();
   /// An output of the shape and dtype that the call wants.
   Tensor make_output() const;
   /// Runs an engine on it and returns the output as f64.

@@ -3,10 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <deque>
 #include <filesystem>
 #include <set>
 
+#include "base/same_values.h"
 #include "closeness.h"
+#include "model/widen.h"
 
 namespace kineograph::testing {
 namespace {
@@ -88,6 +91,93 @@ TEST(SpatialModules, AFolderOfOneModelIsThatModelAndNoTemporalOne) {
     EXPECT_TRUE(temporal_modules(checkpoint).empty());
   }
   fs::remove_all(saved);
+}
+
+/// A checkpoint's tensors with every matrix as 8-bit floats, with scales of all kinds beside them, and what each is
+/// read as.
+struct EightBit {
+  Checkpoint origin;  ///< keeps the memory of what stays
+  std::deque<Tensor> memory = {};
+  std::vector<std::pair<std::string, TensorView>> stored = {};
+  std::map<std::string, Tensor> read = {};
+
+  explicit EightBit(const std::filesystem::path& path) : origin(Checkpoint::open(path)) {
+    std::size_t count = 0;
+    for (const auto& [name, view] : origin.tensors()) {
+      const bool matrix = name.ends_with(".weight") && (view.rank() == 2 || view.rank() == 4);
+      if (matrix)
+        add(name, view.shape(), count++);
+      else
+        stored.emplace_back(name, view);
+    }
+  }
+
+ private:
+  void add(const std::string& name, const Shape& shape, std::size_t count) {
+    const DType dtype = count % 2 == 0 ? DType::f8_e4m3fn : DType::f8_e5m2;
+    Tensor& weight = memory.emplace_back(dtype, shape);
+    for (std::int64_t i = 0; i < weight.numel(); ++i)  // 0x78 and above: NaN and infinity of one or the other
+      static_cast<std::uint8_t*>(weight.data())[i] =
+          static_cast<std::uint8_t>((i * 37 + static_cast<std::int64_t>(count)) % 0x78 + (i % 2) * 0x80);
+    stored.emplace_back(name, weight);
+    TensorView scale;
+    if (count % 3 != 0) {
+      Tensor& factors = memory.emplace_back(DType::f32, count % 3 == 1 ? Shape{} : Shape{shape[0], 1});
+      for (std::int64_t i = 0; i < factors.numel(); ++i)
+        factors.data_as<float>()[i] = 0.01f + 0.003f * static_cast<float>(i);
+      scale = factors;
+      const std::string layer = name.substr(0, name.rfind('.'));
+      stored.emplace_back(layer + (count % 2 == 0 ? ".scale_weight" : ".weight_scale"), scale);
+      stored.emplace_back(layer + ".input_scale", memory.emplace_back(convert(scale, DType::f32)));
+    }
+    read.emplace(name, model::widened(weight, scale));
+  }
+};
+
+TEST(SpatialModules, InEightBitsAreReadAsF16TimesTheirScales) {
+  const fs::path saved = fs::path(::testing::TempDir()) / "eight_bits";
+  for (const char* name : {"unet_2d", "unet_svd", "sd15_original.safetensors", "svd_original"}) {
+    if (!fs::exists(folder() / name)) continue;
+    SCOPED_TRACE(name);
+    const EightBit eight(folder() / name);
+    fs::remove_all(saved);
+    fs::create_directory(saved);
+    if (fs::exists(folder() / name / "config.json"))
+      fs::copy_file(folder() / name / "config.json", saved / "config.json");
+    save_safetensors(saved / "diffusion_pytorch_model.safetensors", eight.stored);
+    const Checkpoint checkpoint = Checkpoint::open(saved / "diffusion_pytorch_model.safetensors");
+    const std::vector<SpatialModule> modules = spatial_modules(checkpoint);
+    ASSERT_FALSE(modules.empty());
+    for (const SpatialModule& module : modules) {
+      EXPECT_EQ(module.problem, "") << module.name;
+      EXPECT_FALSE(module.scales.empty());
+      const SpatialModel model = load_spatial(checkpoint, module.name);
+      const auto& parameters = std::visit(
+          [](const auto& one) -> const auto& { return one.parameters(); }, model);
+      for (std::size_t i = 0; i < module.state_dict.size(); ++i) {
+        const auto& [parameter, view] = module.state_dict[i];
+        const auto own = std::find_if(parameters.begin(), parameters.end(),
+                                      [&parameter = parameter](const Parameter& p) { return p.name == parameter; });
+        ASSERT_NE(own, parameters.end()) << parameter;
+        const auto read = eight.read.find(module.sources[i]);
+        EXPECT_TRUE(same_values(own->value, read == eight.read.end() ? view : read->second.view())) << parameter;
+      }
+    }
+  }
+  fs::remove_all(saved);
+}
+
+TEST(SpatialModules, SayWhichScaleIsNotKnown) {
+  const fs::path saved = fs::path(::testing::TempDir()) / "wrong_scale.safetensors";
+  EightBit eight(folder() / "sd15_original.safetensors");
+  const Tensor wrong(DType::f32, {3});
+  for (auto& [name, value] : eight.stored)
+    if (name.ends_with(".scale_weight") || name.ends_with(".weight_scale")) value = wrong;
+  save_safetensors(saved, eight.stored);
+  const std::string problem = spatial_modules(Checkpoint::open(saved)).front().problem;
+  EXPECT_NE(problem.find("a scale of f32 [3]"), std::string::npos) << problem;
+  EXPECT_THROW(load_spatial(Checkpoint::open(saved)), CheckpointError);
+  fs::remove(saved);
 }
 
 TEST(SpatialModules, AWrongNameIsAnsweredWithTheRightOnes) {

@@ -64,7 +64,7 @@ Clip read_safetensors(const std::filesystem::path& path) {
                                                              {"image_only_indicator", &clip.image_only_indicator}};
   for (const auto& [name, view] : file.tensors()) {
     const auto place =
-        std::find_if(std::begin(places), std::end(places), [&](const auto& p) { return p.first == name; });
+        std::find_if(std::begin(places), std::end(places), [&name = name](const auto& p) { return p.first == name; });
     if (place == std::end(places)) {
       std::string known;
       for (const auto& [argument, slot] : places) known += (known.empty() ? "" : ", ") + std::string(argument);

@@ -17,7 +17,8 @@ namespace kineograph {
 /// diffusers' cross_attention_kwargs: handed to every attention's processor.
 using CrossAttentionKwargs = std::map<std::string, std::variant<bool, std::int64_t, double, std::string, TensorView>>;
 
-/// One call of an attention for a run of sequences. A sequence is one pixel of one video through all frames.
+/// One call of an attention for a run of sequences. A sequence is one pixel of one video through all frames, or through
+/// the L frames of one of the windows of ForwardOptions::context: read L for F below then.
 struct AttentionCall {
   std::string_view name;         ///< "transformer_blocks.0.attn1"
   std::int64_t layer = 0;        ///< index of the block
@@ -26,6 +27,8 @@ struct AttentionCall {
   std::int64_t num_videos = 1;   ///< B
   std::int64_t first_pixel = 0;  ///< pixel (h * W + w) of the first sequence
   std::int64_t num_pixels = 1;   ///< H * W
+  std::int64_t window = 0;       ///< index of the window
+  std::int64_t num_windows = 1;  ///< 1 without windows
   double scale = 1.0;            ///< 1 / sqrt(head_dim), not yet applied to query
   TensorView query;              ///< (sequences, heads, F, head_dim)
   TensorView key;                ///< (sequences, heads, S, head_dim); S = F for self-attention
@@ -37,7 +40,9 @@ struct AttentionCall {
 };
 
 /// Replaces the core of one attention: softmax(query * key^T * scale) * value. The projections stay the model's.
-/// Calls may come from several threads at once, in any order of pixels.
+/// Calls may come from several threads at once, in any order of pixels. A processor may throw: the other threads stop
+/// at their next tile, the exception is thrown by forward, whose output is then undefined, and the model is as before.
+/// It may call any model's forward or backward, its own model's too.
 class AttentionProcessor {
  public:
   virtual ~AttentionProcessor() = default;
@@ -61,7 +66,8 @@ class AttentionRecorder : public AttentionProcessor {
 
   /// Names seen so far, sorted.
   std::vector<std::string> names() const;
-  /// Probabilities of one attention as f32 (B, H*W, heads, F, S); an empty tensor for a name not seen.
+  /// Probabilities of one attention as f32 (B, H*W, heads, F, S); in windows (B, H*W, heads, windows * L, S), a window
+  /// after the other. An empty tensor for a name not seen.
   Tensor probabilities(std::string_view name) const;
   /// Forgets all probabilities.
   void clear();

@@ -10,6 +10,8 @@
 #ifndef KINEOGRAPH_C_H_
 #define KINEOGRAPH_C_H_
 
+/* C's own: NOLINTBEGIN(modernize-use-using, modernize-deprecated-headers) */
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -35,7 +37,8 @@ typedef enum kineograph_status {
   KINEOGRAPH_CHECKPOINT_ERROR = 4, /**< tensors that do not fit the configuration */
   KINEOGRAPH_IO_ERROR = 5,         /**< the operating system refused */
   KINEOGRAPH_OUT_OF_MEMORY = 6,
-  KINEOGRAPH_INTERNAL_ERROR = 7 /**< anything else; please report it */
+  KINEOGRAPH_INTERNAL_ERROR = 7, /**< anything else; please report it */
+  KINEOGRAPH_CANCELLED = 8       /**< on_progress ended the call; what it was to write is undefined */
 } kineograph_status;
 
 /** Element types. The model takes the first three; indices are i64 or i32. */
@@ -85,11 +88,15 @@ typedef struct kineograph_forward_options {
   kineograph_tensor class_labels;          /**< (B), (1) or (), integers */
   int training;                            /**< not 0: dropout and label drops, drawn from training_seed */
   uint64_t training_seed;                  /**< the same seed drops the same again */
+  /** Told how far the call is, from 0 to 1, about once a tile, by any thread at work but never by two at once; returns
+   *  0 to go on, anything else to end the call with KINEOGRAPH_CANCELLED. Null: nobody is told. */
+  int (*on_progress)(double done, void* progress_data);
+  void* progress_data; /**< handed to on_progress */
 } kineograph_forward_options;
-#define KINEOGRAPH_FORWARD_OPTIONS_INIT                                                \
-  {                                                                                    \
-    sizeof(kineograph_forward_options), 1, 0, {NULL, KINEOGRAPH_F32, 0, {0}, {0}},     \
-        {NULL, KINEOGRAPH_F32, 0, {0}, {0}}, {NULL, KINEOGRAPH_F32, 0, {0}, {0}}, 0, 0 \
+#define KINEOGRAPH_FORWARD_OPTIONS_INIT                                                            \
+  {                                                                                                \
+    sizeof(kineograph_forward_options), 1, 0, {NULL, KINEOGRAPH_F32, 0, {0}, {0}},                 \
+        {NULL, KINEOGRAPH_F32, 0, {0}, {0}}, {NULL, KINEOGRAPH_F32, 0, {0}, {0}}, 0, 0, NULL, NULL \
   }
 
 /** The gradients that backward writes; tensors with null data are not computed. Nothing is added to what is there. */
@@ -175,5 +182,7 @@ KINEOGRAPH_C_API kineograph_status kineograph_model_backward(const kineograph_mo
 #ifdef __cplusplus
 }
 #endif
+
+/* NOLINTEND(modernize-use-using, modernize-deprecated-headers) */
 
 #endif /* KINEOGRAPH_C_H_ */

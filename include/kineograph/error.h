@@ -1,4 +1,4 @@
-// Errors of the library: typed exceptions, thrown before any work starts.
+// Errors of the library: typed exceptions, thrown before any work starts; Cancelled while it is done.
 #pragma once
 
 #include <stdexcept>
@@ -53,6 +53,12 @@ class CheckpointError : public Error {
 /// An argument of forward() of the wrong shape, dtype or range.
 class ArgumentError : public Error {
   using Error::Error;
+};
+
+/// A call that its on_progress ended. What it was to write is undefined: some of it is there.
+class Cancelled : public Error {
+ public:
+  Cancelled() : Error("cancelled by on_progress: the outputs are undefined") {}
 };
 
 /// The operating system refused: a file that cannot be opened, read, written or renamed.

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -11,6 +12,7 @@
 
 #include "kineograph/attention.h"
 #include "kineograph/config.h"
+#include "kineograph/context.h"
 #include "kineograph/error.h"
 #include "kineograph/tensor.h"
 
@@ -21,6 +23,13 @@ struct TransformerTemporalModelOutput {
   /// (B*F, C, H, W) in the dtype of hidden_states; for discrete latents (B*F, V-1, sample_size^2), f32.
   Tensor sample;
 };
+
+/// Told how far a call is, from 0 to 1, never less than before; returns whether to go on. It is asked when the work
+/// starts, then about once a tile (milliseconds of work; the reference engine asks more often), and last with 1, on the
+/// calling thread, when all is written. In between any thread at work asks, never two at once. false ends the call:
+/// every thread stops at its next tile, and Cancelled is thrown. An exception of the handler's ends it too, and is
+/// thrown on. After either, the outputs are undefined and the model is as before. It may call any model.
+using ProgressHandler = std::function<bool(double)>;
 
 /// How a model is made ready.
 struct ModelOptions {
@@ -56,6 +65,8 @@ struct ForwardOptions {
   TensorView timestep = {};
   /// Integers, (B) or () or (1), in [0, num_embeds_ada_norm]; the last is the unconditional class. ada_norm_zero only.
   TensorView class_labels = {};
+  /// Attention in windows of frames; absent: over all of them. Not for backward, nor with dropout.
+  std::optional<ContextOptions> context = {};
   /// Handed to every attention's processor; null for none.
   const CrossAttentionKwargs* cross_attention_kwargs = nullptr;
   /// Null for the default of every attention.
@@ -68,6 +79,8 @@ struct ForwardOptions {
   int num_threads = 0;
   /// Called for accepted arguments that have no effect, and for unknown cross_attention_kwargs.
   WarningHandler on_warning = {};
+  /// Progress and cancellation of the call, a forward or a backward; empty for neither.
+  ProgressHandler on_progress = {};
 };
 
 /// One parameter of the model: its name in diffusers' state dict, and its values.
@@ -139,7 +152,7 @@ class TransformerTemporalModel : public ModelMixin {
                                                   std::shared_ptr<const void> owner, ModelOptions options = {});
 
   /// hidden_states: (B*F, C, H, W), row b*F+f is frame f of video b; f32, f16 or bf16; any strides, fastest for
-  /// contiguous ones. Discrete: i64 (B*F, sample_size^2). Throws ArgumentError before any work starts.
+  /// contiguous ones. Discrete: i64 (B*F, sample_size^2). Throws ArgumentError before any work starts, and Cancelled.
   TransformerTemporalModelOutput forward(TensorView hidden_states, const ForwardOptions& options = {}) const;
 
   /// The same into the caller's memory; `sample` may be hidden_states' own memory if its layout is the same.
@@ -199,6 +212,8 @@ struct Transformer2DForwardOptions {
   int num_threads = 0;
   /// Called for accepted arguments that have no effect.
   WarningHandler on_warning = {};
+  /// As ForwardOptions::on_progress.
+  ProgressHandler on_progress = {};
 };
 
 /// diffusers' Transformer2DModel over continuous latents: the transformer over the pixels of an image that the UNets of
@@ -243,6 +258,8 @@ struct TransformerSpatioTemporalForwardOptions {
   int num_threads = 0;
   /// Called for accepted arguments that have no effect.
   WarningHandler on_warning = {};
+  /// As ForwardOptions::on_progress.
+  ProgressHandler on_progress = {};
 };
 
 /// diffusers' TransformerSpatioTemporalModel: Stable Video Diffusion's transformer over the pixels of a frame and the

@@ -39,8 +39,9 @@ struct CheckpointModule {
   std::string name;  ///< its path in diffusers, such as "down_blocks.0.attentions.1"; empty for a single module
   /// Keys of its configuration that neither the tensors' shapes nor a config.json say: the published models' values.
   std::vector<std::string> assumed;
-  std::vector<Parameter> state_dict;  ///< names inside the module; views of memory that the checkpoint keeps
-  std::vector<std::string> sources;   ///< the name of each in the file
+  std::vector<Parameter> state_dict;          ///< names inside the module; views of memory that the checkpoint keeps
+  std::vector<std::string> sources;           ///< the name of each in the file
+  std::map<std::string, WeightScale> scales;  ///< of 8-bit weights, by their parameter's name
   /// Why no model can be made of it, such as a tensor that is missing; empty where one can.
   std::string problem;
 
@@ -57,7 +58,6 @@ struct TemporalModule : CheckpointModule {
   /// Position tables in 16 bits of an original file that are the formula's to rounding: as in diffusers, the formula's
   /// values in f32 stand for them.
   std::vector<std::string> recomputed;
-  std::map<std::string, WeightScale> scales;  ///< of 8-bit weights, by their parameter's name
   /// Keys of low-rank factors that PEFT injected, which the weights do not contain; Lora::open reads them.
   std::vector<std::string> adapter;
 };

@@ -3,8 +3,10 @@
 
 #include <nanobind/stl/pair.h>
 
+#include <chrono>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -46,6 +48,43 @@ inline ModelOptions model_options(const std::string& engine, const std::string& 
   options.on_warning = warnings.handler();
   return options;
 }
+
+/// A call that notices Python's signals and tells `on_progress`, a callable or None, how far it is. The calling thread
+/// alone looks for signals: in the main thread their handlers run there, and what they raise, such as
+/// KeyboardInterrupt, ends the call.
+class CallProgress {
+ public:
+  explicit CallProgress(nb::handle on_progress) : on_progress_(on_progress) {}
+  CallProgress(const CallProgress&) = delete;  // handlers point to it
+
+  ProgressHandler handler() {
+    return [this](double done) {
+      const bool signals = std::this_thread::get_id() == caller_ && time_for_signals();
+      if (on_progress_.is_none() && !signals) return true;
+      const nb::gil_scoped_acquire gil;
+      if (signals && PyErr_CheckSignals() != 0) throw nb::python_error();
+      if (on_progress_.is_none()) return true;
+      const nb::object go_on = nb::borrow<nb::object>(on_progress_)(done);
+      const int truth = go_on.is_none() ? 1 : PyObject_IsTrue(go_on.ptr());
+      if (truth < 0) throw nb::python_error();
+      return truth != 0;
+    };
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  /// A thread of Python's at work keeps the GIL for 5 ms whoever waits for it: not at every tile.
+  bool time_for_signals() {
+    const Clock::time_point now = Clock::now();
+    if (now - looked_ < std::chrono::milliseconds(200)) return false;
+    looked_ = now;
+    return true;
+  }
+
+  nb::handle on_progress_;  ///< an argument of the call, which keeps it
+  std::thread::id caller_ = std::this_thread::get_id();
+  Clock::time_point looked_ = Clock::now();
+};
 
 /// Keeps Python objects alive; may be dropped by any thread.
 inline std::shared_ptr<const void> keep_alive(std::vector<Array> arrays) {

@@ -2,10 +2,10 @@
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/variant.h>
-#define XXH_INLINE_ALL
-#include <xxhash.h>
 
+#include "fingerprint.h"
 #include "models.h"
 #include "restoration.h"
 
@@ -15,6 +15,8 @@ using namespace nb::literals;
 namespace kineograph::python {
 namespace {
 
+/// Length, stride and weighting of FreeNoise's windows.
+using Context = std::optional<std::tuple<std::int64_t, std::int64_t, std::string>>;
 using Kwargs = std::map<std::string, std::variant<bool, std::int64_t, double, std::string>>;
 
 /// The library's exceptions as the classes of kineograph.errors, with their parts.
@@ -37,6 +39,8 @@ void translate(const std::exception_ptr& pointer, void*) {
     raise("ArgumentError", error);
   } catch (const IoError& error) {
     raise("IoError", error);
+  } catch (const Cancelled& error) {
+    raise("Cancelled", error);
   } catch (const Error& error) {
     raise("Error", error);
   }
@@ -86,12 +90,13 @@ TransformerTemporalModel from_pretrained(const std::string& directory, const std
 /// What a forward and its backward are given alike, with the arrays that keep its memory.
 struct Call {
   Call(nb::handle hidden_states, std::int64_t num_frames, nb::handle encoder_hidden_states, nb::handle timestep,
-       nb::handle class_labels, std::optional<std::uint64_t> training_seed, int num_threads)
+       nb::handle class_labels, std::optional<std::uint64_t> training_seed, int num_threads, nb::handle on_progress)
       : array(as_array("hidden_states", hidden_states)),
         input(view_of("hidden_states", array)),
         encoder("encoder_hidden_states", encoder_hidden_states),
         time("timestep", timestep),
-        labels("class_labels", class_labels) {
+        labels("class_labels", class_labels),
+        progress(on_progress) {
     options.num_frames = num_frames;
     options.encoder_hidden_states = encoder.view;
     options.timestep = time.view;
@@ -99,6 +104,7 @@ struct Call {
     options.training_seed = training_seed;
     options.num_threads = num_threads;
     options.on_warning = warnings.handler();
+    options.on_progress = progress.handler();
   }
   Call(const Call&) = delete;  // its options point into it
 
@@ -106,6 +112,7 @@ struct Call {
   TensorView input;
   OptionalView encoder, time, labels;
   Warnings warnings;
+  CallProgress progress;
   ForwardOptions options;
 };
 
@@ -113,8 +120,11 @@ nb::object forward(const TransformerTemporalModel& model, nb::handle hidden_stat
                    nb::handle encoder_hidden_states, nb::handle timestep, nb::handle class_labels,
                    const Kwargs& cross_attention_kwargs, nb::handle out,
                    const std::shared_ptr<AttentionRecorder>& recorder, std::optional<std::uint64_t> training_seed,
-                   int num_threads) {
-  Call call(hidden_states, num_frames, encoder_hidden_states, timestep, class_labels, training_seed, num_threads);
+                   int num_threads, nb::handle on_progress, const Context& context) {
+  Call call(hidden_states, num_frames, encoder_hidden_states, timestep, class_labels, training_seed, num_threads,
+            on_progress);
+  if (context)
+    call.options.context = {std::get<0>(*context), std::get<1>(*context), context_weighting(std::get<2>(*context))};
   CrossAttentionKwargs kwargs;
   for (const auto& [key, value] : cross_attention_kwargs)
     std::visit([&kwargs, &key = key](const auto& given) { kwargs[key] = given; }, value);
@@ -195,8 +205,9 @@ class GradientArrays {
 NamedArrays backward(const TransformerTemporalModel& model, nb::handle hidden_states, nb::handle sample_gradient,
                      const NamedArrays& wanted, std::int64_t num_frames, nb::handle encoder_hidden_states,
                      nb::handle timestep, nb::handle class_labels, std::optional<std::uint64_t> training_seed,
-                     int num_threads) {
-  Call call(hidden_states, num_frames, encoder_hidden_states, timestep, class_labels, training_seed, num_threads);
+                     int num_threads, nb::handle on_progress) {
+  Call call(hidden_states, num_frames, encoder_hidden_states, timestep, class_labels, training_seed, num_threads,
+            on_progress);
   const OptionalView by_sample("sample_gradient", sample_gradient);
   GradientArrays gradients(model, call, wanted, framework_of(hidden_states));
   {
@@ -205,18 +216,6 @@ NamedArrays backward(const TransformerTemporalModel& model, nb::handle hidden_st
   }
   call.warnings.issue();
   return std::move(gradients.arrays);
-}
-
-/// One number for the bytes at `addresses`, XXH3 of one after the other: whoever packed them can tell whether they
-/// still are what they were.
-std::uint64_t fingerprint(const std::vector<std::uintptr_t>& addresses, const std::vector<std::size_t>& sizes) {
-  if (addresses.size() != sizes.size())
-    throw ArgumentError("sizes", std::to_string(addresses.size()), std::to_string(sizes.size()));
-  const nb::gil_scoped_release free;
-  XXH64_hash_t hash = 0;
-  for (std::size_t i = 0; i < addresses.size(); ++i)
-    hash = XXH3_64bits_withSeed(reinterpret_cast<const void*>(addresses[i]), sizes[i], hash);
-  return hash;
 }
 
 nb::object recorded(const AttentionRecorder& recorder, const std::string& name) {
@@ -247,10 +246,11 @@ NB_MODULE(_native, m) {
                   "variant"_a, "select"_a, "group_norm_scope"_a, "loras"_a, "strict"_a)
       .def("forward", forward, "hidden_states"_a.none(), "num_frames"_a, "encoder_hidden_states"_a.none(),
            "timestep"_a.none(), "class_labels"_a.none(), "cross_attention_kwargs"_a, "out"_a.none(),
-           "recorder"_a.none(), "training_seed"_a.none(), "num_threads"_a)
+           "recorder"_a.none(), "training_seed"_a.none(), "num_threads"_a, "on_progress"_a.none() = nb::none(),
+           "context"_a.none() = nb::none())
       .def("backward", backward, "hidden_states"_a.none(), "sample_gradient"_a.none(), "wanted"_a, "num_frames"_a,
            "encoder_hidden_states"_a.none(), "timestep"_a.none(), "class_labels"_a.none(), "training_seed"_a.none(),
-           "num_threads"_a)
+           "num_threads"_a, "on_progress"_a.none() = nb::none())
       .def_prop_ro("attention_names", &TransformerTemporalModel::attention_names);
   bind_restoration(m);
 
@@ -258,5 +258,6 @@ NB_MODULE(_native, m) {
   m.def(
       "instruction_sets", [](const std::string& engine) { return instruction_sets(engine); }, "engine"_a);
   m.def("version", [] { return std::string(version()); });
-  m.def("fingerprint", fingerprint, "addresses"_a, "sizes"_a);
+  m.def("fingerprint", fingerprint, "addresses"_a, "sizes"_a, "num_threads"_a,
+        nb::call_guard<nb::gil_scoped_release>());
 }

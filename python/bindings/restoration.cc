@@ -61,15 +61,15 @@ class VideoRestorer {
   }
 
   // The next restored frame's colours (3, height, width), or None.
-  nb::object pop() {
+  std::optional<nb::ndarray<nb::numpy, float>> pop() {
     std::vector<std::uint8_t> planes;
-    if (!restorer_.pop(planes)) return nb::none();
+    if (!restorer_.pop(planes)) return std::nullopt;
     const std::size_t height = static_cast<std::size_t>(header_.height),
                       width = static_cast<std::size_t>(header_.width);
     auto* const colours = new float[3 * height * width];
     const nb::capsule owner(colours, [](void* memory) noexcept { delete[] static_cast<float*>(memory); });
     frame_to_rgb(planes, header_, colours);
-    return nb::cast(nb::ndarray<nb::numpy, float>(colours, {3, height, width}, owner));
+    return nb::ndarray<nb::numpy, float>(colours, {3, height, width}, owner);
   }
 
   nb::list findings() const {
@@ -119,7 +119,7 @@ void bind_restoration(nb::module_& module) {
       .def("push", &VideoRestorer::push, "frame"_a)
       .def("finish", &VideoRestorer::finish)
       .def("pop", &VideoRestorer::pop)
-      .def("findings", &VideoRestorer::findings);
+      .def("findings", &VideoRestorer::findings, nb::sig("def findings(self) -> list[dict[str, object]]"));
 }
 
 }  // namespace kineograph::python

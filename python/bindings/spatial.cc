@@ -31,10 +31,13 @@ Model from_pretrained(const std::string& path, const std::string& module, const 
 
 /// `forward` into `out`, or into a new array of hidden_states' library, which is returned.
 template <class Model, class Options>
-nb::object run(const Model& model, nb::handle hidden_states, nb::handle out, Options& options, Warnings& warnings) {
+nb::object run(const Model& model, nb::handle hidden_states, nb::handle out, nb::handle on_progress, Options& options) {
   const Array array = as_array("hidden_states", hidden_states);
   const TensorView input = view_of("hidden_states", array);
+  Warnings warnings;
+  CallProgress progress(on_progress);
   options.on_warning = warnings.handler();
+  options.on_progress = progress.handler();
   nb::object result;
   MutableTensorView sample;
   MutableArray output;
@@ -56,7 +59,8 @@ nb::object run(const Model& model, nb::handle hidden_states, nb::handle out, Opt
 nb::object forward_2d(const Transformer2DModel& model, nb::handle hidden_states, nb::handle encoder_hidden_states,
                       nb::handle timestep, nb::handle class_labels, nb::handle attention_mask,
                       nb::handle encoder_attention_mask, const std::vector<nb::object>& image_prompts,
-                      const std::vector<std::vector<double>>& scales, nb::handle out, int num_threads) {
+                      const std::vector<std::vector<double>>& scales, nb::handle out, int num_threads,
+                      nb::handle on_progress) {
   const OptionalView encoder("encoder_hidden_states", encoder_hidden_states), time("timestep", timestep);
   const OptionalView labels("class_labels", class_labels), mask("attention_mask", attention_mask);
   const OptionalView encoder_mask("encoder_attention_mask", encoder_attention_mask);
@@ -72,13 +76,13 @@ nb::object forward_2d(const Transformer2DModel& model, nb::handle hidden_states,
     options.image_prompts.push_back({view_of("image_prompts", images.back()), scales.at(i)});
   }
   options.num_threads = num_threads;
-  Warnings warnings;
-  return run(model, hidden_states, out, options, warnings);
+  return run(model, hidden_states, out, on_progress, options);
 }
 
 nb::object forward_spatio_temporal(const TransformerSpatioTemporalModel& model, nb::handle hidden_states,
                                    std::int64_t num_frames, nb::handle encoder_hidden_states,
-                                   nb::handle image_only_indicator, nb::handle out, int num_threads) {
+                                   nb::handle image_only_indicator, nb::handle out, int num_threads,
+                                   nb::handle on_progress) {
   const OptionalView encoder("encoder_hidden_states", encoder_hidden_states);
   const OptionalView images("image_only_indicator", image_only_indicator);
   TransformerSpatioTemporalForwardOptions options;
@@ -86,8 +90,7 @@ nb::object forward_spatio_temporal(const TransformerSpatioTemporalModel& model, 
   options.encoder_hidden_states = encoder.view;
   options.image_only_indicator = images.view;
   options.num_threads = num_threads;
-  Warnings warnings;
-  return run(model, hidden_states, out, options, warnings);
+  return run(model, hidden_states, out, on_progress, options);
 }
 
 template <class Model, class Config>
@@ -105,10 +108,11 @@ void bind_spatial(nb::module_& m) {
   bind<Transformer2DModel, Transformer2DConfig>(m, "Model2D")
       .def("forward", forward_2d, "hidden_states"_a.none(), "encoder_hidden_states"_a.none(), "timestep"_a.none(),
            "class_labels"_a.none(), "attention_mask"_a.none(), "encoder_attention_mask"_a.none(), "image_prompts"_a,
-           "scales"_a, "out"_a.none(), "num_threads"_a);
+           "scales"_a, "out"_a.none(), "num_threads"_a, "on_progress"_a.none() = nb::none());
   bind<TransformerSpatioTemporalModel, TransformerSpatioTemporalConfig>(m, "SpatioTemporalModel")
       .def("forward", forward_spatio_temporal, "hidden_states"_a.none(), "num_frames"_a,
-           "encoder_hidden_states"_a.none(), "image_only_indicator"_a.none(), "out"_a.none(), "num_threads"_a);
+           "encoder_hidden_states"_a.none(), "image_only_indicator"_a.none(), "out"_a.none(), "num_threads"_a,
+           "on_progress"_a.none() = nb::none());
 }
 
 }  // namespace kineograph::python

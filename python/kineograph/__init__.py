@@ -14,7 +14,8 @@ from . import film
 from ._native import engines, instruction_sets
 from ._native import version as _version
 from .api import accelerate, record_attention, restore, revert
-from .errors import ArgumentError, CheckpointError, ConfigError, Error, FormatError, IoError, UpstreamError
+from .context import ContextOptions
+from .errors import ArgumentError, Cancelled, CheckpointError, ConfigError, Error, FormatError, IoError, UpstreamError
 from .film import restore_video
 from .model import TransformerTemporalModel, TransformerTemporalModelOutput
 from .spatial import Transformer2DModel, Transformer2DModelOutput, TransformerSpatioTemporalModel
@@ -23,8 +24,10 @@ from .threads import set_num_threads
 
 __all__ = [
     "ArgumentError",
+    "Cancelled",
     "CheckpointError",
     "ConfigError",
+    "ContextOptions",
     "Error",
     "FormatError",
     "IoError",

@@ -2,7 +2,16 @@
 
 from typing import Any
 
-__all__ = ["Error", "ConfigError", "FormatError", "CheckpointError", "ArgumentError", "IoError", "UpstreamError"]
+__all__ = [
+    "Error",
+    "ConfigError",
+    "FormatError",
+    "CheckpointError",
+    "ArgumentError",
+    "IoError",
+    "UpstreamError",
+    "Cancelled",
+]
 
 
 class Error(Exception):
@@ -12,6 +21,11 @@ class Error(Exception):
         where: the file, key, tensor or argument at fault.
         expected, found, hint: the parts of the message; empty where a message has another form.
     """
+
+    where: str
+    expected: str
+    found: str
+    hint: str
 
     def __init__(self, message: str, where: str = "", expected: str = "", found: str = "", hint: str = "") -> None:
         super().__init__(message)
@@ -42,6 +56,10 @@ class IoError(Error, OSError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class Cancelled(Error):
+    """A call that its ``on_progress`` ended by returning False. What it was to write is undefined."""
 
 
 class UpstreamError(Error, ImportError):

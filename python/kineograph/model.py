@@ -9,7 +9,8 @@ from typing import Any, Dict, List, Literal, Optional, Sequence, Tuple, Union, o
 import numpy
 
 from . import _native, errors, recording, statistics, threads
-from .native_model import Config, NativeModel, Output, numbers
+from .context import ContextOptions
+from .native_model import Config, NativeModel, OnProgress, Output, numbers
 
 __all__ = ["TransformerTemporalModel", "TransformerTemporalModelOutput", "Config"]
 
@@ -136,6 +137,8 @@ class TransformerTemporalModel(NativeModel):
         *,
         out: Any = None,
         training_seed: Optional[int] = None,
+        on_progress: OnProgress = None,
+        context: Optional[ContextOptions] = None,
     ) -> TransformerTemporalModelOutput: ...
 
     @overload
@@ -151,6 +154,8 @@ class TransformerTemporalModel(NativeModel):
         return_dict: Literal[False],
         out: Any = None,
         training_seed: Optional[int] = None,
+        on_progress: OnProgress = None,
+        context: Optional[ContextOptions] = None,
     ) -> Tuple[Any]: ...
 
     def __call__(
@@ -165,6 +170,8 @@ class TransformerTemporalModel(NativeModel):
         *,
         out: Any = None,
         training_seed: Optional[int] = None,
+        on_progress: OnProgress = None,
+        context: Optional[ContextOptions] = None,
     ) -> Union[TransformerTemporalModelOutput, Tuple[Any]]:
         """diffusers' forward.
 
@@ -181,9 +188,14 @@ class TransformerTemporalModel(NativeModel):
             out: an array for the sample, such as hidden_states itself; by default a new one of the same library.
             training_seed: of training: dropout at the configuration's rate, and one class label in ten replaced by the
                 unconditional one, drawn from this number. Without it: evaluation.
+            on_progress: told about once a tile, by any of the threads at work but one at a time, how far the call is, from
+                0 to 1. The call ends where it raises, or returns False; the outputs are then undefined.
+            context: FreeNoise's windows of frames; without it attention is over all frames.
 
         Raises:
             ArgumentError: before any work starts.
+            Cancelled: on_progress returned False.
+            KeyboardInterrupt: Ctrl-C during the work, in the main thread; the output is then undefined.
         """
         sample = self._model.forward(
             hidden_states,
@@ -196,6 +208,8 @@ class TransformerTemporalModel(NativeModel):
             recording.recorder_of(self),
             _seed(training_seed),
             threads.num_threads(),
+            on_progress,
+            None if context is None else (context.length, context.stride, context.weighting),
         )
         statistics.count_native()
         return TransformerTemporalModelOutput(sample) if return_dict else (sample,)
@@ -214,6 +228,7 @@ class TransformerTemporalModel(NativeModel):
         wanted: Optional[Iterable[str]] = None,
         out: Optional[Mapping[str, Any]] = None,
         training_seed: Optional[int] = None,
+        on_progress: OnProgress = None,
     ) -> Dict[str, Any]:
         """The gradients of a loss, from its gradient by the sample. The forward is computed anew from the same
         arguments: nothing has to be kept from it.
@@ -225,6 +240,7 @@ class TransformerTemporalModel(NativeModel):
                 ``state_dict``. By default all there are; what is left out costs nothing that it alone needs.
             out: arrays to write some of them into, by name, of memory apart from the arguments'; new ones of
                 hidden_states' library for the others. Nothing is added to what is there.
+            on_progress: as of the forward.
 
         Returns:
             The gradients by name, in wanted's order. Of an input: of its shape and dtype, or the given array's; of a
@@ -232,6 +248,7 @@ class TransformerTemporalModel(NativeModel):
 
         Raises:
             ArgumentError: before any work starts.
+            Cancelled: on_progress returned False.
         """
         names = self._differentiable(encoder_hidden_states) if wanted is None else list(wanted)
         out = dict(out or {})
@@ -250,6 +267,7 @@ class TransformerTemporalModel(NativeModel):
             numbers(class_labels, numpy.int64),
             _seed(training_seed),
             threads.num_threads(),
+            on_progress,
         )
         statistics.count_backward()
         return dict(gradients)

@@ -3,14 +3,17 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Dict, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, ClassVar, Dict, Optional, Tuple, Union
 
 import numpy
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Config", "NativeModel", "Output", "numbers"]
+__all__ = ["Config", "NativeModel", "OnProgress", "Output", "numbers"]
+
+# Told how far a call is, from 0 to 1; False ends it.
+OnProgress = Optional[Callable[[float], Optional[bool]]]
 
 
 class Output:

@@ -11,7 +11,7 @@ from . import _native
 __all__ = ["AttentionMaps", "record", "recorder_of"]
 
 # Model -> its recorder, while a recording runs. Keyed by identity: modules may define equality as they like.
-_recorders: "Dict[int, Tuple[weakref.ref, _native.AttentionRecorder]]" = {}
+_recorders: "Dict[int, Tuple[weakref.ref[Any], _native.AttentionRecorder]]" = {}
 _lock = threading.Lock()
 
 

@@ -9,7 +9,7 @@ import numpy
 
 from . import _native, errors, statistics, threads
 from .model import TransformerTemporalModelOutput
-from .native_model import NativeModel, Output, numbers
+from .native_model import NativeModel, OnProgress, Output, numbers
 
 __all__ = ["Transformer2DModel", "Transformer2DModelOutput", "TransformerSpatioTemporalModel"]
 
@@ -105,6 +105,7 @@ class Transformer2DModel(NativeModel):
         *,
         ip_adapter_scale: "Union[float, Sequence[Any]]" = 1.0,
         out: Any = None,
+        on_progress: OnProgress = None,
     ) -> Union[Transformer2DModelOutput, Tuple[Any]]:
         """diffusers' forward.
 
@@ -119,9 +120,11 @@ class Transformer2DModel(NativeModel):
             ip_adapter_scale: of all IP-Adapters, or a sequence with one for each, which may be a sequence with one a
                 layer.
             out: an array for the sample, such as hidden_states itself; by default a new one of the same library.
+            on_progress: as ``TransformerTemporalModel``'s.
 
         Raises:
             ArgumentError: before any work starts.
+            Cancelled: on_progress returned False.
         """
         images: list[Any] = []
         if isinstance(encoder_hidden_states, tuple):
@@ -138,6 +141,7 @@ class Transformer2DModel(NativeModel):
             _scales(ip_adapter_scale, len(images)),
             out,
             threads.num_threads(),
+            on_progress,
         )
         statistics.count_native()
         return Transformer2DModelOutput(sample) if return_dict else (sample,)
@@ -194,6 +198,7 @@ class TransformerSpatioTemporalModel(NativeModel):
         *,
         num_frames: Optional[int] = None,
         out: Any = None,
+        on_progress: OnProgress = None,
     ) -> Union[TransformerTemporalModelOutput, Tuple[Any]]:
         """diffusers' forward.
 
@@ -206,9 +211,11 @@ class TransformerSpatioTemporalModel(NativeModel):
             return_dict: False for a tuple.
             num_frames: F where there is no image_only_indicator, whose last extent it is otherwise.
             out: an array for the sample, such as hidden_states itself; by default a new one of the same library.
+            on_progress: as ``TransformerTemporalModel``'s.
 
         Raises:
             ArgumentError: before any work starts.
+            Cancelled: on_progress returned False.
         """
         sample = self._model.forward(
             hidden_states,
@@ -217,6 +224,7 @@ class TransformerSpatioTemporalModel(NativeModel):
             _mask(image_only_indicator),
             out,
             threads.num_threads(),
+            on_progress,
         )
         statistics.count_native()
         return TransformerTemporalModelOutput(sample) if return_dict else (sample,)

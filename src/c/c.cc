@@ -52,6 +52,8 @@ kineograph_status guarded(Body&& body) noexcept {
     return fail(KINEOGRAPH_CHECKPOINT_ERROR, error.what());
   } catch (const IoError& error) {
     return fail(KINEOGRAPH_IO_ERROR, error.what());
+  } catch (const Cancelled& error) {
+    return fail(KINEOGRAPH_CANCELLED, error.what());
   } catch (const std::bad_alloc&) {
     return fail(KINEOGRAPH_OUT_OF_MEMORY, "out of memory");
   } catch (const std::exception& error) {
@@ -150,6 +152,10 @@ ForwardOptions forward_options(const kineograph_forward_options* given) {
   result.timestep = view_of(options.timestep, "timestep");
   result.class_labels = view_of(options.class_labels, "class_labels");
   if (options.training != 0) result.training_seed = options.training_seed;
+  if (options.on_progress != nullptr)
+    result.on_progress = [tell = options.on_progress, data = options.progress_data](double done) {
+      return tell(done, data) == 0;
+    };
   return result;
 }
 
@@ -158,7 +164,7 @@ template <class Make>
 kineograph_status make_model(kineograph_model** model, Make&& make) noexcept {
   return guarded([&] {
     require(model, "model");
-    *model = new kineograph_model(make());
+    *model = new kineograph_model(make());  // NOLINT(bugprone-unhandled-exception-at-new): guarded catches
   });
 }
 

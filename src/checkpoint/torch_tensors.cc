@@ -150,13 +150,19 @@ class Builder {
   void walk(const std::string& prefix, const PickleValue& node, int depth) {
     if (is_list(node)) return walk_list(prefix, node, depth);
     const auto items = pickle_.items(pickle_.as_dict(node));
-    // The last value of a key counts, as in Python.
+    // The last value of a key counts, as in Python. A long key may be there a hundred thousand times by reference: its
+    // text is looked at once.
     std::unordered_map<std::string_view, std::size_t> last;
-    for (std::size_t i = 0; i + 1 < items.size(); i += 2)
-      if (pickle_.at(items[i]).kind == Kind::text) last[pickle_.text(pickle_.at(items[i]))] = i;
+    std::unordered_map<PickleRef, std::size_t*> of_key;
+    for (std::size_t i = 0; i + 1 < items.size(); i += 2) {
+      if (pickle_.at(items[i]).kind != Kind::text) continue;
+      std::size_t*& own = of_key[items[i]];
+      if (own == nullptr) own = &last[pickle_.text(pickle_.at(items[i]))];
+      *own = i;
+    }
     for (std::size_t i = 0; i + 1 < items.size(); i += 2) {
       const PickleValue& key = pickle_.at(items[i]);
-      if (key.kind != Kind::text || last[pickle_.text(key)] == i) visit(prefix + key_of(key), items[i + 1], depth);
+      if (key.kind != Kind::text || *of_key[items[i]] == i) visit(prefix + key_of(key), items[i + 1], depth);
     }
   }
   /// Items without tensors are one entry: there may be millions.

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/context_windows.h"
 #include "kineograph/attention.h"
 #include "kineograph/config.h"
 #include "kineograph/tensor.h"
@@ -119,6 +120,8 @@ struct ImagePrompt {
   std::vector<double> scale;  ///< one per layer
 };
 
+class Progress;
+
 /// A checked call. Views are of the caller's memory, or of `made`.
 struct Inputs {
   std::int64_t num_videos = 0, num_frames = 0, channels = 0, height = 0, width = 0;
@@ -140,6 +143,8 @@ struct Inputs {
   /// One per video; empty where the configuration is not conditioned on it.
   std::vector<double> timestep;
   std::vector<std::int64_t> class_labels;
+  /// TransformerTemporalModel: the windows that attentions run in; empty for one of all frames. Never with dropout.
+  ContextWindows context;
   /// One per attention in order (layer 0 attn1, layer 0 attn2, layer 1 attn1, ...); null for the default. Empty: all
   /// default.
   std::vector<AttentionProcessor*> processors;
@@ -148,6 +153,8 @@ struct Inputs {
   std::optional<std::uint64_t> training_seed;
   int num_threads = 0;
   std::uint64_t forward = 0;  ///< AttentionCall::forward
+  /// Told of every tile, which may throw Cancelled; null where the caller does not want to know.
+  Progress* progress = nullptr;
   /// Copies that the model made of the caller's arguments, where an engine cannot read them as they are.
   std::vector<Tensor> made;
 };
@@ -167,7 +174,7 @@ class Plan {
   /// (B*F, V-1, H*W).
   virtual void forward(const Inputs& inputs, const MutableTensorView& output) const = 0;
   /// The gradients of a loss whose gradient by forward's output is `d_output`, of its shape in f32/f16/bf16 with
-  /// strides. The forward is computed anew from `inputs`. No processors. TransformerTemporalModel only.
+  /// strides. The forward is computed anew from `inputs`. No processors, no windows. TransformerTemporalModel only.
   virtual void backward(const Inputs& inputs, const TensorView& d_output, const Gradients& gradients) const = 0;
   virtual std::string_view isa() const noexcept = 0;
   virtual DType compute_dtype() const noexcept = 0;

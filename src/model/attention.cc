@@ -65,18 +65,20 @@ void DefaultAttentionProcessor::operator()(const AttentionCall& call) {
 
 void AttentionRecorder::operator()(const AttentionCall& call) {
   const std::int64_t heads = call.query.size(1), frames = call.query.size(2), keys = call.key.size(2);
-  const std::int64_t each = heads * frames * keys;
-  std::vector<float> values;  // of the call's pixels, in the map's order
-  values.reserve(static_cast<std::size_t>(call.query.size(0) * each));
+  const std::int64_t each = frames * keys;  // of a pixel, head and window
+  std::vector<float> values;                // of the call's pixels and heads
+  values.reserve(static_cast<std::size_t>(call.query.size(0) * heads * each));
   attend(call, [&](auto, auto, auto, auto, double probability) { values.push_back(static_cast<float>(probability)); });
-  const Shape shape{call.num_videos, call.num_pixels, heads, frames, keys};
+  const Shape shape{call.num_videos, call.num_pixels, heads, call.num_windows * frames, keys};
   const std::lock_guard lock(mutex_);
   Map& map = maps_[std::string(call.name)];
   if (map.forward > call.forward) return;
   if (map.forward < call.forward || !map.probabilities || !(map.probabilities.shape() == shape))
     map = {call.forward, Tensor(DType::f32, shape)};
-  const std::int64_t first = call.video * call.num_pixels + call.first_pixel;
-  std::copy(values.begin(), values.end(), map.probabilities.data_as<float>() + first * each);
+  const std::int64_t first = (call.video * call.num_pixels + call.first_pixel) * heads;
+  for (std::int64_t i = 0; i < call.query.size(0) * heads; ++i)
+    std::copy_n(values.begin() + i * each, each,
+                map.probabilities.data_as<float>() + ((first + i) * call.num_windows + call.window) * each);
 }
 
 std::vector<std::string> AttentionRecorder::names() const {

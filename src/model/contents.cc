@@ -124,7 +124,7 @@ CheckpointError model::no_modules(const Checkpoint& checkpoint, const std::strin
 
 CheckpointError model::several_sets(const Checkpoint& checkpoint, const std::string& kind,
                                     const std::vector<std::string>& paths) {
-  return CheckpointError(checkpoint.where() + ": expected one set of " + kind +
+  return CheckpointError(printable(checkpoint.where()) + ": expected one set of " + kind +
                          " modules, found several that differ, below the paths" + first_of(paths) +
                          "\nChoose one of them (--select PATH).");
 }

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/atomic_file.h"
+#include "base/printable.h"
 #include "checkpoint/safetensors.h"
 #include "model/contents.h"
 #include "model/folder.h"
@@ -167,8 +168,8 @@ class Converter {
 
   void add_module(const TemporalModule& module) {
     if (!module.problem.empty())
-      throw CheckpointError("Module " + module.name + " of " + where() + " cannot be converted:" + module.problem +
-                            model::quantised(checkpoint_));
+      throw CheckpointError("Module " + module.name + " of " + printable(where()) +
+                            " cannot be converted:" + module.problem + model::quantised(checkpoint_));
     const TransformerTemporalConfig config = config_of(module);
     std::map<std::string, TensorView> stored_positions = formula_tables(module);
     for (std::size_t i = 0; i < module.state_dict.size(); ++i) {
@@ -220,7 +221,7 @@ class Converter {
     for (const char* name : {"conv_in.scale_weight", "conv_in.weight_scale"})
       if (const TensorView scale = checkpoint_.find(beside(name))) {
         if (const std::string problem = model::scale_problem(weight, scale); !problem.empty())
-          throw CheckpointError(where() + ": " + name + ": " + problem);
+          throw CheckpointError(printable(where()) + ": " + name + ": " + problem);
         return model::widened(weight, scale);
       }
     return model::widened(weight, {});

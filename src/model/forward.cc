@@ -6,6 +6,7 @@
 
 #include "base/threads.h"
 #include "engine/engine.h"
+#include "engine/progress.h"
 #include "model/arguments.h"
 #include "model/impl.h"
 #include "model/inputs.h"
@@ -64,23 +65,37 @@ Shape output_shape(const TransformerConfig& config, const TensorView& hidden_sta
   return {hidden_states.size(0), *config.num_vector_embeds - 1, hidden_states.size(1)};
 }
 
+/// Runs a checked call, the engine's `body`, and tells `handler` of it, if there is one.
+template <class Body>
+void run_call(engine::Inputs& inputs, const ProgressHandler& handler, const Body& body) {
+  const RunningCall call;
+  if (!handler) return body();
+  engine::Progress progress(handler);
+  inputs.progress = &progress;
+  progress.follow(body);
+}
+
+void forward_into(const ModelMixin::Impl& impl, engine::Inputs& inputs, const MutableTensorView& sample,
+                  const ProgressHandler& handler) {
+  run_call(inputs, handler, [&] {
+    if (sample.numel() != 0) impl.plan->forward(inputs, sample);
+  });
+}
+
 /// A checked call into the caller's memory.
-void run(const ModelMixin::Impl& impl, const engine::Inputs& inputs, const MutableTensorView& sample) {
+void run(const ModelMixin::Impl& impl, engine::Inputs inputs, const MutableTensorView& sample,
+         const ProgressHandler& handler) {
   const TransformerConfig& config = common(impl.config);
   check_output(config, inputs.hidden_states, output_shape(config, inputs.hidden_states), sample);
-  if (sample.numel() == 0) return;
-  const RunningCall call;
-  impl.plan->forward(inputs, sample);
+  forward_into(impl, inputs, sample, handler);
 }
 
 /// A checked call into memory of its own.
-Tensor run(const ModelMixin::Impl& impl, const engine::Inputs& inputs) {
+Tensor run(const ModelMixin::Impl& impl, engine::Inputs inputs, const ProgressHandler& handler) {
   const TransformerConfig& config = common(impl.config);
   Tensor sample(config.is_discrete() ? DType::f32 : inputs.hidden_states.dtype(),
                 output_shape(config, inputs.hidden_states));
-  if (sample.numel() == 0) return sample;
-  const RunningCall call;
-  impl.plan->forward(inputs, sample.mutable_view());
+  forward_into(impl, inputs, sample.mutable_view(), handler);
   return sample;
 }
 
@@ -112,7 +127,7 @@ void check_gradient(const std::string& where, const MutableTensorView& view, con
 
 engine::Inputs read_call(const TransformerTemporalModel& model, const TensorView& hidden_states,
                          const ForwardOptions& options) {
-  return model::read_inputs(model.config(),
+  return model::read_inputs(model.config(), model.dtype(),
                             options.attention_processors ? model.attention_names() : std::vector<std::string>{},
                             hidden_states, options);
 }
@@ -121,11 +136,11 @@ engine::Inputs read_call(const TransformerTemporalModel& model, const TensorView
 
 void TransformerTemporalModel::forward(TensorView hidden_states, MutableTensorView sample,
                                        const ForwardOptions& options) const {
-  run(*impl_, read_call(*this, hidden_states, options), sample);
+  run(*impl_, read_call(*this, hidden_states, options), sample, options.on_progress);
 }
 TransformerTemporalModelOutput TransformerTemporalModel::forward(TensorView hidden_states,
                                                                  const ForwardOptions& options) const {
-  return {run(*impl_, read_call(*this, hidden_states, options))};
+  return {run(*impl_, read_call(*this, hidden_states, options), options.on_progress)};
 }
 std::size_t TransformerTemporalModel::workspace_bytes(TensorView hidden_states, const ForwardOptions& options) const {
   return impl_->plan->workspace_bytes(read_call(*this, hidden_states, options));
@@ -133,11 +148,11 @@ std::size_t TransformerTemporalModel::workspace_bytes(TensorView hidden_states, 
 
 void Transformer2DModel::forward(TensorView hidden_states, MutableTensorView sample,
                                  const Transformer2DForwardOptions& options) const {
-  run(*impl_, model::read_inputs(config(), hidden_states, options), sample);
+  run(*impl_, model::read_inputs(config(), hidden_states, options), sample, options.on_progress);
 }
 Transformer2DModelOutput Transformer2DModel::forward(TensorView hidden_states,
                                                      const Transformer2DForwardOptions& options) const {
-  return {run(*impl_, model::read_inputs(config(), hidden_states, options))};
+  return {run(*impl_, model::read_inputs(config(), hidden_states, options), options.on_progress)};
 }
 std::size_t Transformer2DModel::workspace_bytes(TensorView hidden_states,
                                                 const Transformer2DForwardOptions& options) const {
@@ -146,11 +161,11 @@ std::size_t Transformer2DModel::workspace_bytes(TensorView hidden_states,
 
 void TransformerSpatioTemporalModel::forward(TensorView hidden_states, MutableTensorView sample,
                                              const TransformerSpatioTemporalForwardOptions& options) const {
-  run(*impl_, model::read_inputs(config(), hidden_states, options), sample);
+  run(*impl_, model::read_inputs(config(), hidden_states, options), sample, options.on_progress);
 }
 TransformerTemporalModelOutput TransformerSpatioTemporalModel::forward(
     TensorView hidden_states, const TransformerSpatioTemporalForwardOptions& options) const {
-  return {run(*impl_, model::read_inputs(config(), hidden_states, options))};
+  return {run(*impl_, model::read_inputs(config(), hidden_states, options), options.on_progress)};
 }
 std::size_t TransformerSpatioTemporalModel::workspace_bytes(
     TensorView hidden_states, const TransformerSpatioTemporalForwardOptions& options) const {
@@ -161,7 +176,10 @@ void TransformerTemporalModel::backward(TensorView hidden_states, TensorView sam
                                         const Gradients& gradients, const ForwardOptions& options) const {
   if (options.attention_processors != nullptr && !options.attention_processors->empty())
     throw ArgumentError("attention_processors", "none in backward", "some", "A processor has no gradient.");
-  const engine::Inputs inputs = model::read_inputs(config(), {}, hidden_states, options);
+  if (options.context)
+    throw ArgumentError("context", "none in backward",
+                        "windows of " + std::to_string(options.context->length) + " frames");
+  engine::Inputs inputs = model::read_inputs(config(), dtype(), {}, hidden_states, options);
   const Shape shape = output_shape(config(), hidden_states);
   if (!sample_gradient || !is_image_dtype(sample_gradient.dtype()) || !(sample_gradient.shape() == shape))
     throw ArgumentError("sample_gradient", "f32, f16 or bf16 " + to_string(shape),
@@ -202,8 +220,7 @@ void TransformerTemporalModel::backward(TensorView hidden_states, TensorView sam
     *slot->view = view;
   }
   check_apart_from_each_other(std::move(all_written));
-  const RunningCall call;
-  impl_->plan->backward(inputs, sample_gradient, wanted);
+  run_call(inputs, options.on_progress, [&] { impl_->plan->backward(inputs, sample_gradient, wanted); });
 }
 
 }  // namespace kineograph

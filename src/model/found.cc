@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "model/lora_keys.h"
 #include "model/parameters.h"
+#include "model/reading.h"
 #include "model/widen.h"
 
 namespace kineograph {
@@ -75,8 +76,8 @@ void read_heads(const std::string& name, const Found& found, const UNetConfig& u
     divisor = assume(key, known, kHeadDim);
   }
   if (inner % divisor != 0)
-    throw ConfigError("module " + name + ": " + key, "a divisor of its inner width " + std::to_string(inner),
-                      std::to_string(divisor),
+    throw ConfigError((name.empty() ? "the module" : "module " + name) + ": " + key,
+                      "a divisor of its inner width " + std::to_string(inner), std::to_string(divisor),
                       "Put the right config.json beside the file: no shape says it, and this is what " +
                           (module.assumed.empty() ? unet.path().string() + " says." : "published models have."));
   const bool counts_heads = motion || name == "transformer_in";
@@ -125,11 +126,11 @@ void take_original_positions(Found& found, TemporalModule& module) {
     const std::string block = block_of(name);
     const auto [taken, added] = first.emplace(block, name);
     if (view.rank() != 3 || view.size(0) != 1 || !is_floating(view.dtype()) || view.numel() > kMaxTable) {
-      found.problem += "\n  misshapen positions " + name + " " + to_string(view.shape());
+      found.problem += "\n  misshapen positions " + shortened(name) + " " + to_string(view.shape());
     } else if (!added) {
       if (!same_values(view, found.original_positions.at(taken->second)))
-        found.problem +=
-            "\n  other positions in " + name + " than in " + taken->second + ", where a block has one table";
+        found.problem += "\n  other positions in " + shortened(name) + " than in " + shortened(taken->second) +
+                         ", where a block has one table";
       module.recomputed.push_back(found.sources.at(name));
     } else if (is_formula(view)) {
       module.recomputed.push_back(found.sources.at(name));
@@ -138,27 +139,6 @@ void take_original_positions(Found& found, TemporalModule& module) {
       found.sources[block + std::string(kPositions)] = found.sources.at(name);
     }
   }
-}
-
-std::string problem_of(const TemporalModule& module, const Found& found) {
-  try {
-    module.config.validate();
-  } catch (const ConfigError& error) {
-    return std::string("\n  ") + error.what();
-  }
-  std::vector<Parameter> as_read = module.state_dict;
-  for (Parameter& parameter : as_read) {
-    const TensorView& view = parameter.value;
-    if (model::is_eight_bit(view.dtype())) parameter.value = {view.data(), DType::f16, view.shape(), view.strides()};
-  }
-  engine::Weights weights;
-  std::string problems = model::state_dict_problems(model::parameter_slots(module.config, weights), as_read);
-  for (const auto& [name, scale] : module.scales) {
-    const TensorView weight = found.find(name);
-    const std::string problem = weight ? model::scale_problem(weight, scale.value) : "a scale without a weight";
-    if (!problem.empty()) problems += "\n  " + shortened(name) + ": " + problem;
-  }
-  return problems;
 }
 
 }  // namespace
@@ -217,7 +197,7 @@ TemporalModule make_module(const std::string& name, Found found, const UNetConfi
     module.state_dict.push_back({parameter, view});
     module.sources.push_back(found.sources.at(parameter));
   }
-  module.problem = found.problem.empty() ? problem_of(module, found) : found.problem;
+  module.problem = found.problem.empty() ? problems_of(module.config, module) : found.problem;
   return module;
 }
 

@@ -9,6 +9,21 @@
 namespace kineograph::model {
 namespace {
 
+/// A window's frames and stride.
+void read_context(const TransformerTemporalConfig& config, DType dtype, const ForwardOptions& options,
+                  engine::Inputs& inputs) {
+  if (!options.context) return;
+  const ContextOptions& context = *options.context;
+  if (context.length < 1 || context.length > options.num_frames)
+    refuse("context.length", "1 to num_frames, " + std::to_string(options.num_frames), std::to_string(context.length));
+  if (context.stride < 1 || context.stride > context.length)
+    refuse("context.stride", "1 to context.length, " + std::to_string(context.length), std::to_string(context.stride),
+           "A larger one would leave frames out.");
+  if (options.training_seed && config.dropout > 0.0)
+    refuse("context", "none in training with dropout", "windows of " + std::to_string(context.length) + " frames");
+  inputs.context = engine::context_windows(context, options.num_frames, dtype);
+}
+
 /// hidden_states -> extents.
 void read_hidden_states(const TransformerTemporalConfig& config, const TensorView& hidden_states,
                         const ForwardOptions& options, engine::Inputs& inputs) {
@@ -28,10 +43,11 @@ void read_hidden_states(const TransformerTemporalConfig& config, const TensorVie
   if (hidden_states.size(0) % options.num_frames != 0)
     refuse(where, "rows divisible by num_frames " + std::to_string(options.num_frames),
            std::to_string(hidden_states.size(0)) + " rows");
-  if (config.positional_embeddings != PositionalEmbeddings::none &&
-      options.num_frames > *config.num_positional_embeddings)
-    refuse("num_frames", "at most num_positional_embeddings " + std::to_string(*config.num_positional_embeddings),
-           std::to_string(options.num_frames));
+  const std::int64_t attended = inputs.context.attended_frames(options.num_frames);
+  if (config.positional_embeddings != PositionalEmbeddings::none && attended > *config.num_positional_embeddings)
+    refuse(inputs.context.empty() ? "num_frames" : "context.length",
+           "at most num_positional_embeddings " + std::to_string(*config.num_positional_embeddings),
+           std::to_string(attended));
   inputs.num_frames = options.num_frames;
   inputs.num_videos = hidden_states.size(0) / options.num_frames;
   inputs.hidden_states = hidden_states;
@@ -109,9 +125,10 @@ void read_processors(const TransformerTemporalConfig& config, const std::vector<
 
 }  // namespace
 
-engine::Inputs read_inputs(const TransformerTemporalConfig& config, const std::vector<std::string>& names,
+engine::Inputs read_inputs(const TransformerTemporalConfig& config, DType dtype, const std::vector<std::string>& names,
                            const TensorView& hidden_states, const ForwardOptions& options) {
   engine::Inputs inputs;
+  if (options.num_frames >= 1) read_context(config, dtype, options, inputs);
   read_hidden_states(config, hidden_states, options, inputs);
   if (config.is_discrete()) check_classes(config, hidden_states);
   read_encoder(config, options, inputs);

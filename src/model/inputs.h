@@ -10,8 +10,8 @@
 namespace kineograph::model {
 
 /// The checked arguments of a forward, as an engine gets them. `names` are the model's attentions, where processors are
-/// given. Throws ArgumentError.
-engine::Inputs read_inputs(const TransformerTemporalConfig& config, const std::vector<std::string>& names,
+/// given; `dtype` is that of its weights. Throws ArgumentError.
+engine::Inputs read_inputs(const TransformerTemporalConfig& config, DType dtype, const std::vector<std::string>& names,
                            const TensorView& hidden_states, const ForwardOptions& options);
 
 engine::Inputs read_inputs(const Transformer2DConfig& config, const TensorView& hidden_states,

@@ -152,7 +152,7 @@ std::optional<Place> place_in_blocks(const Parts& parts) {
 std::optional<Place> place_in_modelscope(const Parts& parts) {
   const auto make = [&](std::string module, std::size_t inside) -> std::optional<Place> {
     if (!is_parameter(parts, inside)) return std::nullopt;
-    return Place{Layout::modelscope, "", std::move(module), join(parts, inside)};
+    return Place{Layout::modelscope, "", std::move(module), diffusers_parameter(parts, inside)};
   };
   if (parts.size() > 2 && parts[0] == "middle_block" && parts[1] == "2") return make("mid_block.temp_attentions.0", 2);
   if (parts.size() < 4) return std::nullopt;
@@ -195,14 +195,15 @@ auto find_place(std::string_view name, const InUNet& in_unet, const IsOwn& is_ow
   std::size_t at = 0;
   for (; at < parts.size() && !place; at += place ? 0 : 1)
     if (contains(kBeginnings, parts[at])) place = in_unet(without_wrappers(parts, at));
-  if (!place && (at = find_single(parts, is_own)) < parts.size()) place = by_itself(without_wrappers(parts, at));
+  if (!place && (at = find_single(parts, is_own)) < parts.size())
+    if (const Parts path = without_wrappers(parts, at); is_own(path, 0)) place = by_itself(path);
   if (place) place->prefix = join(Parts(parts.begin(), parts.begin() + static_cast<std::ptrdiff_t>(at)), 0);
   return place;
 }
 
 std::optional<Place> place_in_unet(const Parts& path) {
   if (path[0] == "transformer_in" && is_parameter(path, 1))
-    return Place{Layout::unet_3d, "", "transformer_in", join(path, 1)};
+    return Place{Layout::unet_3d, "", "transformer_in", diffusers_parameter(path, 1)};
   if (auto place = place_in_blocks(path)) return place;
   return place_in_modelscope(path);
 }

@@ -70,10 +70,10 @@ Lora Lora::fitted(const Fits& why_not, const std::string& to, bool strict) const
   std::vector<std::string> skipped;
   for (const Skipped& skip : out.skipped_) skipped.push_back(shortened(skip.key) + ": " + skip.why);
   if (out.deltas_.empty())
-    throw CheckpointError(where_ + ": expected low-rank pairs for weights of " + to + ", found none" +
+    throw CheckpointError(printable(where_) + ": expected low-rank pairs for weights of " + to + ", found none" +
                           (skipped.empty() ? "" : ", but") + first_of(skipped));
   if (strict && !skipped.empty())
-    throw CheckpointError(where_ + ": expected only low-rank pairs for weights of " + to + ", found" +
+    throw CheckpointError(printable(where_) + ": expected only low-rank pairs for weights of " + to + ", found" +
                           first_of(skipped));
   return out;
 }
@@ -88,7 +88,7 @@ Lora Lora::fitted_to(const std::vector<TemporalModule>& modules, bool strict) co
         return fits(delta, parameter.value)
                    ? std::string()
                    : "the weight is " + to_string(parameter.value.shape()) + ", not " + describe(delta);
-    return "the module has no " + delta.parameter;
+    return "the module has no " + shortened(delta.parameter);
   };
   return fitted(why_not, "the model", strict);
 }
@@ -106,7 +106,7 @@ Lora Lora::fitted_to(std::string_view module, const std::vector<Parameter>& para
         return fits(delta, parameter.value)
                    ? std::string()
                    : "the weight is " + to_string(parameter.value.shape()) + ", not " + describe(delta);
-    return "the module has no " + delta.parameter;
+    return "the module has no " + shortened(delta.parameter);
   };
   return mine.fitted(why_not, "module " + std::string(module), strict);
 }
@@ -118,8 +118,8 @@ Tensor merged_weight(const LoraStack& loras, std::string_view module, std::strin
     for (const Lora::Delta& delta : lora.deltas()) {
       if (delta.module != module || delta.parameter != parameter || scale == 0.0) continue;
       if (!fits(delta, weight))
-        throw CheckpointError("lora: expected the shape of " + std::string(parameter) + ", " +
-                              to_string(weight.shape()) + ", found " + describe(delta) + " of " + shortened(delta.key));
+        throw CheckpointError("lora: expected the shape of " + shortened(parameter) + ", " + to_string(weight.shape()) +
+                              ", found " + describe(delta) + " of " + shortened(delta.key));
       if (!sum) sum = convert(weight, DType::f64);
       const Tensor down = as_double(delta.down), up = as_double(delta.up);
       const std::int64_t rows = delta.up.size(0), rank = delta.up.size(1), columns = delta.down.size(1);

@@ -179,7 +179,7 @@ Lora Lora::open(const std::filesystem::path& path, const LoraOptions& options) {
   if (!lora.deltas_.empty()) return lora;
   std::vector<std::string> skipped;
   for (const Skipped& skip : lora.skipped_) skipped.push_back(shortened(skip.key) + ": " + skip.why);
-  throw CheckpointError(lora.where_ +
+  throw CheckpointError(printable(lora.where_) +
                         ": expected pairs of down (r, in) and up (out, r) for weights of temporal modules, found " +
                         (skipped.empty() ? "none" : "others:" + first_of(skipped)));
 }

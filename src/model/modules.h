@@ -23,8 +23,8 @@ const Module& pick(const Checkpoint& checkpoint, const std::vector<Module>& all,
     known.push_back(module.name.empty() ? std::string("the only one") : module.name);
     if (module.name != name && !(name.empty() && all.size() == 1)) continue;
     if (!module.problem.empty())
-      throw CheckpointError("Module " + module.name + " of " + where + " cannot be loaded:" + module.problem +
-                            quantised(checkpoint));
+      throw CheckpointError("Module " + module.name + " of " + printable(where) +
+                            " cannot be loaded:" + module.problem + quantised(checkpoint));
     for (const std::string& source : module.sources) checkpoint.verify(source);
     return module;
   }

@@ -4,9 +4,34 @@
 #include <utility>
 
 #include "base/text.h"
+#include "model/parameters.h"
 #include "model/widen.h"
 
 namespace kineograph::model {
+
+std::string problems_of(const ModelConfig& config, const CheckpointModule& module) {
+  try {
+    std::visit([](const auto& one) { one.validate(); }, config);
+  } catch (const ConfigError& error) {
+    return std::string("\n  ") + error.what();
+  }
+  std::vector<Parameter> as_read = module.state_dict;
+  std::map<std::string_view, TensorView> stored;
+  for (Parameter& parameter : as_read) {
+    const TensorView view = parameter.value;
+    stored[parameter.name] = view;
+    if (is_eight_bit(view.dtype())) parameter.value = {view.data(), DType::f16, view.shape(), view.strides()};
+  }
+  engine::Weights weights;
+  std::string problems = state_dict_problems(parameter_slots(config, weights), as_read);
+  for (const auto& [name, scale] : module.scales) {
+    const auto weight = stored.find(name);
+    const std::string problem =
+        weight == stored.end() ? "a scale without a weight" : scale_problem(weight->second, scale.value);
+    if (!problem.empty()) problems += "\n  " + shortened(name) + ": " + problem;
+  }
+  return problems;
+}
 
 Reading read(const Checkpoint& checkpoint, std::vector<Parameter> state_dict, const std::vector<std::string>& sources,
              const std::map<std::string, WeightScale>& scales) {
@@ -35,7 +60,7 @@ Reading read_whole(const Checkpoint& checkpoint) {
     const TensorView weight = scaled ? checkpoint.find(*scaled) : TensorView();
     if (weight && is_eight_bit(weight.dtype())) {
       if (const std::string problem = scale_problem(weight, view); !problem.empty())
-        throw CheckpointError(checkpoint.where() + ": " + shortened(name) + ": " + problem);
+        throw CheckpointError(printable(checkpoint.where()) + ": " + shortened(name) + ": " + problem);
       scales[*scaled] = {view, name};
     } else if (!is_input_scale(name)) {
       state_dict.push_back({name, view});

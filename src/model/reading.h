@@ -17,6 +17,9 @@ struct Reading {
   std::shared_ptr<const void> owner;  ///< keeps the file and the widened weights
 };
 
+/// Why no model of `config` can be read of a module's tensors, each reason on a line of its own; empty where one can.
+std::string problems_of(const ModelConfig& config, const CheckpointModule& module);
+
 /// `state_dict`, of which parameter i is called `sources[i]` in the file. Throws FormatError.
 Reading read(const Checkpoint& checkpoint, std::vector<Parameter> state_dict, const std::vector<std::string>& sources,
              const std::map<std::string, WeightScale>& scales);

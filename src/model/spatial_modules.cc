@@ -4,11 +4,13 @@
 #include <optional>
 
 #include "base/same_values.h"
+#include "base/text.h"
 #include "model/layouts.h"
 #include "model/lora_keys.h"
 #include "model/modules.h"
-#include "model/parameters.h"
+#include "model/reading.h"
 #include "model/unet_config.h"
+#include "model/widen.h"
 
 namespace kineograph {
 namespace {
@@ -23,6 +25,7 @@ constexpr std::int64_t kMaxWidth = 1 << 20;
 struct Found {
   std::map<std::string, TensorView> tensors;
   std::map<std::string, std::string> sources;
+  std::map<std::string, WeightScale> scales;
 
   TensorView find(const std::string& name) const {
     const auto found = tensors.find(name);
@@ -38,13 +41,17 @@ std::map<std::string, FoundModules> gather(const Checkpoint& checkpoint) {
   for (const auto& [key, view] : checkpoint.tensors()) {
     const auto place = model::spatial_place_of(key);
     if (!place || model::is_adapter_key(key)) continue;
+    if (model::is_input_scale(place->parameter)) continue;
     if (checkpoint.selected() == kRoot && !place->prefix.empty()) continue;
     Found& found = sets[place->prefix][place->module];
     const auto [source, added] = found.sources.emplace(place->parameter, key);
     if (!added)
-      throw CheckpointError("module " + place->module, "one tensor for " + place->parameter,
-                            source->second + " and " + key);
-    found.tensors[place->parameter] = view;
+      throw CheckpointError("module " + place->module, "one tensor for " + shortened(place->parameter),
+                            shortened(source->second) + " and " + shortened(key));
+    if (const auto weight = model::scaled_parameter(place->parameter))
+      found.scales[*weight] = {view, key};
+    else
+      found.tensors[place->parameter] = view;
   }
   return sets;
 }
@@ -87,7 +94,7 @@ void read_heads(const std::string& name, const UNetConfig& unet, std::int64_t in
     given = is_width ? kHeadDim : kHeadsOfSd1;
   }
   if (inner % *given != 0)
-    throw ConfigError("module " + name + ": num_attention_heads",
+    throw ConfigError((name.empty() ? "the module" : "module " + name) + ": num_attention_heads",
                       "a divisor of its inner width " + std::to_string(inner), std::to_string(*given),
                       "Put the right config.json beside the file: no shape says it.");
   config.num_attention_heads = is_width ? inner / *given : *given;
@@ -103,16 +110,6 @@ TransformerSpatioTemporalConfig as_spatio_temporal(const Transformer2DConfig& sp
   config.num_layers = spatial.num_layers;
   config.cross_attention_dim = spatial.cross_attention_dim;
   return config;
-}
-
-std::string problem_of(const SpatialModule& module) {
-  try {
-    std::visit([](const auto& one) { one.validate(); }, module.config);
-  } catch (const ConfigError& error) {
-    return std::string("\n  ") + error.what();
-  }
-  engine::Weights weights;
-  return model::state_dict_problems(model::parameter_slots(module.config, weights), module.state_dict);
 }
 
 /// The configuration of a module of a UNet, or of one by itself without a config.json.
@@ -152,6 +149,11 @@ bool holds(const FoundModules& all, const FoundModules& some) {
     if (same == all.end()) return false;
     for (const auto& [parameter, view] : found.tensors)
       if (const TensorView other = same->second.find(parameter); !other || !same_values(other, view)) return false;
+    if (!std::equal(found.scales.begin(), found.scales.end(), same->second.scales.begin(), same->second.scales.end(),
+                    [](const auto& a, const auto& b) {
+                      return a.first == b.first && same_values(a.second.value, b.second.value);
+                    }))
+      return false;
   }
   return true;
 }
@@ -189,11 +191,12 @@ std::vector<SpatialModule> spatial_modules(const Checkpoint& checkpoint) {
       module.config = TransformerSpatioTemporalConfig::from_file(unet.path());
     else
       read_config(name, found, unet, module);
+    module.scales = found.scales;
     for (const auto& [parameter, view] : found.tensors) {
       module.state_dict.push_back({parameter, view});
       module.sources.push_back(found.sources.at(parameter));
     }
-    if (module.problem.empty()) module.problem = problem_of(module);
+    if (module.problem.empty()) module.problem = model::problems_of(module.config, module);
     modules.push_back(std::move(module));
   }
   std::stable_sort(modules.begin(), modules.end(), [](const SpatialModule& a, const SpatialModule& b) {
@@ -205,10 +208,11 @@ std::vector<SpatialModule> spatial_modules(const Checkpoint& checkpoint) {
 SpatialModel load_spatial(const Checkpoint& checkpoint, std::string_view name, ModelOptions options) {
   const std::vector<SpatialModule> all = spatial_modules(checkpoint);
   const SpatialModule& module = model::pick(checkpoint, all, name, "spatial");
+  const model::Reading reading = model::read(checkpoint, module.state_dict, module.sources, module.scales);
   if (const auto* config = std::get_if<Transformer2DConfig>(&module.config))
-    return Transformer2DModel::from_state_dict(*config, module.state_dict, checkpoint.owner(), std::move(options));
+    return Transformer2DModel::from_state_dict(*config, reading.state_dict, reading.owner, std::move(options));
   return TransformerSpatioTemporalModel::from_state_dict(std::get<TransformerSpatioTemporalConfig>(module.config),
-                                                         module.state_dict, checkpoint.owner(), std::move(options));
+                                                         reading.state_dict, reading.owner, std::move(options));
 }
 
 }  // namespace kineograph

@@ -1,6 +1,7 @@
 // kineograph/c.h: the numbers of the C++ API, and codes with texts for bad input.
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <cstring>
 #include <filesystem>
 #include <string>
@@ -105,6 +106,38 @@ TEST_F(CApiTest, BackwardGivesTheNumbersOfCpp) {
   cpp().backward(TensorView(hidden_.data(), shape()), TensorView(gradient.data(), shape()), to, cpp_options());
   EXPECT_EQ(d_hidden, expected_hidden);
   EXPECT_EQ(d_weight, expected_weight);
+}
+
+/// What a caller does with a call's progress.
+struct Watch {
+  double last = -1.0, end_at = 2.0;
+  static int tell(double done, void* data) {
+    auto& self = *static_cast<Watch*>(data);
+    EXPECT_GE(done, self.last);
+    self.last = done;
+    return done >= self.end_at;
+  }
+};
+
+TEST_F(CApiTest, ProgressIsToldAndEndsACall) {
+  Watch watch;
+  options_.on_progress = Watch::tell;
+  options_.progress_data = &watch;
+  ASSERT_EQ(kineograph_model_forward(model_, &in_, &out_, &options_), KINEOGRAPH_OK) << kineograph_last_error();
+  EXPECT_EQ(watch.last, 1.0);
+  const std::vector<float> whole = sample_;
+  for (const double end_at : {0.0, 0.1}) {
+    watch = {-1.0, end_at};
+    EXPECT_EQ(kineograph_model_forward(model_, &in_, &out_, &options_), KINEOGRAPH_CANCELLED);
+    EXPECT_NE(std::string(kineograph_last_error()).find("on_progress"), std::string::npos) << kineograph_last_error();
+    EXPECT_LT(watch.last, 1.0);
+  }
+  // A program of before on_progress hands in a shorter struct.
+  watch = {-1.0, 0.0};
+  options_.size = offsetof(kineograph_forward_options, on_progress);
+  ASSERT_EQ(kineograph_model_forward(model_, &in_, &out_, &options_), KINEOGRAPH_OK) << kineograph_last_error();
+  EXPECT_EQ(watch.last, -1.0);
+  EXPECT_EQ(sample_, whole);
 }
 
 TEST_F(CApiTest, ParametersAreTheStateDict) {

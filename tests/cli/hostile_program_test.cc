@@ -25,6 +25,11 @@ TEST_F(ProgramTest, TextsOfFilesDoNotMoveTheTerminal) {
   save_safetensors(folder_ / "named.safetensors",
                    {{"transformer_blocks.0." + escape, value.view()}, {escape + ".norm.weight", value.view()}},
                    {{"key" + escape, "value" + escape}});
+  // A damaged module, each of whose problems names a tensor of the file.
+  const std::string block = "mid_block.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.";
+  save_safetensors(folder_ / "damaged.safetensors",
+                   {{block + "pos_encoder.pe", value.view()},
+                    {block + "fake\nfile      faked" + escape + ".pos_encoder.pe", value.view()}});
   make_model("module", small_config(8));
   fs::rename(folder_ / "module", folder_ / ("module" + escape));
   const std::string model =
@@ -33,12 +38,15 @@ TEST_F(ProgramTest, TextsOfFilesDoNotMoveTheTerminal) {
   for (const std::string& command :
        {std::string("inspect named.safetensors"), std::string("inspect --tensors named.safetensors"),
         std::string("inspect --json named.safetensors"), std::string("convert named.safetensors out"),
-        "inspect " + model, "inspect missing" + model, "run --model " + model + " --input none.npy --output -" + model,
+        std::string("inspect damaged.safetensors"), std::string("convert damaged.safetensors out"), "inspect " + model,
+        "inspect missing" + model, "run --model " + model + " --input none.npy --output -" + model,
         "inspect --dtype=" + model, model}) {
     const Result result = sh("timeout 60 '" KINEOGRAPH_PROGRAM "' " + command);
     EXPECT_FALSE(moves_a_terminal(result.out)) << command << "\n" << result.out;
     EXPECT_FALSE(moves_a_terminal(result.err)) << command << "\n" << result.err;
-    EXPECT_EQ(result.err.find("\nkineograph: error: faked"), std::string::npos) << command << "\n" << result.err;
+    for (const char* faked : {"\nkineograph: error: faked", "\nfile      faked"})
+      EXPECT_EQ((result.out + result.err).find(faked), std::string::npos) << command << "\n"
+                                                                          << result.out << result.err;
   }
 }
 

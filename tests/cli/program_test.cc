@@ -209,6 +209,41 @@ TEST_F(ProgramTest, ConditioningComesFromFileOrCommandLine) {
   EXPECT_FALSE(fs::exists(folder_ / "c.npy"));
 }
 
+TEST_F(ProgramTest, AttendsInWindowsOfFrames) {
+  TransformerTemporalConfig config;
+  config.num_attention_heads = 2;
+  config.attention_head_dim = 4;
+  config.in_channels = 8;
+  config.norm_num_groups = 2;
+  const auto model = TransformerTemporalModel::from_config(config, 3);
+  model.save_pretrained(folder_ / "module");
+  const Tensor x = noise({9, 8, 3, 2});
+  save_safetensors(folder_ / "clip.safetensors", {{"hidden_states", x}});
+  const std::string run = "kineograph run --model module --input clip.safetensors --num-frames 9 --context-";
+  const Result result =
+      sh(run + "length 4 --context-stride 2 --context-weighting flat --output o.safetensors --verify");
+  ASSERT_EQ(result.code, 0) << result.err;
+  const Tensor want =
+      model.forward(x, {.num_frames = 9, .context = ContextOptions{4, 2, ContextWeighting::flat}}).sample;
+  const Checkpoint found = Checkpoint::open(folder_ / "o.safetensors");
+  EXPECT_EQ(std::memcmp(found.find("sample").data(), want.data(), want.bytes()), 0);
+  for (const char* wrong : {"length 10", "length 4 --context-stride 5"}) {
+    const Result refused = sh(run + wrong + " --output no.safetensors");
+    EXPECT_EQ(refused.code, 1) << wrong;
+    EXPECT_NE(refused.err.find("context."), std::string::npos) << refused.err;
+  }
+  for (const char* wrong : {"length 0", "stride 2", "weighting flat", "length 4 --context-weighting gauss"})
+    EXPECT_EQ(sh(run + wrong + " --output no.safetensors").code, 2) << wrong;
+  EXPECT_FALSE(fs::exists(folder_ / "no.safetensors"));
+  // Five frames are a clip of four and a rest, which is shorter than a window.
+  make_video_and_identity(5);
+  const Result video =
+      sh("kineograph run --model identity --input clip.y4m --patch 4 --num-frames 4 --context-length 3 "
+         "--output again.y4m");
+  EXPECT_EQ(video.code, 0) << video.err;
+  EXPECT_EQ(content(folder_ / "again.y4m"), content(folder_ / "clip.y4m"));
+}
+
 TEST_F(ProgramTest, SaysOnceWhatHasNoEffect) {
   make_video_and_identity(5);
   const Result result =

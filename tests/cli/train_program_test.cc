@@ -158,26 +158,14 @@ TEST_F(TrainProgramTest, ACheckpointMayNotSayWhatTheCommandLineMayNot) {
   auto config = nlohmann::json::parse(
       Checkpoint::open(folder_ / "run/checkpoint.safetensors").metadata().at("settings"))["config"];
   config["attention_head_dim"] = 30000;
-  for (const auto& [name, value] :
-       std::initializer_list<std::pair<std::string, nlohmann::json>>{{"batch", 0},
-                                                                     {"batch", -1},
-                                                                     {"batch", 1e300},
-                                                                     {"batch", "8"},
-                                                                     {"clips", nlohmann::json::array()},
-                                                                     {"steps", 0},
-                                                                     {"crop", 0},
-                                                                     {"frames", -5},
-                                                                     {"patches", 1e9},
-                                                                     {"ema", 2},
-                                                                     {"threads", -1},
-                                                                     {"engine", "gpu"},
-                                                                     {"dtype", "f64"},
-                                                                     {"noise-level", "5"},
-                                                                     {"damage", "x"},
-                                                                     {"step", 7},
-                                                                     {"step", 1000000000000},
-                                                                     {"step", -1},
-                                                                     {"config", config}}) {
+  for (const auto& [name, value] : std::initializer_list<std::pair<std::string, nlohmann::json>>{
+           {"batch", 0},      {"batch", -1},    {"batch", 1e300},
+           {"batch", "8"},    {"batch", 2.5},   {"clips", nlohmann::json::array()},
+           {"steps", 0},      {"crop", 0},      {"frames", -5},
+           {"patches", 1e9},  {"ema", 2},       {"threads", -1},
+           {"engine", "gpu"}, {"dtype", "f64"}, {"noise-level", "5"},
+           {"damage", "x"},   {"step", 7},      {"step", 1000000000000},
+           {"step", -1},      {"step", 2.5},    {"config", config}}) {
     const Result result = with(name, value);
     EXPECT_TRUE(result.code == 1 || result.code == 2) << name << " " << value << ": " << result.code << result.err;
     EXPECT_NE(result.err.find("kineograph: error: "), std::string::npos) << name << " " << value << result.err;

@@ -9,7 +9,8 @@ class Case:
 
     `clip` is (B, F, H, W), or (B, F) for discrete latents. `encoder` is (rows, S, D) with rows "pixel" (B*H*W of them)
     or "video" (B). `timestep` and `class_labels` are stored as given: a list is one value per video or one for all, a
-    bare number has no axes. Inputs are `mean` + `std` times a bell-shaped variable of variance 1.
+    bare number has no axes. `context` is (length, stride, weighting) of FreeNoise's windows. Inputs are `mean` + `std`
+    times a bell-shaped variable of variance 1.
     """
 
     name: str
@@ -19,6 +20,7 @@ class Case:
     encoder_std: float = 1.0
     timestep: list | int | float | None = None
     class_labels: list | int | None = None
+    context: tuple | None = None
     mean: float = 0.0
     std: float = 1.0
     inputs_dtype: str = "f32"
@@ -256,6 +258,32 @@ CASES = [
     ),
     Case("discrete_two_classes_bias", discrete(3, 5, attention_bias=True, activation_fn="linear-silu"), (1, 5)),
     Case("discrete_no_affine_bf16", discrete(17, 3, norm_elementwise_affine=False), (1, 7), weights_dtype="bf16"),
+    # FreeNoise: windows that end with the clip and that do not, weightings, attn2 of both kinds, depth, conditioning.
+    Case("context", positional(8), (2, 12, 2, 3), context=(8, 2, "pyramid")),
+    Case("context_flush", positional(8), (1, 15, 3, 3), context=(8, 4, "pyramid")),
+    Case("context_flat", narrow(), (1, 14, 3, 2), context=(6, 4, "flat")),
+    Case("context_flat_flush", positional(6), (2, 13, 1, 3), context=(6, 3, "flat"), pe="seeded"),
+    Case("context_sawtooth", narrow(), (1, 16, 3, 2), context=(8, 4, "delayed_reverse_sawtooth")),
+    Case("context_sawtooth_flush", positional(9), (1, 17, 1, 3), context=(6, 5, "delayed_reverse_sawtooth")),
+    Case("context_odd", positional(7), (1, 17, 3, 2), context=(7, 3, "pyramid")),
+    Case("context_of_all_frames", positional(9), (1, 9, 3, 2), context=(9, 4, "pyramid")),
+    Case("context_of_all_but_one", positional(9), (2, 9, 2, 2), context=(8, 4, "pyramid")),
+    Case("context_apart", positional(5), (1, 17, 3, 2), context=(5, 5, "pyramid")),
+    Case("context_stride_1", narrow(), (1, 9, 1, 3), context=(4, 1, "pyramid")),
+    Case("context_length_1", narrow(), (1, 4, 1, 3), context=(1, 1, "pyramid")),
+    Case("context_single", single(), (1, 11, 3, 2), context=(4, 2, "pyramid")),
+    Case("context_layers_2", positional(8, num_layers=2), (1, 13, 2, 3), context=(8, 3, "pyramid"), pe="seeded"),
+    Case("context_cross_pixel", cross(13), (2, 10, 1, 3), encoder=("pixel", 5, 13), context=(4, 3, "pyramid")),
+    Case(
+        "context_cross_video_layers_2",
+        cross(13, num_layers=2, positional_embeddings="sinusoidal", num_positional_embeddings=6),
+        (2, 11, 2, 2),
+        encoder=("video", 5, 13),
+        context=(6, 4, "pyramid"),
+    ),
+    Case("context_discrete", discrete(17, 3), (1, 7), context=(4, 2, "pyramid")),
+    Case("context_bf16", positional(8), (1, 18, 2, 3), context=(8, 4, "pyramid"), weights_dtype="bf16"),
+    Case("context_frames_64", positional(32), (1, 64, 1, 2), context=(16, 4, "pyramid")),
     # Given and without effect, as in diffusers.
     Case("ignored_conditioning", narrow(), (2, 5, 3, 3), timestep=[5, 900], class_labels=[1, 3]),
     Case(

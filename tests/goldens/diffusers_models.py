@@ -10,7 +10,7 @@ import inspect
 import seeded_weights
 import torch
 from diffusers import TransformerTemporalModel
-from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention import BasicTransformerBlock, FreeNoiseTransformerBlock
 from diffusers.models.embeddings import ImagePositionalEmbeddings
 from torch import nn
 
@@ -60,6 +60,43 @@ class AdaNormBlock(BasicTransformerBlock):
             encoder = None if encoder_hidden_states is None else encoder_hidden_states[mine]
             videos.append(super().forward(hidden_states[mine], encoder_hidden_states=encoder, timestep=value, **kwargs))
         return torch.cat(videos)
+
+
+class RoundedFreeNoiseBlock(FreeNoiseTransformerBlock):
+    """A block whose frame weights are those of a model in `weights_dtype`, although it runs in float64."""
+
+    weights_dtype = torch.float32
+
+    def _get_frame_weights(self, *arguments):
+        return torch.tensor(super()._get_frame_weights(*arguments), dtype=self.weights_dtype).tolist()
+
+
+def in_windows(model, config, context, weights_dtype):
+    """`model` with FreeNoise's blocks, as AnimateDiffPipeline.enable_free_noise puts them there."""
+    c = complete(config)
+    length, stride, weighting = context
+    from_config = (
+        "dropout cross_attention_dim activation_fn attention_bias double_self_attention norm_elementwise_affine "
+        "positional_embeddings num_positional_embeddings"
+    )
+    blocks = nn.ModuleList(
+        RoundedFreeNoiseBlock(
+            c["num_attention_heads"] * c["attention_head_dim"],
+            c["num_attention_heads"],
+            c["attention_head_dim"],
+            context_length=length,
+            context_stride=stride,
+            weighting_scheme=weighting,
+            **{key: c[key] for key in from_config.split()},
+        )
+        for _ in range(c["num_layers"])
+    )
+    for block in blocks:
+        block.weights_dtype = DTYPES[weights_dtype]
+        if not hasattr(block, "attn2"):
+            block.attn2 = None  # its forward reads it
+    model.transformer_blocks = blocks
+    return model.eval()
 
 
 def make_blocks(c):

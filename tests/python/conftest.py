@@ -32,12 +32,3 @@ def fresh_statistics():
     kineograph.stats(reset=True)
     if "torch" in sys.modules:
         sys.modules["torch"]._dynamo.reset()
-
-
-# Walks over every change that a module can meet, and random sequences of what users do, take longer than a suite may:
-# `make mutation` runs them.
-collect_ignore = (
-    []
-    if os.environ.get("KINEOGRAPH_MUTATIONS")
-    else ["test_mutations.py", "test_sequences.py", "test_spatial_mutations.py"]
-)

@@ -4,6 +4,7 @@ import copy
 
 import torch
 from diffusers import TransformerTemporalModel, UNetMotionModel
+from diffusers.models.attention import FreeNoiseTransformerBlock
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 
 BASE = dict(num_attention_heads=4, attention_head_dim=8, in_channels=32, norm_num_groups=8)
@@ -30,6 +31,39 @@ def temporal(**changes):
 
 def animatediff(**changes):
     return drawn(AnimateDiffTransformer3D(**(BASE | POSITIONS | changes)))
+
+
+def in_windows(model, length=3, stride=2, weighting="pyramid"):
+    """`model` with FreeNoise's blocks, as AnimateDiffPipeline.enable_free_noise puts them there."""
+    names = (
+        *("dim", "num_attention_heads", "attention_head_dim", "dropout", "cross_attention_dim", "activation_fn"),
+        *("attention_bias", "double_self_attention", "norm_elementwise_affine"),
+        *("positional_embeddings", "num_positional_embeddings"),
+    )
+    for i, block in enumerate(model.transformer_blocks):
+        made = FreeNoiseTransformerBlock(
+            **{name: getattr(block, name) for name in names},
+            context_length=length,
+            context_stride=stride,
+            weighting_scheme=weighting,
+        )
+        made.load_state_dict(block.state_dict())
+        if block.attn2 is None:
+            made.attn2 = None  # its forward reads it
+        model.transformer_blocks[i] = made.train(model.training)
+    return model
+
+
+def in_pieces(model, size=5):
+    """`model` as AnimateDiffPipeline.enable_free_noise_split_inference cuts it."""
+    from diffusers.pipelines.free_noise_utils import SplitInferenceModule
+
+    blocks = model.transformer_blocks
+    for i, block in enumerate(blocks):
+        blocks[i] = SplitInferenceModule(block, size, 0, ["hidden_states", "encoder_hidden_states"])
+    for name in ("proj_in", "proj_out"):
+        setattr(model, name, SplitInferenceModule(getattr(model, name), size, 0, ["input"]))
+    return model.train(model.training)
 
 
 def clip(frames=8, height=4, width=4, channels=32, seed=1):

@@ -638,6 +638,8 @@ def test_the_documents_commands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = (pathlib.Path(__file__).parents[2] / "docs/checkpoints.md").read_text().split("## Published models")[1]
     commands = [line.split()[1:] for line in text.splitlines() if line.startswith("kineograph ")]
+    # Those of whole image UNets have no stand-in here.
+    commands = [command for command in commands if any(pathlib.Path(word).exists() for word in command)]
     assert len(commands) > 15
     for command in commands:
         if command[0] == "run":

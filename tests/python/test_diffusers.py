@@ -24,6 +24,7 @@ from kineograph import diffusers as native  # noqa: E402
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
 sys.path.append(str(GOLDENS))
 import seeded_weights  # noqa: E402
+from temporal_modules import in_windows  # noqa: E402
 
 BASE = dict(num_attention_heads=4, attention_head_dim=8, in_channels=32, norm_num_groups=8)
 CONFIGS = {
@@ -482,6 +483,8 @@ def test_goldens(name):
         tensors = {key: file.get_tensor(key) for key in file.keys()}
         about = file.metadata()
     model = native.TransformerTemporalModel(**json.loads(about["config"])).eval()
+    if "context" in about:
+        in_windows(model, *json.loads(about["context"]))
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[about["weights_dtype"]]
     for key, value in model.state_dict().items():

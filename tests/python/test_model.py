@@ -384,6 +384,23 @@ def test_errors_of_backward():
     assert kineograph.stats().backward == 0
 
 
+def test_windows_of_frames():
+    model, x = small(positional_embeddings="sinusoidal", num_positional_embeddings=4), clip()
+    options = kineograph.ContextOptions(length=4, stride=2, weighting="flat")
+    windowed = model(x, num_frames=6, context=options).sample
+    assert windowed.shape == x.shape
+    exact = type(model).from_state_dict(model.config, model.state_dict(), engine="reference")
+    assert close(windowed, exact(x, num_frames=6, context=options).sample)
+    assert not close(windowed, model(x, num_frames=6, context=kineograph.ContextOptions(4, 3)).sample, 1e-3)
+    for where, given in (
+        ("context.length", kineograph.ContextOptions(7)),
+        ("context.stride", kineograph.ContextOptions(4, 5)),
+        ("context.weighting", kineograph.ContextOptions(4, 2, "gauss")),
+    ):
+        with pytest.raises(kineograph.ArgumentError, match=where):
+            model(x, num_frames=6, context=given)
+
+
 def test_training_seed():
     model, x = small(dropout=0.5), clip()
     a, b, c = (model(x, num_frames=6, training_seed=seed).sample for seed in (1, 1, 2**64 - 1))

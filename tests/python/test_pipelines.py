@@ -124,6 +124,14 @@ def test_free_noise(frames, tmp_path):
     wanted = frames_of(pipe, arguments, frames)
     kineograph.accelerate(pipe)
     assert same(frames_of(pipe, arguments, frames), wanted)
+    assert kineograph.stats(reset=True) == kineograph.Stats(native=34)
+    # Other windows, set in the blocks that are there.
+    pipe.enable_free_noise(context_length=6, context_stride=3, weighting_scheme="flat")
+    others = frames_of(pipe, arguments, frames)
+    assert kineograph.stats(reset=True) == kineograph.Stats(native=34) and not same(others, wanted)
+    kineograph.revert(pipe)
+    assert same(frames_of(pipe, arguments, frames), others)
+    kineograph.accelerate(pipe)
     pipe.disable_free_noise()
     kineograph.stats(reset=True)
     frames_of(pipe, arguments)
@@ -137,6 +145,18 @@ def test_free_noise_split_inference(tmp_path):
     wanted = frames_of(pipe, arguments, 8)
     kineograph.accelerate(pipe)
     assert same(frames_of(pipe, arguments, 8), wanted)
+    stats = kineograph.stats()
+    assert stats.native > 34 and not stats.fallbacks  # spatial transformers are called piece by piece
+
+
+def test_free_noise_prompts(tmp_path):
+    pipe, arguments = with_text(random_pipeline(), tmp_path)
+    pipe.enable_free_noise(context_length=4, context_stride=2)
+    arguments = arguments | {"prompt": {0: "a cat", 5: "a dog"}}
+    wanted = frames_of(pipe, arguments, 8)
+    kineograph.accelerate(pipe)
+    assert same(frames_of(pipe, arguments, 8), wanted)
+    assert kineograph.stats() == kineograph.Stats(native=34)
 
 
 def test_feed_forward_chunking():

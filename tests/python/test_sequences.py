@@ -199,8 +199,8 @@ class Users(RuleBasedStateMachine):
 EVERYTHING = os.environ.get("KINEOGRAPH_MUTATIONS") == "all"
 TestUsers = Users.TestCase
 TestUsers.settings = settings(
-    max_examples=60 if EVERYTHING else 6,
-    stateful_step_count=20 if EVERYTHING else 12,
+    max_examples=60 if EVERYTHING else 2,
+    stateful_step_count=20 if EVERYTHING else 10,
     deadline=None,
     derandomize=not EVERYTHING,
     suppress_health_check=list(HealthCheck),

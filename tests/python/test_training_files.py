@@ -362,6 +362,12 @@ def processor(path, side):
     return f"{parent}.processor.{layer}_lora.{side}.weight"
 
 
+def motion_director(path, side):
+    """As AnimateDiff-MotionDirector names a motion LoRA's factors: to_out.0 becomes to_out.processor.0_lora."""
+    parent, _, layer = path.rpartition(".")
+    return f"{parent}.processor.{layer}_lora.{side}.weight"
+
+
 def kohya(path, side):
     return "lora_unet_" + path.replace(".", "_") + f".lora_{side}.weight"
 
@@ -376,6 +382,8 @@ FORMS = {
     "peft adapter": lambda p, s: f"unet.{p}.lora_{'A' if s == 'down' else 'B'}.zoom_in.weight",
     "loralib": lambda p, s: f"{p}.lora_{'A' if s == 'down' else 'B'}",
     "loralib original": lambda p, s: f"module.{original_path(p)}.lora_{'A' if s == 'down' else 'B'}",
+    "motion director": lambda p, s: motion_director(original_path(p), s),
+    "motion director's other": lambda p, s: f"{original_path(p)}.lora_{s}.weight",
     "kohya": kohya,
     "kohya original": lambda p, s: kohya(original_path(p), s),
 }

@@ -1,6 +1,7 @@
 """The package is typed: mypy's strictest finds nothing in it, nor in the README's Python; pyright knows every type."""
 
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -31,26 +32,30 @@ whole = model([1.0], num_frames=1).sample
 
 
 def run(module, *arguments, cwd=None):
-    return subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, cwd=cwd)
+    """A module's program, which takes the first `python` of PATH for the one whose packages it reads."""
+    path = os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ.get("PATH", "")])
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ | {"PATH": path})
 
 
 def test_mypy(tmp_path):
+    """The package, and in the same run its users: reading torch is what takes the time."""
     pytest.importorskip("mypy")
     (tmp_path / "uses.py").write_text(USES)
     readme = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert readme
     (tmp_path / "readme.py").write_text("\n".join(readme).replace("pipe = ...", "pipe: object = ...") + "\n")
     package = pathlib.Path(kineograph.__file__).parent
-    for what in ([str(package)], ["uses.py", "readme.py"]):
-        done = run("mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), *what, cwd=tmp_path)
-        assert done.returncode == 0, done.stdout
+    # What diffusers has not typed is not for this package to mend.
+    strict = ("--strict", "--untyped-calls-exclude=diffusers", "--cache-dir", os.devnull)
+    done = run("mypy", *strict, str(package), "uses.py", "readme.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
 
 
 def test_pyright():
-    pytest.importorskip("pyright")
-    done = run("pyright", "--verifytypes", "kineograph", "--ignoreexternal", "--outputjson")
-    if not done.stdout.startswith("{"):
-        pytest.skip(f"pyright does not run here: {done.stderr[:200]}")
+    """basedpyright is pyright with all that it runs on in its wheel; pyright itself asks a registry for its program."""
+    pytest.importorskip("basedpyright")
+    done = run("basedpyright", "--verifytypes", "kineograph", "--ignoreexternal", "--outputjson")
     report = json.loads(done.stdout)["typeCompleteness"]
     unknown = [symbol["name"] for symbol in report["symbols"] if symbol["isExported"] and not symbol["isTypeKnown"]]
-    assert not unknown, unknown
+    assert not unknown and report["completenessScore"] == 1, unknown

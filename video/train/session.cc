@@ -126,8 +126,10 @@ void TrainingSession::load(const Checkpoint& checkpoint) {
   const std::string where = checkpoint.where();
   const auto step = checkpoint.metadata().find("step");
   std::int64_t done = -1;
-  if (step != checkpoint.metadata().end())
-    std::from_chars(step->second.data(), step->second.data() + step->second.size(), done);
+  if (step != checkpoint.metadata().end()) {
+    const char *begin = step->second.data(), *end = begin + step->second.size();
+    if (const auto [rest, error] = std::from_chars(begin, end, done); error != std::errc() || rest != end) done = -1;
+  }
   if (done < 0) throw CheckpointError(where, "a checkpoint of kineograph train", "no step count");
   if (done > options_.steps)
     throw CheckpointError(where + ": step", "at most the run's " + std::to_string(options_.steps),
@@ -139,7 +141,7 @@ void TrainingSession::load(const Checkpoint& checkpoint) {
     for (const Slot& slot : slots_) {
       const std::string name = std::string(kind) + "." + slot.name;
       const TensorView found = checkpoint.find(name);
-      if (!found || found.dtype() != DType::f32 || found.shape() != slot.shape)
+      if (!found || found.dtype() != DType::f32 || found.shape() != slot.shape || !found.is_contiguous())
         throw CheckpointError(where + ": " + name, "f32 " + to_string(slot.shape),
                               found ? std::string(name_of(found.dtype())) + " " + to_string(found.shape()) : "nothing");
       std::copy_n(found.data_as<float>(), slot.size, values->begin() + static_cast<std::ptrdiff_t>(slot.offset));

@@ -3,10 +3,10 @@
 try:
     import diffusers as _diffusers  # noqa: F401
     import torch as _torch  # noqa: F401
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
-        f"{error}. kineograph.diffusers needs torch and diffusers: pip install kineograph[diffusers]"
-    ) from error
+        f"{_error}. kineograph.diffusers needs torch and diffusers: pip install kineograph[diffusers]"
+    ) from _error
 
 from .acceleration import Acceleration, accelerate, revert
 from .modules import AnimateDiffTransformer3D, TransformerTemporalModel

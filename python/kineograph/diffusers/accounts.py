@@ -206,7 +206,8 @@ _ATTENTION = Account(
 )
 
 _GATED = Account(children=("proj", "activation"))
-_IN_PLACE = {"inplace": "its input is read by nothing else"}
+# In place, some inputs are views that autograd refuses to see written to.
+_NOT_IN_PLACE = {"inplace": False}
 
 ACCOUNTS: "dict[type, Account]" = {
     upstream.TransformerTemporalModel: _TEMPORAL,
@@ -282,9 +283,9 @@ ACCOUNTS: "dict[type, Account]" = {
         without_effect=_all(("num_embeddings", "embedding_dim"), _MADE) | {"norm_type": "of max_norm, which is None"},
         parameters=("weight",),
     ),
-    nn.Dropout: Account(read=("p", "training"), without_effect=_IN_PLACE),
+    nn.Dropout: Account(read=("p", "training"), required=_NOT_IN_PLACE),
     nn.Identity: Account(),
-    nn.SiLU: Account(without_effect=_IN_PLACE),
+    nn.SiLU: Account(required=_NOT_IN_PLACE),
     nn.ModuleList: Account(children=None, methods=()),
 }
 ACCOUNTS[upstream.IPAdapterAttnProcessor2_0] = Account(
@@ -295,6 +296,12 @@ ACCOUNTS[upstream.IPAdapterAttnProcessor2_0] = Account(
     methods=(),
 )
 ACCOUNTS[FrameGroupNorm] = ACCOUNTS[nn.GroupNorm]
+if upstream.FreeNoiseTransformerBlock is not None:
+    ACCOUNTS[upstream.FreeNoiseTransformerBlock] = replace(
+        _BLOCK,
+        read=(*_BLOCK.read, "context_length", "context_stride", "weighting_scheme"),
+        methods=("forward", "_get_frame_indices", "_get_frame_weights"),
+    )
 if upstream.LinearActivation is not None:
     ACCOUNTS[upstream.LinearActivation] = _GATED
 
@@ -328,10 +335,10 @@ PEFT_LINEAR = Account(
         "lora_magnitude_vector": "of variants, which are looked at adapter by adapter",
     },
 )
-# In front of a module that is called with `input`, as AnimateDiff calls its projections: the rows in pieces.
+# In front of a module that AnimateDiff calls by keyword, a projection or a block: its rows in pieces.
 SPLIT_INFERENCE = Account(
-    read=("split_size",),
-    required={"split_dim": 0, "input_kwargs_to_split": {"input"}},
+    read=("split_size", "input_kwargs_to_split"),
+    required={"split_dim": 0},
     children=("module",),
 )
 
@@ -386,7 +393,7 @@ PROCESSORS: "dict[type, Processor]" = {
 
 def _functions() -> "list[tuple[Any, str, Any]]":
     """(owner, name, what is there now) of every function that diffusers' forward of these classes goes through."""
-    found = [
+    found: list[tuple[Any, str, Any]] = [
         (kind, name, kind.__dict__[name])
         for kind, account in ACCOUNTS.items()
         for name in account.methods

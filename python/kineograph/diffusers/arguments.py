@@ -51,7 +51,7 @@ def why_not_this_call(hidden_states: Any, encoder_hidden_states: Any, num_frames
         return f"autocast to {autocast}"
     if compiling:
         return None
-    if torch.jit.is_tracing() or torch.jit.is_scripting() or torch.onnx.is_in_onnx_export():
+    if torch._C._get_tracing_state() is not None or torch.onnx.is_in_onnx_export():
         return "traced for another runtime"
     if of_another_kind(hidden_states) or encoder_hidden_states is not None and of_another_kind(encoder_hidden_states):
         return "tensors of another kind"
@@ -68,7 +68,7 @@ def _modes() -> bool:
         return False
     return any(
         type(mode) is not torch.utils._device.DeviceContext
-        for mode in torch.overrides._get_current_function_mode_stack()
+        for mode in torch.overrides._get_current_function_mode_stack()  # type: ignore[no-untyped-call]
     )
 
 
@@ -113,6 +113,8 @@ def why_not_these_factors(layers: "list[tuple[int, Any]]") -> "str | None":
                 reason = why_not_these_weights([factor])
                 if reason is not None:
                     return reason.replace("the parameters", "a LoRA's factors")
+            if layer.lora_A[name].weight.dtype is not layer.lora_B[name].weight.dtype:
+                return "a LoRA's factors are of two dtypes"
     return None
 
 
@@ -183,7 +185,10 @@ def _why_not_this_shape(
         return "the shape of hidden_states"
     if discrete and hidden_states.dtype != torch.int64:
         return "the dtype of hidden_states"
-    if binding.positions is not None and num_frames > binding.positions:
+    attended = num_frames if binding.context is None else binding.context[0]
+    if num_frames < attended:
+        return "fewer frames than a window"
+    if binding.positions is not None and attended > binding.positions:
         return "more frames than positions"
     videos = hidden_states.shape[0] // num_frames
     pixels = hidden_states.shape[1] if discrete else hidden_states.shape[2] * hidden_states.shape[3]

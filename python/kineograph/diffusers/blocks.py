@@ -18,10 +18,10 @@ class FrameGroupNorm(nn.GroupNorm):
         return super().forward(per_frame).reshape(batch, frames, channels, height, width).transpose(1, 2)
 
 
-class AdaNormBlock(BasicTransformerBlock):  # type: ignore[misc]
+class AdaNormBlock(BasicTransformerBlock):
     """A block with AdaLayerNorm, one video after the other: diffusers' AdaLayerNorm takes one timestep at a time."""
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         hidden_states: torch.Tensor,
         encoder_hidden_states: Optional[torch.Tensor] = None,

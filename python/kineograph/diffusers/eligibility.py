@@ -43,6 +43,9 @@ class Eligible:
     """
 
     __slots__ = ("binding", "tensors", "layers")
+    binding: Binding
+    tensors: "list[torch.Tensor]"
+    layers: "list[Any]"
 
     def __init__(self, binding: Binding, tensors: "list[torch.Tensor]", layers: "list[Any]"):
         self.binding, self.tensors, self.layers = binding, tensors, layers
@@ -127,6 +130,10 @@ def record(module: Any, tensors: "list[torch.Tensor]", parts: "list[Any]", insid
     parts.append(module)
     if account is None:
         return (kind, names)
+    if torch.compiler.is_dynamo_compiling():
+        for name in account.methods:
+            # torch guards on what a look-up of a method finds, and not on what a dictionary holds.
+            getattr(module, name, None)
     hooked = inside and any(bool(getattr(module, name)) for name in HOOKS)
     own = not any(name in module.__dict__ for name in account.methods) or _is_own_forward(module)
     values = []
@@ -247,7 +254,8 @@ class _Layout:
         self.read = slice(self.fixed.stop, self.fixed.stop + len(read))
         self.wanted = tuple(account.required[name] for name in required) + (None,) * len(absent)
         # Of every name: one that is missing is a KeyError, and with the size there can be no other.
-        self.get = itemgetter(*first, *required, *absent, *read, *rest)
+        names = [*first, *required, *absent, *read, *rest]
+        self.get = itemgetter(names[0], names[1], *names[2:])
 
 
 # Class -> names of the dictionary, of parameters, buffers and submodules -> how to look.
@@ -297,7 +305,7 @@ def _look(module: Any, key: "list[Any]", tensors: "list[torch.Tensor]", layers: 
         key.append(values)
         values = values[:-3]
     for value in values:
-        if type(value) is list:
+        if type(value) is list or type(value) is set:
             value = _known(value)
         if type(value) not in _KEYS:
             raise _Unseen
@@ -355,7 +363,7 @@ def examine(module: Any) -> Union[str, Eligible]:
     replaced = replaced_function()
     if replaced is not None:
         return f"{replaced} was replaced"
-    if nn.modules.module._has_any_global_hook():
+    if nn.modules.module._has_any_global_hook():  # type: ignore[no-untyped-call]
         return "hooks on all modules are registered"
     key: list[Any] = []
     tensors: list[torch.Tensor] = []
@@ -388,13 +396,18 @@ def _examine_anew(module: Any) -> Union[str, Eligible]:
             if len(_bindings) >= _MOST_BINDINGS:
                 _bindings.clear()
             _bindings[tuple(key)] = verdict
-    return Eligible(verdict, tensors, [part for part in parts if type(part) is upstream.peft_linear()])
+    return Eligible(verdict, tensors, _peft_layers(parts))
+
+
+def _peft_layers(parts: "list[Any]") -> "list[Any]":
+    kind = upstream.peft_linear()
+    return [part for part in parts if type(part) is kind]
 
 
 # --- while torch.compile traces --------------------------------------------------------------------------------------
 
 
-@torch._dynamo.assume_constant_result
+@torch._dynamo.assume_constant_result  # type: ignore[untyped-decorator]
 def _judge_traced(fields: "tuple[Any, ...]") -> Union[str, Binding]:
     """`judge`, not traced: a constant of the graph, which the guards on the record's values keep true."""
     replaced = replaced_function()
@@ -403,9 +416,10 @@ def _judge_traced(fields: "tuple[Any, ...]") -> Union[str, Binding]:
 
 def _examine_traced(module: Any) -> Union[str, Eligible]:
     tensors: list[torch.Tensor] = []
-    verdict = _judge_traced(record(module, tensors, []))
+    parts: list[Any] = []
+    verdict = _judge_traced(record(module, tensors, parts))
     if isinstance(verdict, str):
         return verdict
-    if verdict.loras or verdict.unmerge:
-        return "it has a LoRA that is not fused, in a compiled graph"
-    return Eligible(verdict, tensors, [])
+    if verdict.unmerge:
+        return "it has a LoRA that PEFT takes out of the weights, in a compiled graph"
+    return Eligible(verdict, tensors, _peft_layers(parts))

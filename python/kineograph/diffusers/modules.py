@@ -8,7 +8,7 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
-from .. import errors, recording, statistics
+from .. import errors, operators, recording, statistics
 from . import accounts, arguments, eligibility, native, upstream
 from .blocks import FrameGroupNorm, conditioned_blocks
 
@@ -56,8 +56,6 @@ class NativeForward:
         )
         if reason is not None:
             return _fall_back(reason)
-        if kwargs:
-            arguments.warn_of_ignored(binding, kwargs)
         # diffusers is silent about arguments that have no effect.
         given = (
             hidden_states,
@@ -65,17 +63,29 @@ class NativeForward:
             timestep if binding.norm_type != "layer_norm" else None,
             class_labels if binding.norm_type == "ada_norm_zero" else None,
         )
+        if binding.context is not None:
+            if binding.draws:
+                return _fall_back("dropout in windows of frames")
+            if torch.is_grad_enabled() and _wants_gradients(weights, loras, given[:2]):
+                return _fall_back("gradients in windows of frames")
+        if kwargs:
+            arguments.warn_of_ignored(binding, kwargs)
         compute = "bf16" if torch.bfloat16 in (weights[0].dtype, arguments.autocast_dtype()) else "f32"
         seed = native.new_seed() if binding.draws else None
         if torch.compiler.is_compiling():
             if _is_exporting():
                 _say_what_loads()
-            return native.transformer_temporal(*given, weights, seed, binding.spec, compute, num_frames)
-        more = (seed, num_frames, recording.recorder_of(self))
+            merged = native.with_loras(weights, loras)
+            windows = "" if binding.context is None else ",".join(map(str, binding.context))
+            more = (seed, binding.spec, compute, num_frames, windows)
+            sample: _Tensor = operators.transformer_temporal(*given, merged, *more)
+            return sample
+        rest = (seed, num_frames, recording.recorder_of(self))
         try:
             if torch.is_grad_enabled() and _wants_gradients(weights, loras, given[:2]):
-                return native.run_differentiably(weights, loras, binding.spec, compute, *given, *more)
-            return native.run(native.packed_model(weights, loras, binding.spec, compute), *given, *more)
+                return native.run_differentiably(weights, loras, binding.spec, compute, *given, *rest)
+            model = native.packed_model(weights, loras, binding.spec, compute)
+            return native.run(model, *given, *rest, binding.context)
         except (errors.ConfigError, errors.CheckpointError) as error:
             return _fall_back(f"the engine does not take it: {error}")
 
@@ -111,25 +121,28 @@ class NativeForward:
 # Since torch 2.6; before, an exported program says nothing of what loads it.
 _is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
 # Called while a graph is traced, and not a part of it.
-_count_traced = torch.compiler.assume_constant_result(statistics.count_fallback)
+_count_traced = torch.compiler.assume_constant_result(statistics.count_fallback)  # type: ignore[no-untyped-call]
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _say_what_loads() -> None:
     """While a program is exported: a process that loads it has to know the operator."""
     warnings.warn(
-        "this program has operators of kineograph: `import kineograph.diffusers` where torch.export.load or "
-        "torch._inductor.aoti_load_package opens it",
+        "this program has operators of kineograph, which has to be installed where torch.export.load or "
+        "torch._inductor.aoti_load_package opens it. torch before 2.5, or with TORCH_DEVICE_BACKEND_AUTOLOAD=0, needs "
+        "`import kineograph.operators` there.",
         UserWarning,
         stacklevel=2,
     )
 
 
-def _fall_back(reason: str) -> None:
+def _fall_back(reason: str) -> Optional[_Tensor]:
+    """Counts the reason. None: diffusers' own forward is to answer."""
     (_count_traced if torch.compiler.is_dynamo_compiling() else statistics.count_fallback)(reason)
+    return None
 
 
-def _unmerged(module: nn.Module) -> Union[str, eligibility.Eligible]:
+def _unmerged(module: Any) -> Union[str, eligibility.Eligible]:
     """The finding of the walk, after PEFT's disabled layers have taken out what was merged, as their own forward does."""
     found = eligibility.examine(module)
     if isinstance(found, str) or not found.binding.unmerge:
@@ -156,7 +169,17 @@ class TransformerTemporalModel(NativeForward, upstream.TransformerTemporalModel)
         group_norm_scope: "clip", statistics over all frames as in diffusers, or "frame", as the original AnimateDiff.
     """
 
-    @register_to_config
+    num_attention_heads: int
+    attention_head_dim: int
+    in_channels: "Optional[int]"
+    transformer_blocks: nn.ModuleList
+    norm: nn.GroupNorm
+    latent_image_embedding: nn.Module
+    norm_out: nn.LayerNorm
+    _internal_dict: Any
+    out: nn.Linear
+
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         num_attention_heads: int = 16,
@@ -210,8 +233,8 @@ class TransformerTemporalModel(NativeForward, upstream.TransformerTemporalModel)
                 sample_size=sample_size,
                 **block,
             )
-            self.register_to_config(num_layers=num_layers)
-            if group_norm_scope == "frame":
+            self.register_to_config(num_layers=num_layers)  # type: ignore[no-untyped-call]
+            if group_norm_scope == "frame" and in_channels is not None:
                 self.norm = FrameGroupNorm(norm_num_groups, in_channels, eps=self.norm.eps)
         else:
             plain = False
@@ -260,7 +283,7 @@ class TransformerTemporalModel(NativeForward, upstream.TransformerTemporalModel)
     def is_gradient_checkpointing(self) -> bool:
         return self._kineograph_checkpointing is not None
 
-    @overload
+    @overload  # type: ignore[override]
     def forward(
         self,
         hidden_states: _Tensor,
@@ -306,12 +329,16 @@ class TransformerTemporalModel(NativeForward, upstream.TransformerTemporalModel)
             theirs = self._discrete_forward if hasattr(self, "latent_image_embedding") else self._continuous_forward
             rest = (hidden_states, *conditioning, num_frames, cross_attention_kwargs)
             checkpoint = self._kineograph_checkpointing
-            keeps = checkpoint is None or not torch.is_grad_enabled()
-            sample = theirs(*rest) if keeps else checkpoint(theirs, *rest)
+            if checkpoint is not None and torch.is_grad_enabled():
+                sample = checkpoint(theirs, *rest)
+            else:
+                sample = theirs(*rest)
         return TransformerTemporalModelOutput(sample=sample) if return_dict else (sample,)
 
     def _continuous_forward(self, *arguments: Any) -> _Tensor:
-        return super().forward(*arguments, return_dict=False)[0]
+        theirs: Callable[..., Any] = super().forward
+        sample: _Tensor = theirs(*arguments, return_dict=False)[0]
+        return sample
 
     def _discrete_forward(
         self,
@@ -339,7 +366,7 @@ class TransformerTemporalModel(NativeForward, upstream.TransformerTemporalModel)
         return nn.functional.log_softmax(logits.double(), dim=1).float()
 
 
-class AnimateDiffTransformer3D(NativeForward, upstream.AnimateDiffTransformer3D):  # type: ignore[misc]
+class AnimateDiffTransformer3D(NativeForward, upstream.AnimateDiffTransformer3D):
     """diffusers' AnimateDiffTransformer3D, the same module inside UNetMotionModel and MotionAdapter, native on the CPU."""
 
     def forward(
@@ -358,4 +385,5 @@ class AnimateDiffTransformer3D(NativeForward, upstream.AnimateDiffTransformer3D)
         sample = self._try_native(*given, cross_attention_kwargs)
         if sample is not None:
             return sample
-        return super().forward(hidden_states, *self._for_diffusers(*given), num_frames, cross_attention_kwargs)
+        theirs: Callable[..., _Tensor] = super().forward
+        return theirs(hidden_states, *self._for_diffusers(*given), num_frames, cross_attention_kwargs)

@@ -1,6 +1,6 @@
-"""Native forwards and backwards over torch's tensors: packed models that follow the parameters, the autograd function, and
-the custom operators."""
+"""Native forwards and backwards over torch's tensors: packed models that follow the parameters, and the autograd function."""
 
+import functools
 import json
 import threading
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Any, List, Optional, Tuple
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .. import _native, statistics, threads
+from .. import _native, operators, statistics, threads
 
 # The engine of packed models, one of kineograph.engines().
 ENGINE = "auto"
@@ -26,7 +26,7 @@ class Packed:
     """A native model, and what its weights were when it was made."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock: threading.Lock = threading.Lock()
         self.mark: Any = None
         self.model: Any = None
 
@@ -34,7 +34,7 @@ class Packed:
 def _mark(tensors: Sequence[_Tensor], loras: _Loras) -> Any:
     """Changes whenever a weight does, however it was changed: `p.data` and optimizers of others leave no other trace.
 
-    Reading all weights costs what one tile of a forward costs for reading them.
+    All threads of the call read: it costs what a forward's first look at the weights costs, see bench/eligibility.py.
     """
     read = [tensor.detach() for tensor in tensors]
     factors = []
@@ -44,7 +44,7 @@ def _mark(tensors: Sequence[_Tensor], loras: _Loras) -> Any:
                 read += [layer.lora_A[name].weight.detach(), layer.lora_B[name].weight.detach()]
                 factors.append((index, name, float(layer.scaling[name])))
     addresses = [tensor.data_ptr() for tensor in read]
-    content = _native.fingerprint(addresses, [tensor.nbytes for tensor in read])
+    content = _native.fingerprint(addresses, [tensor.nbytes for tensor in read], _threads())
     return addresses, [tensor.dtype for tensor in read], factors, content
 
 
@@ -52,12 +52,16 @@ def with_loras(tensors: Sequence[_Tensor], loras: _Loras) -> List[_Tensor]:
     """W + scaling B A for the active adapters, in f32 and rounded once, as PEFT's own merge of a f32 base. Where gradients
     are recorded they flow from the merged weight to A and B, in products of the weights' size."""
     merged = list(tensors)
+    if not loras:
+        return merged
     with torch.autocast("cpu", enabled=False):
         for index, layer in loras:
             for name in layer.active_adapters:
                 if name in layer.lora_A:
                     a, b = layer.lora_A[name].weight.float(), layer.lora_B[name].weight.float()
-                    merged[index] = merged[index].float() + float(layer.scaling[name]) * (b @ a)
+                    scaling = layer.scaling[name]  # a tensor where it is swapped in place
+                    scaling = scaling.to(a) if isinstance(scaling, torch.Tensor) else float(scaling)
+                    merged[index] = merged[index].float() + scaling * (b @ a)
             merged[index] = merged[index].to(tensors[index].dtype)
     return merged
 
@@ -111,8 +115,10 @@ def run(
     seed: Optional[_Tensor],
     num_frames: int,
     recorder: "_native.AttentionRecorder | None" = None,
+    context: "Optional[Tuple[int, int, str]]" = None,
 ) -> _Tensor:
-    """One native forward; any tensor may require gradients, none are recorded. `seed`: that of training, or None."""
+    """One native forward; any tensor may require gradients, none are recorded. `seed`: that of training, or None;
+    `context`: length, stride and weighting of FreeNoise's windows, or None."""
     given = _detached(hidden_states, encoder_hidden_states, timestep, class_labels)
     config = model.config if given[0].dtype == torch.int64 else None
     if config is None:
@@ -121,7 +127,9 @@ def run(
         classes = json.loads(config)["num_vector_embeds"] - 1
         out = torch.empty((given[0].shape[0], classes, given[0].shape[1]))
     drawn = None if seed is None else seed.item()
-    model.forward(given[0], num_frames, given[1], given[2], given[3], {}, out, recorder, drawn, _threads())
+    model.forward(
+        given[0], num_frames, given[1], given[2], given[3], {}, out, recorder, drawn, _threads(), None, context
+    )
     statistics.count_native()
     return out
 
@@ -129,7 +137,6 @@ def run(
 def run_backward(
     model: Any,
     names: Sequence[str],
-    wanted: Sequence[bool],
     sample_gradient: _Tensor,
     hidden_states: _Tensor,
     encoder_hidden_states: Optional[_Tensor],
@@ -137,15 +144,17 @@ def run_backward(
     class_labels: Any,
     weights: Sequence[_Tensor],
     seed: Optional[_Tensor],
+    wanted: Sequence[bool],
     num_frames: int,
 ) -> List[_Tensor]:
     """The gradients where `wanted` (of hidden_states, encoder_hidden_states and each of `weights`, whose names are `names`)
     is true, in that order: inputs' in their own dtype, weights' in f32."""
-    gradients, named = [], []
+    gradients: List[_Tensor] = []
+    named = []
     for name, tensor, is_wanted in zip(
         ("hidden_states", "encoder_hidden_states", *names), (hidden_states, encoder_hidden_states, *weights), wanted
     ):
-        if is_wanted:
+        if is_wanted and tensor is not None:
             of_input = tensor is hidden_states or tensor is encoder_hidden_states
             gradients.append(torch.empty(tensor.shape, dtype=tensor.dtype if of_input else torch.float32))
             named.append((name, gradients[-1]))
@@ -166,12 +175,6 @@ def run_backward(
     )
     statistics.count_backward()
     return gradients
-
-
-def _placed(gradients: Sequence[_Tensor], wanted: Sequence[bool]) -> List[Optional[_Tensor]]:
-    """The gradients with None where none is wanted."""
-    left = iter(gradients)
-    return [next(left) if is_wanted else None for is_wanted in wanted]
 
 
 def run_spatial(
@@ -200,43 +203,6 @@ def run_spatial(
     return out
 
 
-@torch.library.custom_op("kineograph::transformer_spatial", mutates_args=())
-def transformer_spatial(
-    hidden_states: torch.Tensor,
-    encoder_hidden_states: Optional[torch.Tensor],
-    attention_mask: Optional[torch.Tensor],
-    encoder_attention_mask: Optional[torch.Tensor],
-    image_only_indicator: Optional[torch.Tensor],
-    images: List[torch.Tensor],
-    ip_scales: List[float],
-    num_frames: int,
-    weights: List[torch.Tensor],
-    spec: str,
-    compute_dtype: str,
-) -> torch.Tensor:
-    """A Transformer2DModel or TransformerSpatioTemporalModel as one operator, for torch.compile and torch.export."""
-    model = packed_model(list(weights), [], spec, compute_dtype)
-    masks = (attention_mask, encoder_attention_mask, image_only_indicator)
-    return run_spatial(model, hidden_states, encoder_hidden_states, *masks, images, ip_scales, num_frames)
-
-
-@transformer_spatial.register_fake
-def _(
-    hidden_states: _Tensor,
-    encoder_hidden_states: Any,
-    attention_mask: Any,
-    encoder_attention_mask: Any,
-    image_only_indicator: Any,
-    images: Any,
-    ip_scales: Any,
-    num_frames: int,
-    weights: Any,
-    spec: str,
-    compute_dtype: str,
-) -> _Tensor:
-    return torch.empty(hidden_states.shape, dtype=hidden_states.dtype)
-
-
 def runs_spatial(kind: str) -> bool:
     """Whether an engine faster than the reference runs the library's class `kind`; the reference where it is asked for."""
     if ENGINE == "reference":
@@ -257,8 +223,10 @@ class Differentiable(torch.autograd.Function):
     Nothing is kept but the arguments and the packed model. The weights are arguments, so that autograd refuses a backward
     after one of them was changed in place, as it does everywhere."""
 
+    NOT_DIFFERENTIATED = 7  # arguments of forward before hidden_states
+
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         model: Any,
         names: Sequence[str],
@@ -271,30 +239,18 @@ class Differentiable(torch.autograd.Function):
         encoder_hidden_states: Optional[_Tensor],
         *weights: _Tensor,
     ) -> _Tensor:
-        ctx.model, ctx.names, ctx.num_frames = model, names, num_frames
-        ctx.save_for_backward(seed, timestep, class_labels, hidden_states, encoder_hidden_states, *weights)
+        ctx.rest = (model, names, num_frames)
+        operators.save(ctx, hidden_states, encoder_hidden_states, timestep, class_labels, weights, seed)
         return run(model, hidden_states, encoder_hidden_states, timestep, class_labels, seed, num_frames, recorder)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, sample_gradient: _Tensor) -> Any:  # type: ignore[override]
-        seed, timestep, class_labels, hidden_states, encoder_hidden_states, *weights = ctx.saved_tensors
-        not_tensors = len(ctx.needs_input_grad) - 2 - len(weights)
-        wanted = ctx.needs_input_grad[not_tensors:]
-        gradients = run_backward(
-            ctx.model,
-            ctx.names,
-            wanted,
-            sample_gradient,
-            hidden_states,
-            encoder_hidden_states,
-            timestep,
-            class_labels,
-            weights,
-            seed,
-            ctx.num_frames,
-        )
-        return (*[None] * not_tensors, *_placed(gradients, wanted))
+    def backward(ctx: Any, sample_gradient: _Tensor) -> Any:
+        model, names, num_frames = ctx.rest
+        wanted = ctx.needs_input_grad[Differentiable.NOT_DIFFERENTIATED :]
+        backward = functools.partial(run_backward, model, names, num_frames=num_frames)
+        found = operators.gradients(ctx, sample_gradient, wanted, backward)
+        return (*[None] * Differentiable.NOT_DIFFERENTIATED, *found)
 
 
 def run_differentiably(
@@ -313,7 +269,7 @@ def run_differentiably(
     """One native forward that autograd knows how to go back through."""
     merged = with_loras(tensors, loras)
     model = packed_model(tensors, loras, spec, compute_dtype, merged)
-    return Differentiable.apply(
+    sample: _Tensor = Differentiable.apply(
         model,
         json.loads(spec)["names"],
         num_frames,
@@ -325,109 +281,4 @@ def run_differentiably(
         encoder_hidden_states,
         *merged,
     )
-
-
-@torch.library.custom_op("kineograph::transformer_temporal", mutates_args=())
-def transformer_temporal(
-    hidden_states: torch.Tensor,
-    encoder_hidden_states: Optional[torch.Tensor],
-    timestep: Optional[torch.Tensor],
-    class_labels: Optional[torch.Tensor],
-    weights: List[torch.Tensor],
-    seed: Optional[torch.Tensor],
-    spec: str,
-    compute_dtype: str,
-    num_frames: int,
-) -> torch.Tensor:
-    """A TransformerTemporalModel as one operator, for torch.compile and torch.export: `weights` are the tensors of
-    spec's names (see records.Binding), `seed` is that of training."""
-    model = packed_model(list(weights), [], spec, compute_dtype)
-    return run(model, hidden_states, encoder_hidden_states, timestep, class_labels, seed, num_frames)
-
-
-@transformer_temporal.register_fake
-def _(
-    hidden_states: _Tensor,
-    encoder_hidden_states: Any,
-    timestep: Any,
-    class_labels: Any,
-    weights: Any,
-    seed: Any,
-    spec: str,
-    compute_dtype: str,
-    num_frames: int,
-) -> _Tensor:
-    config = json.loads(spec)["config"]
-    if config.get("num_vector_embeds") is None:
-        return hidden_states.new_empty(hidden_states.shape)
-    shape = (hidden_states.shape[0], config["num_vector_embeds"] - 1, hidden_states.shape[1])
-    return hidden_states.new_empty(shape, dtype=torch.float32)
-
-
-@torch.library.custom_op("kineograph::transformer_temporal_backward", mutates_args=())
-def transformer_temporal_backward(
-    sample_gradient: torch.Tensor,
-    hidden_states: torch.Tensor,
-    encoder_hidden_states: Optional[torch.Tensor],
-    timestep: Optional[torch.Tensor],
-    class_labels: Optional[torch.Tensor],
-    weights: List[torch.Tensor],
-    seed: Optional[torch.Tensor],
-    wanted: List[bool],
-    spec: str,
-    compute_dtype: str,
-    num_frames: int,
-) -> List[torch.Tensor]:
-    """The gradients of transformer_temporal that are wanted, as run_backward returns them."""
-    model = packed_model(list(weights), [], spec, compute_dtype)
-    return run_backward(
-        model,
-        json.loads(spec)["names"],
-        wanted,
-        sample_gradient,
-        hidden_states,
-        encoder_hidden_states,
-        timestep,
-        class_labels,
-        weights,
-        seed,
-        num_frames,
-    )
-
-
-@transformer_temporal_backward.register_fake
-def _(
-    sample_gradient: _Tensor,
-    hidden_states: _Tensor,
-    encoder_hidden_states: Any,
-    timestep: Any,
-    class_labels: Any,
-    weights: Sequence[_Tensor],
-    seed: Any,
-    wanted: Sequence[bool],
-    spec: str,
-    compute_dtype: str,
-    num_frames: int,
-) -> List[_Tensor]:
-    inputs = [None if x is None else x.new_empty(x.shape) for x in (hidden_states, encoder_hidden_states)]
-    gradients = inputs + [weight.new_empty(weight.shape, dtype=torch.float32) for weight in weights]
-    return [gradient for gradient, is_wanted in zip(gradients, wanted) if is_wanted]
-
-
-def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-    hidden_states, encoder_hidden_states, timestep, class_labels, weights, seed, *ctx.rest = inputs
-    ctx.save_for_backward(seed, timestep, class_labels, hidden_states, encoder_hidden_states, *weights)
-
-
-def _backward(ctx: Any, sample_gradient: _Tensor) -> Any:
-    seed, timestep, class_labels, hidden_states, encoder_hidden_states, *weights = ctx.saved_tensors
-    by_hidden, by_encoder, _, _, by_weights, *_ = ctx.needs_input_grad
-    wanted = [by_hidden, by_encoder, *by_weights]
-    gradients = transformer_temporal_backward(
-        sample_gradient, hidden_states, encoder_hidden_states, timestep, class_labels, weights, seed, wanted, *ctx.rest
-    )
-    by_hidden, by_encoder, *by_weights = _placed(gradients, wanted)
-    return by_hidden, by_encoder, None, None, by_weights, None, None, None, None
-
-
-transformer_temporal.register_autograd(_backward, setup_context=_setup_context)
+    return sample

@@ -7,7 +7,7 @@ has not seen, and two modules with the same record have the same Binding.
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Optional
 
-from .accounts import ACCOUNTS
+from .accounts import ACCOUNTS, SPLIT_INFERENCE, account_of
 
 
 class NotNative(Exception):
@@ -67,6 +67,7 @@ class Binding:
         norm_type, discrete, in_channels, inner_dim: as in the configuration.
         context_dim: width that attn2 reads, None without attn2.
         encoder: whether encoder_hidden_states have to be given (True) or missing (False); None where both will do.
+        context: (length, stride, weighting) of FreeNoise's windows, None for attention over all frames.
         positions: rows of the position tables, None without; `position_weights` are their indices into `weights`.
         chunks: (size, dim) of feed-forwards that diffusers computes in pieces.
         processors: for each block, the processors of its attentions.
@@ -91,24 +92,36 @@ class Binding:
     processors: "tuple[tuple[type, ...], ...]"
     temporal_chunks: "tuple[tuple[int, int], ...]" = ()
     ip_scales: "tuple[tuple[float, ...], ...]" = ()
+    context: "tuple[int, int, str] | None" = None
 
 
 class Node:
-    """A record with its path, and the indices of its tensors and LoRAs in the walk."""
+    """A record with its path, and the indices of its tensors and LoRAs in the walk. What is computed in pieces is at the
+    path of the module that cuts it."""
+
+    record: Record
+    path: str
+    kind: type
+    values: "dict[str, Any]"
+    shapes: "dict[str, tuple[int, ...] | None]"
+    indices: "dict[str, int]"
+    layer: "int | None"
+    children: "dict[str, Optional[Node]]"
 
     def __init__(self, record: Record, path: str, counts: "list[int]"):
         self.record, self.path = record, path
         self.kind, self.values = record.kind, dict(record.values)
         self.shapes = {name: None if shape is None else tuple(shape) for name, shape in record.tensors}
-        self.indices: dict[str, int] = {}
+        self.indices = {}
         for name, shape in record.tensors:
             if shape is not None:
                 self.indices[name] = counts[0]
                 counts[0] += 1
         self.layer = counts[1] if "state" in self.values else None
         counts[1] += self.layer is not None
-        self.children: dict[str, Optional[Node]] = {
-            name: None if child is None else Node(child, f"{path}.{name}" if path else name, counts)
+        cuts = account_of(self.kind) is SPLIT_INFERENCE
+        self.children = {
+            name: None if child is None else Node(child, path if cuts else f"{path}.{name}" if path else name, counts)
             for name, child in record.children
         }
 

@@ -4,7 +4,7 @@ from typing import Any, Optional, Union
 
 import torch
 
-from .. import errors
+from .. import errors, operators
 from . import accounts, arguments, eligibility, native, upstream
 from .modules import _fall_back, _unmerged, _wants_gradients
 
@@ -14,6 +14,8 @@ _Tensor = torch.Tensor
 class NativeSpatial:
     """A forward that runs natively when that gives the same answer, and as diffusers does otherwise. Its gradients are
     diffusers'."""
+
+    transformer_blocks: Any
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -47,9 +49,9 @@ class NativeSpatial:
         weights, binding = found.weights(), found.binding
         compute = "bf16" if torch.bfloat16 in (weights[0].dtype, arguments.autocast_dtype()) else "f32"
         if torch.compiler.is_compiling():
-            if found.loras():
-                return _fall_back("a LoRA that is not fused, in a compiled graph")
-            return native.transformer_spatial(*given, weights, binding.spec, compute)
+            merged = native.with_loras(weights, found.loras())
+            sample: _Tensor = operators.transformer_spatial(*given, merged, binding.spec, compute)
+            return sample
         try:
             model = native.packed_model(weights, found.loras(), binding.spec, compute)
             if native.ENGINE != "reference" and model.engine == "reference":
@@ -169,7 +171,7 @@ class Transformer2DModel(NativeSpatial, upstream.Transformer2DModel):  # type: i
         return None
 
 
-class TransformerSpatioTemporalModel(NativeSpatial, upstream.TransformerSpatioTemporalModel):  # type: ignore[misc]
+class TransformerSpatioTemporalModel(NativeSpatial, upstream.TransformerSpatioTemporalModel):
     """diffusers' TransformerSpatioTemporalModel, native on the CPU."""
 
     def forward(

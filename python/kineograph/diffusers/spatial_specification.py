@@ -44,6 +44,8 @@ class _ImageReader(_Reader):
         config = self._in(root)
         inner, channels = config.pop("inner"), config["in_channels"]
         blocks, first = self._blocks(root, inner)
+        if first["context"] is not None:
+            raise NotNative("its blocks have windows of frames")
         if first["norm_type"] != "layer_norm":
             raise NotNative(f"its blocks have norm_type {first['norm_type']}")
         context = first["context_dim"]
@@ -95,7 +97,8 @@ class _ImageReader(_Reader):
             if len(layers) != len(scales) or not all(isinstance(scale, (int, float)) for scale in scales):
                 raise NotNative(f"{adapter.path} has scales that are no numbers, or not one for each adapter")
             for layer in layers:
-                assert layer is not None
+                if layer is None:
+                    raise NotNative(f"{adapter.path}.{name} lacks a layer")
                 self._linear(layer, (inner, width), bias=False)
         self.scales.append(tuple(float(scale) for scale in scales))
 

@@ -61,6 +61,7 @@ class _Reader:
         position_weights = self._positions(blocks, inner, first["num_positional_embeddings"])
         rate, draws = self._dropout(blocks)
         context, positions = first.pop("context_dim"), first["num_positional_embeddings"]
+        windows = first.pop("context")
         config |= first | {"num_layers": len(blocks), "dropout": rate}
         config["positional_embeddings"] = None if positions is None else "sinusoidal"
         self._encoder_of_fused(blocks, context, inner)
@@ -80,11 +81,12 @@ class _Reader:
             position_weights=position_weights,
             chunks=self._all_chunks(blocks),
             processors=tuple(_processors(block) for block in blocks),
+            context=windows,
         )
 
     def _blocks(self, root: Node, inner: int) -> "tuple[list[Node], dict[str, Any]]":
         """The blocks, and what they have in common."""
-        blocks = _counted(root, "transformer_blocks")
+        blocks = [_whole_block(block, root) for block in _counted(root, "transformer_blocks")]
         shared = [self._block(block, inner) for block in blocks]
         for block, one in zip(blocks, shared):
             for key, value in one.items():
@@ -128,7 +130,7 @@ class _Reader:
 
     def _block(self, block: Node, inner: int) -> "dict[str, Any]":
         """Takes a block's weights. Returns the configuration that all blocks of one model share."""
-        if block.kind not in (upstream.BasicTransformerBlock, AdaNormBlock):
+        if block.kind not in (upstream.BasicTransformerBlock, AdaNormBlock, upstream.FreeNoiseTransformerBlock):
             raise NotNative(f"{block.path} is a {class_name(block.kind)}")
         attn2 = block.none_or("attn2")
         norm_type = block.values.get("norm_type", "layer_norm")
@@ -164,6 +166,7 @@ class _Reader:
             "norm_type": norm_type,
             "num_embeds_ada_norm": classes,
             "context_dim": context,
+            "context": _windows(block),
         }
 
     def _conditioned_norm(self, norm: Node, norm_type: str, inner: int, affine: bool) -> "int | None":
@@ -334,6 +337,8 @@ class _Reader:
         linear = _linear_inside(node, self.root)
         layer = node if node.layer is not None else self._wrapped_lora(node)
         path = path or node.path
+        if layer is not None and _called_by_keyword(node, self.root):
+            raise NotNative(f"{path} has a LoRA, and PEFT's takes no argument of the name input")
         if layer is not None:
             disabled, merged, adapters = layer.values["state"]
             if disabled and merged:
@@ -354,15 +359,51 @@ class _Reader:
         return inside if inside is not None and inside.layer is not None else None
 
 
+def _called_by_keyword(node: Node, root: Node) -> bool:
+    """Whether diffusers passes a projection its rows as `input=`."""
+    return node.path in ("proj_in", "proj_out") and issubclass(root.kind, upstream.AnimateDiffTransformer3D)
+
+
+def _windows(block: Node) -> "tuple[int, int, str] | None":
+    """FreeNoise's windows. Those that leave frames out, or that diffusers fails at, are its own to see to."""
+    if block.kind is not upstream.FreeNoiseTransformerBlock:
+        return None
+    length, stride, weighting = (
+        block.values[name] for name in ("context_length", "context_stride", "weighting_scheme")
+    )
+    known = weighting in ("flat", "pyramid") or weighting == "delayed_reverse_sawtooth" and length % 2 == 0
+    if not (known and type(length) is type(stride) is int and 1 <= stride <= length):
+        raise NotNative(f"{block.path} has windows of {length} frames every {stride}, {weighting}")
+    return length, stride, weighting
+
+
+def _pieces(node: Node, root: Node, names: "tuple[str, ...]") -> Node:
+    """What a module computes in pieces of so many rows of the named arguments, which is the same as all at once."""
+    size, split = node.values["split_size"], node.values["input_kwargs_to_split"]
+    named = issubclass(root.kind, upstream.AnimateDiffTransformer3D) and split == names
+    if not named or not isinstance(size, int) or size < 1:
+        raise NotNative(f"{node.path} is a {class_name(node.kind)}")
+    return node["module"]
+
+
+def _whole_block(block: Node, root: Node) -> Node:
+    """A block itself, of one that is computed in pieces."""
+    if account_of(block.kind) is not SPLIT_INFERENCE:
+        return block
+    inside = _pieces(block, root, ("encoder_hidden_states", "hidden_states"))
+    # A timestep a row, and chunks of rows, would be cut into other pieces.
+    if inside.values.get("norm_type") != "layer_norm" or inside.values.get("_chunk_size") is not None:
+        raise NotNative(f"{block.path} is a {class_name(block.kind)}")
+    return inside
+
+
 def _linear_inside(node: Node, root: Node) -> Node:
     """The Linear itself, of one with a LoRA around it, or computed in pieces."""
     account = account_of(node.kind)
     if account is SPLIT_INFERENCE:
-        size = node.values["split_size"]
-        in_pieces = node.path in ("proj_in", "proj_out") and issubclass(root.kind, upstream.AnimateDiffTransformer3D)
-        if not in_pieces or not isinstance(size, int) or size < 1:
+        if not _called_by_keyword(node, root):
             raise NotNative(f"{node.path} is a {class_name(node.kind)}")
-        node = node["module"]
+        node = _pieces(node, root, ("input",))
     if node.kind is upstream.peft_linear():
         node = node["base_layer"]
     _must_be(node, nn.Linear)

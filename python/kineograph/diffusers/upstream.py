@@ -7,13 +7,14 @@ wherever it is kept: the temporal model's module has the block, the block's modu
 import importlib
 import sys
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import diffusers
 
 from .. import _native, errors
 
-# Versions of diffusers that the tests of this package have passed with.
+# The tests of this package pass with 0.42; with 0.30, 0.31, 0.33, 0.35, 0.38 and 0.40 both temporal classes were run beside
+# diffusers' own.
 KNOWN_TO_WORK = "0.30 to 0.42"
 
 
@@ -44,25 +45,46 @@ def _found(name: str, *users: "str | type") -> Any:
 
 _OLD = "diffusers.models"
 
-TransformerTemporalModel: Any = _found("TransformerTemporalModel", "diffusers")
-TransformerTemporalModelOutput: Any = _found("TransformerTemporalModelOutput", TransformerTemporalModel)
 UNetMotionModel: Any = _found("UNetMotionModel", "diffusers")
-AnimateDiffTransformer3D: Any = _found(
-    "AnimateDiffTransformer3D", UNetMotionModel, f"{_OLD}.unets.unet_motion_model", f"{_OLD}.transformers"
-)
+# The classes that kineograph's are made from, and give; a type checker looks for them where they are in diffusers 0.42.
+if TYPE_CHECKING:
+    from diffusers.models.attention import BasicTransformerBlock as BasicTransformerBlock
+    from diffusers.models.modeling_outputs import Transformer2DModelOutput as Transformer2DModelOutput
+    from diffusers.models.transformers.transformer_2d import Transformer2DModel as Transformer2DModel
+    from diffusers.models.transformers.transformer_temporal import (
+        TransformerSpatioTemporalModel as TransformerSpatioTemporalModel,
+    )
+    from diffusers.models.transformers.transformer_temporal import (
+        TransformerTemporalModel as TransformerTemporalModel,
+    )
+    from diffusers.models.transformers.transformer_temporal import (
+        TransformerTemporalModelOutput as TransformerTemporalModelOutput,
+    )
+    from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D as AnimateDiffTransformer3D
+else:
+    TransformerTemporalModel = _found("TransformerTemporalModel", "diffusers", _OLD)
+    AnimateDiffTransformer3D = _found(
+        "AnimateDiffTransformer3D", UNetMotionModel, f"{_OLD}.unets.unet_motion_model", f"{_OLD}.transformers"
+    )
+    Transformer2DModel = _found("Transformer2DModel", "diffusers")
+    TransformerSpatioTemporalModel = _found(
+        "TransformerSpatioTemporalModel", TransformerTemporalModel, f"{_OLD}.transformers.transformer_temporal"
+    )
+    BasicTransformerBlock = _found(
+        "BasicTransformerBlock", TransformerTemporalModel, AnimateDiffTransformer3D, f"{_OLD}.attention"
+    )
+    TransformerTemporalModelOutput = _found("TransformerTemporalModelOutput", TransformerTemporalModel)
+    Transformer2DModelOutput = _found("Transformer2DModelOutput", f"{_OLD}.modeling_outputs", Transformer2DModel)
+
 MotionAdapter: Any = _found("MotionAdapter", "diffusers")
-Transformer2DModel: Any = _found("Transformer2DModel", "diffusers")
-Transformer2DModelOutput: Any = _found("Transformer2DModelOutput", f"{_OLD}.modeling_outputs", Transformer2DModel)
-TransformerSpatioTemporalModel: Any = _found(
-    "TransformerSpatioTemporalModel", TransformerTemporalModel, f"{_OLD}.transformers.transformer_temporal"
-)
 AlphaBlender: Any = _found("AlphaBlender", TransformerSpatioTemporalModel, f"{_OLD}.resnet")
 TemporalBasicTransformerBlock: Any = _found(
     "TemporalBasicTransformerBlock", TransformerSpatioTemporalModel, f"{_OLD}.attention"
 )
 
-BasicTransformerBlock: Any = _found(
-    "BasicTransformerBlock", TransformerTemporalModel, AnimateDiffTransformer3D, f"{_OLD}.attention"
+# Since diffusers 0.30.1.
+FreeNoiseTransformerBlock: Any = getattr(
+    sys.modules[BasicTransformerBlock.__module__], "FreeNoiseTransformerBlock", None
 )
 Attention: Any = _found("Attention", BasicTransformerBlock, f"{_OLD}.attention_processor", f"{_OLD}.attention")
 FeedForward: Any = _found("FeedForward", BasicTransformerBlock, f"{_OLD}.attention")

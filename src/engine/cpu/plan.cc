@@ -69,10 +69,13 @@ class CpuPlan : public Plan {
     return {model_, weights_, target_, inputs, output, purpose};
   }
   TileShape tile_shape(const Call& call) const {
-    return choose_tile(target_.lanes, call.frames, call.segment_pixels());
+    // As many runs as fill a window: what weights are read for.
+    TileShape shape = choose_tile(target_.lanes, call.attended_frames, call.segment_pixels());
+    shape.frames = call.frames;
+    return shape;
   }
   WorkspaceSizes sizes(const Call& call) const {
-    return workspace_sizes(model_, tile_shape(call), call.context_tokens, call.context_dim);
+    return workspace_sizes(model_, tile_shape(call), call.attended_frames, call.context_tokens, call.context_dim);
   }
 
   /// Weights packed for training, when they are first asked for. Called outside run_in_arena: a thread that waits for

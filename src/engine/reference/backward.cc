@@ -4,6 +4,7 @@
 
 #include "base/threads.h"
 #include "engine/epsilons.h"
+#include "engine/progress.h"
 
 namespace kineograph::engine::reference {
 namespace {
@@ -114,6 +115,7 @@ class Backward {
   void block(std::size_t layer, const Run& run, const BlockTape& tape, Array& d_x) {
     const BlockLayers& block = passage_.layers.blocks[layer];
     BlockLayers& sums = sums_.weights.blocks[layer];
+    advance(in_.progress, 0);
     const auto video = static_cast<std::size_t>(run.video);
     const BlockConditioning& by = passage_.conditioning.at(layer, video);
     BlockConditioning& d_by = sums_.conditioning.at(layer, video);
@@ -246,11 +248,15 @@ void run_backward(const Passage& passage, const Weights& weights, const TensorVi
   const std::size_t encoder = in.encoder_hidden_states ? static_cast<std::size_t>(in.encoder_hidden_states.numel()) : 0;
   std::vector<Sums> sums(static_cast<std::size_t>(workers));
   Array d_image(passage.config.is_discrete() ? 0 : static_cast<std::size_t>(in.hidden_states.numel()));
+  expect(in.progress, static_cast<std::size_t>(runs.size()));
   parallel_for(workers, threads, [&](std::int64_t worker) {
     Sums& own = sums[static_cast<std::size_t>(worker)];
     own = {zeros_like(passage.layers), Conditioning(layers, videos), Array(encoder)};
     Backward backward(passage, d_output, d_image, own);
-    for (std::int64_t i = worker; i < runs.size(); i += workers) backward.run(runs[i]);
+    for (std::int64_t i = worker; i < runs.size(); i += workers) {
+      backward.run(runs[i]);
+      advance(in.progress);
+    }
   });
   Sums& total = sums.front();
   for (std::size_t worker = 1; worker < sums.size(); ++worker) {

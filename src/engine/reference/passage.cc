@@ -7,6 +7,7 @@
 #include "base/half.h"
 #include "base/threads.h"
 #include "engine/epsilons.h"
+#include "engine/progress.h"
 
 namespace kineograph::engine::reference {
 namespace {
@@ -129,26 +130,67 @@ Array Passage::enter(const Run& run, Array* normalised) const {
 }
 
 void Passage::block(std::size_t layer, const Run& run, Array& x, BlockTape* kept) const {
-  const BlockLayers& block = layers.blocks[layer];
-  const BlockConditioning& by = conditioning.at(layer, static_cast<std::size_t>(run.video));
   BlockTape own;
   BlockTape& tape = kept != nullptr ? *kept : own;
+  if (inputs.context.empty())
+    attentions(layer, run, x, tape);
+  else
+    x = attentions_in_windows(layer, run, x);
+  feed_forward(layer, run, x, tape);
+}
 
+void Passage::attentions(std::size_t layer, const Run& run, Array& x, BlockTape& tape) const {
+  const BlockLayers& block = layers.blocks[layer];
+  const BlockConditioning& by = conditioning.at(layer, static_cast<std::size_t>(run.video));
   tape.x0 = x;
   tape.n1 = normalise(block.norm1, x, norm_epsilon(config, 0), by.norm1_scale, by.norm1_shift);
-  add_positions(tape.n1, block.pe);
+  add_positions(tape.n1, block.pe, run);
   add_gated(x, attention(layer, 1, tape.n1, run, tape.attn1), by.gate_attn1);
 
   tape.x1 = x;
   if (config.has_attn2()) {
     tape.n2 = normalise(block.norm2, x, norm_epsilon(config, 1), by.norm2_scale, by.norm2_shift);
-    add_positions(tape.n2, block.pe);
+    add_positions(tape.n2, block.pe, run);
     add_gated(x, attention(layer, 2, tape.n2, run, tape.attn2), {});
   }
+}
 
+/// Every window by itself, from the same x; then the average of what they make of a frame.
+Array Passage::attentions_in_windows(std::size_t layer, const Run& run, const Array& x) const {
+  const ContextWindows& context = inputs.context;
+  Array averaged(x.size());
+  Run part = run;
+  part.frames = context.length;
+  for (std::size_t w = 0; w < context.windows.size(); ++w) {
+    const ContextWindow& window = context.windows[w];
+    part.window = static_cast<std::int64_t>(w);
+    const auto row_of = [&](std::int64_t pixel, std::int64_t frame) {
+      return static_cast<std::size_t>(pixel * run.frames + window.first + frame) * inner;
+    };
+    Array inside;
+    for (std::int64_t p = 0; p < run.count; ++p)
+      inside.insert(inside.end(), x.begin() + static_cast<std::ptrdiff_t>(row_of(p, 0)),
+                    x.begin() + static_cast<std::ptrdiff_t>(row_of(p, context.length)));
+    BlockTape tape;
+    advance(inputs.progress, 0);
+    attentions(layer, part, inside, tape);
+    for (std::int64_t p = 0; p < run.count; ++p)
+      for (std::int64_t f = window.counted; f < context.length; ++f)
+        for (std::size_t c = 0; c < inner; ++c)
+          averaged[row_of(p, f) + c] +=
+              context.share(w, f) * inside[static_cast<std::size_t>(p * context.length + f) * inner + c];
+  }
+  return averaged;
+}
+
+void Passage::feed_forward(std::size_t layer, const Run& run, Array& x, BlockTape& tape) const {
+  const BlockLayers& block = layers.blocks[layer];
+  const BlockConditioning& by = conditioning.at(layer, static_cast<std::size_t>(run.video));
+  advance(inputs.progress, 0);
   tape.x2 = x;
   tape.n3 = normalise(block.norm3, x, norm_epsilon(config, 2), by.norm3_scale, by.norm3_shift);
   tape.projected = linear(block.ff_in, tape.n3, tokens(run));
+  advance(inputs.progress, 0);
   tape.hidden = activate(config.activation_fn, tape.projected, tokens(run), block.ff_out.cols);
   drop(dropout(layer, DropoutSite::feed_forward), run, block.ff_out.cols, tape.hidden);
   tape.y = linear(block.ff_out, tape.hidden, tokens(run));
@@ -162,15 +204,15 @@ Array Passage::normalise(const NormLayer& norm, const Array& x, double epsilon, 
   return n;
 }
 
-void Passage::add_positions(Array& n, const Array& pe) const {
+void Passage::add_positions(Array& n, const Array& pe, const Run& run) const {
   if (pe.empty()) return;
-  const std::size_t period = static_cast<std::size_t>(inputs.num_frames) * inner;
+  const std::size_t period = static_cast<std::size_t>(run.frames) * inner;
   for (std::size_t i = 0; i < n.size(); ++i) n[i] += pe[i % period];
 }
 
 Array Passage::attention(std::size_t layer, int which, const Array& n, const Run& run, AttentionTape& tape) const {
   const AttentionLayer& weights = which == 1 ? layers.blocks[layer].attn1 : layers.blocks[layer].attn2;
-  const auto frames = static_cast<std::size_t>(inputs.num_frames), pixels = static_cast<std::size_t>(run.count);
+  const auto frames = static_cast<std::size_t>(run.frames), pixels = static_cast<std::size_t>(run.count);
   const bool conditioned = (which == 2 || config.only_cross_attention) && inputs.encoder_hidden_states;
   const bool shared = conditioned && inputs.encoder_per_video;
   const std::size_t keys = conditioned ? static_cast<std::size_t>(inputs.encoder_hidden_states.size(1)) : frames;
@@ -188,6 +230,7 @@ Array Passage::attention(std::size_t layer, int which, const Array& n, const Run
   } else {
     for (std::size_t p = 0; p < pixels; ++p)
       for (std::size_t h = 0; h < heads; ++h) {
+        advance(inputs.progress, 0);  // a row of pixels takes seconds
         const std::size_t kv = (shared ? 0 : p * keys * inner) + h * head_dim, qo = p * frames * inner + h * head_dim;
         const ScoreBias bias(which == 1 ? inputs.attention_bias : inputs.encoder_attention_bias, run.video,
                              static_cast<std::int64_t>(h));
@@ -204,7 +247,7 @@ Array Passage::attention(std::size_t layer, int which, const Array& n, const Run
 void Passage::process(AttentionProcessor& processor, std::size_t layer, int which, const Run& run, std::size_t keys,
                       bool shared, AttentionTape& tape) const {
   const auto size = [](std::size_t s) { return static_cast<std::int64_t>(s); };
-  const auto frames = static_cast<std::size_t>(inputs.num_frames);
+  const auto frames = static_cast<std::size_t>(run.frames);
   // (sequences, heads, tokens, head_dim) over memory that is (sequences, tokens, heads, head_dim).
   const auto shape = [&](std::size_t count) -> Shape { return {run.count, size(heads), size(count), size(head_dim)}; };
   const auto strides = [&](std::size_t count, bool same) -> Dims {
@@ -219,6 +262,8 @@ void Passage::process(AttentionProcessor& processor, std::size_t layer, int whic
   call.num_videos = inputs.num_videos;
   call.first_pixel = run.first;
   call.num_pixels = inputs.height * inputs.width;
+  call.window = run.window;
+  call.num_windows = std::max<std::int64_t>(1, size(inputs.context.windows.size()));
   call.scale = attention_scale();
   call.query = {tape.q.data(), DType::f64, shape(frames), strides(frames, false)};
   call.key = {tape.k.data(), DType::f64, shape(keys), strides(keys, shared)};

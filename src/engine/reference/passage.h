@@ -11,9 +11,14 @@
 
 namespace kineograph::engine::reference {
 
-/// Pixels [first, first + count) of one video.
+/// Pixels [first, first + count) of one video, in all its frames or those of a window.
 struct Run {
-  std::int64_t video, first, count;
+  // No member may be left out: a run of no frames would compute nothing, in silence.
+  Run(std::int64_t video_in, std::int64_t first_in, std::int64_t count_in, std::int64_t frames_in)
+      : video(video_in), first(first_in), count(count_in), frames(frames_in) {}
+
+  std::int64_t video, first, count, frames;
+  std::int64_t window = 0;  ///< index
 };
 
 /// Values of one attention that its backward needs. T = pixels * F tokens, K keys' tokens.
@@ -60,7 +65,7 @@ class Passage {
   /// x (T, width) *= the masks
   void drop(const std::optional<Dropout>& dropout, const Run& run, std::size_t width, Array& x) const;
 
-  std::size_t tokens(const Run& run) const { return static_cast<std::size_t>(run.count * inputs.num_frames); }
+  std::size_t tokens(const Run& run) const { return static_cast<std::size_t>(run.count * run.frames); }
   double attention_scale() const;
   /// Of element (row, channel, pixel) in a (B*F, C, H, W) view.
   std::int64_t offset(const TensorView& view, std::int64_t row, std::int64_t channel, std::int64_t pixel) const {
@@ -77,7 +82,10 @@ class Passage {
 
  private:
   Array normalise(const NormLayer& norm, const Array& x, double epsilon, const Array& scale, const Array& shift) const;
-  void add_positions(Array& n, const Array& pe) const;
+  void attentions(std::size_t layer, const Run& run, Array& x, BlockTape& tape) const;
+  Array attentions_in_windows(std::size_t layer, const Run& run, const Array& x) const;
+  void feed_forward(std::size_t layer, const Run& run, Array& x, BlockTape& tape) const;
+  void add_positions(Array& n, const Array& pe, const Run& run) const;
   Array attention(std::size_t layer, int which, const Array& n, const Run& run, AttentionTape& tape) const;
   Array context_tokens(const Run& run) const;
   void add_image_prompts(std::size_t layer, const Run& run, AttentionTape& tape) const;
@@ -99,15 +107,16 @@ class Runs {
   explicit Runs(const Inputs& inputs)
       : pixels_(inputs.height * inputs.width),
         videos_(inputs.num_videos),
+        frames_(inputs.num_frames),
         each_((pixels_ + kRunPixels - 1) / kRunPixels) {}
   std::int64_t size() const { return videos_ * each_; }
   Run operator[](std::int64_t i) const {
     const std::int64_t first = i % each_ * kRunPixels;
-    return {i / each_, first, std::min(kRunPixels, pixels_ - first)};
+    return {i / each_, first, std::min(kRunPixels, pixels_ - first), frames_};
   }
 
  private:
-  std::int64_t pixels_, videos_, each_;
+  std::int64_t pixels_, videos_, frames_, each_;
 };
 
 }  // namespace kineograph::engine::reference

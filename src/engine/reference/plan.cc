@@ -3,6 +3,7 @@
 #include "base/threads.h"
 #include "engine/conditioning.h"
 #include "engine/engine.h"
+#include "engine/progress.h"
 #include "engine/reference/backward.h"
 #include "engine/reference/passage.h"
 #include "engine/reference/spatial.h"
@@ -32,10 +33,12 @@ class ReferencePlan : public Plan {
     Passage passage(config_, config_.group_norm_scope, layers, inputs, conditioning);
     if (!config_.is_discrete()) passage.take_statistics(threads);
     const Runs runs(inputs);
+    expect(inputs.progress, static_cast<std::size_t>(runs.size()));
     parallel_for(runs.size(), threads, [&](std::int64_t i) {
       Array x = passage.enter(runs[i]);
       for (std::size_t layer = 0; layer < layers.blocks.size(); ++layer) passage.block(layer, runs[i], x);
       passage.leave(runs[i], x, output);
+      advance(inputs.progress);
     });
   }
 

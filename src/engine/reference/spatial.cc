@@ -6,6 +6,7 @@
 #include "base/late.h"
 #include "base/threads.h"
 #include "engine/conditioning.h"
+#include "engine/progress.h"
 #include "engine/reference/passage.h"
 #include "kineograph/error.h"
 
@@ -67,16 +68,24 @@ class SpatialPlan : public Plan {
     image.take_statistics(threads);
 
     const std::int64_t pixels = inputs.height * inputs.width;
+    const std::size_t layers = all.rows.blocks.size();
+    expect(inputs.progress,
+           layers * static_cast<std::size_t>(rows.num_videos + (all.entries.empty() ? 0 : Runs(clips).size())));
     std::vector<Array> x(static_cast<std::size_t>(rows.num_videos));  // (HW, I) each
     const auto each_row = [&](auto&& work) {
       parallel_for(rows.num_videos, threads, [&](std::int64_t row) { work(row, x[static_cast<std::size_t>(row)]); });
     };
-    each_row([&](std::int64_t row, Array& tokens) { tokens = image.enter({row, 0, pixels}); });
-    for (std::size_t layer = 0; layer < all.rows.blocks.size(); ++layer) {
-      each_row([&](std::int64_t row, Array& tokens) { spatial.block(layer, {row, 0, 1}, tokens); });
+    each_row([&](std::int64_t row, Array& tokens) { tokens = image.enter({row, 0, pixels, rows.num_frames}); });
+    for (std::size_t layer = 0; layer < layers; ++layer) {
+      each_row([&](std::int64_t row, Array& tokens) {
+        spatial.block(layer, {row, 0, 1, sequences.num_frames}, tokens);
+        advance(inputs.progress);
+      });
       if (!all.entries.empty()) mix_frames(all.entries[layer], layer, temporal, blend, threads, x);
     }
-    each_row([&](std::int64_t row, const Array& tokens) { image.leave({row, 0, pixels}, tokens, output); });
+    each_row([&](std::int64_t row, const Array& tokens) {
+      image.leave({row, 0, pixels, rows.num_frames}, tokens, output);
+    });
   }
 
   void backward(const Inputs&, const TensorView&, const Gradients&) const override {
@@ -120,6 +129,7 @@ class SpatialPlan : public Plan {
         const double share = blend.shares[static_cast<std::size_t>(run.video) * frames + token % frames];
         at(token, c) = share * at(token, c) + (1.0 - share) * mixed[j];
       }
+      advance(clips.progress);
     });
   }
 

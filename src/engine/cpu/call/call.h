@@ -45,8 +45,9 @@ struct ContextTokens {
 struct Call {
   const PackedModel* model = nullptr;
   std::size_t videos = 0, frames = 0, height = 0, width = 0;
-  std::size_t pixels = 0;  ///< H * W
-  Image input, output;     ///< output: of a forward; absent on the way back
+  std::size_t pixels = 0;           ///< H * W
+  std::size_t attended_frames = 0;  ///< F, or the frames of a window
+  Image input, output;              ///< output: of a forward; absent on the way back
   const Inputs* inputs = nullptr;
 
   /// (x - mean[c]) * scale[c] + shift[c] is the input GroupNorm, on the way back without its weight and bias; a set of

@@ -47,6 +47,7 @@ void describe(const CallRequest& request, Call& call) {
   call.height = static_cast<std::size_t>(inputs.height);
   call.width = static_cast<std::size_t>(inputs.width);
   call.pixels = call.height * call.width;
+  call.attended_frames = static_cast<std::size_t>(inputs.context.attended_frames(inputs.num_frames));
   call.group_set_per_frame = config.group_norm_scope == GroupNormScope::frame;
   call.input = config.is_discrete() ? Image() : image_of(inputs.hidden_states, inputs.width);
   call.output = image_of(request.output, inputs.width);

@@ -5,8 +5,8 @@
 namespace kineograph::engine::cpu {
 namespace {
 
-/// One block's values for one video: three scales (I), three shifts (F, I), two gates. Gates meet the padded rows of
-/// products too.
+/// One block's values for one video: three scales (I), three shifts (frames that an attention sees, I), two gates.
+/// Gates meet the padded rows of products too.
 struct Values {
   std::size_t inner, frames;
   float* data;
@@ -27,12 +27,12 @@ void condition(std::size_t which, const std::vector<double>& by, const std::vect
   float *scale = values.scale(which), *shift = values.shift(which);
   for (std::size_t c = 0; c < values.inner; ++c)
     scale[c] = static_cast<float>(static_cast<double>(own.scale[c]) * (1.0 + by[c]));
-  for (std::size_t f = 0; f < values.frames; ++f)
+  for (std::size_t f = 0; f < (positions ? values.frames : 1); ++f)
     for (std::size_t c = 0; c < values.inner; ++c) {
       const double bias = static_cast<double>(own.shift[f * own.frame_stride + c]);
       shift[f * values.inner + c] = static_cast<float>(positions ? bias + add[c] : bias * (1.0 + by[c]) + add[c]);
     }
-  norm = {scale, shift, values.inner, true};
+  norm = {scale, shift, own.frame_stride, true};
 }
 
 const float* set_gate(const std::vector<double>& factors, const Values& values, std::size_t which) {
@@ -74,15 +74,16 @@ Affine plain_norm(const PackedModel& model, std::size_t layer, std::size_t which
 void modulate(const Weights& weights, const Inputs& inputs, Call& call, Modulations& made) {
   const PackedModel& model = *call.model;
   const std::size_t layers = model.blocks.size();
-  add_positions(model, call.frames, made);
+  const std::size_t frames = call.attended_frames;
+  add_positions(model, frames, made);
   call.modulations.assign(layers * call.videos, {});
   for (std::size_t layer = 0; layer < layers; ++layer)
     for (std::size_t video = 0; video < call.videos; ++video)
       for (std::size_t which = 0; which < kNorms; ++which)
-        call.modulations[layer * call.videos + video].norm[which] = plain_norm(model, layer, which, call.frames, made);
+        call.modulations[layer * call.videos + video].norm[which] = plain_norm(model, layer, which, frames, made);
   if (model.config.norm_type == NormType::layer_norm) return;
   made.conditioning = compute_conditioning(model.config, weights, inputs);
-  Values values{model.inner, call.frames, nullptr};
+  Values values{model.inner, frames, nullptr};
   made.values.resize(layers * call.videos * values.size());
   values.data = made.values.data();
   for (std::size_t layer = 0; layer < layers; ++layer)

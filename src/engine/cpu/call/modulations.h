@@ -12,7 +12,7 @@ namespace kineograph::engine::cpu {
 struct Modulations {
   Conditioning conditioning;
   std::vector<float> values;
-  /// [layer][norm1, norm2][frame][I]: shifts with the positions of `positioned_frames` frames.
+  /// [layer][norm1, norm2][frame][I]: shifts with the positions of the `positioned_frames` that an attention sees.
   std::vector<float> positioned;
   std::size_t positioned_frames = 0;
 };

@@ -17,20 +17,22 @@
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
-/// x += attention(norm(x)), with the residual stream x in the tile's workspace.
+/// x += attention(norm(x)), with the residual stream x in the tile's workspace: all of the tile's frames or, while
+/// shape_ and stream_ say so, those of a window.
 template <Arithmetic kArithmetic>
 class AttentionWalk : public TileBase {
  protected:
   AttentionWalk(const Call& call, const Tile& tile, Team& team, Workspace& own)
-      : TileBase(call, tile, team), own_(own) {
+      : TileBase(call, tile, team), own_(own), stream_(WholeStream()) {
     KINEOGRAPH_ASSERT(shape_.runs <= kMaxRuns);
     Locate(call.output, places_);
   }
 
   std::size_t XPanel() const { return InnerRows() * kPanel; }
   static std::size_t OperandPanel(std::size_t channels) { return OperandWords<kArithmetic>(channels); }
-  float* X(std::size_t panel) const { return own_.x.data() + panel * XPanel(); }
-  Rows Stream() const { return {own_.x.data(), XPanel()}; }
+  Rows WholeStream() const { return {own_.x.data(), XPanel()}; }
+  float* X(std::size_t panel) const { return stream_(panel); }
+  Rows Stream() const { return stream_; }
   Operands Normed() const { return {own_.normed.data(), OperandPanel(model_.inner)}; }
   Operands Context() const { return {own_.context.data(), OperandPanel(call_.context_dim)}; }
   /// The channels of one head and run in to_out's operands.
@@ -46,7 +48,8 @@ class AttentionWalk : public TileBase {
     const PackedAttention& attention = model_.blocks[layer].attn[which];
     const bool conditioned = Conditioned(which);
     Panels([&](PanelRange panels, Workspace&) { Normalise(layer, which, panels); });
-    if (conditioned && !call_.context.per_video && layer == 0) this->template GatherContext<kArithmetic>(Context());
+    if (conditioned && !call_.context.per_video && layer == 0 && window_ == 0)
+      this->template GatherContext<kArithmetic>(Context());
     if (AttentionProcessor* processor = call_.processors.empty() ? nullptr : call_.processors[2 * layer + which]) {
       ProcessedHeads(layer, which, conditioned, *processor);
     } else {
@@ -71,9 +74,9 @@ class AttentionWalk : public TileBase {
   void AddToResidual(const PackedLinear& linear, const std::uint32_t* x, std::size_t x_panel_words, PanelRange panels,
                      const float* gate) {
     if (gate == nullptr)
-      Gemm<kArithmetic>(linear, x, x_panel_words, panels, ToRows<Sum::add>{own_.x.data(), XPanel()});
+      Gemm<kArithmetic>(linear, x, x_panel_words, panels, ToRows<Sum::add>{stream_.data, stream_.panel});
     else
-      Gemm<kArithmetic>(linear, x, x_panel_words, panels, ToGatedRows{own_.x.data(), XPanel(), gate});
+      Gemm<kArithmetic>(linear, x, x_panel_words, panels, ToGatedRows{stream_.data, stream_.panel, gate});
   }
 
   /// Rows of one head's q, k and v, as they lie in a workspace.
@@ -86,7 +89,7 @@ class AttentionWalk : public TileBase {
   HeadBuffers ProjectHead(const PackedAttention& attention, bool conditioned, std::size_t head, Workspace& mine) {
     const PackedLinear &query = attention.query[head], &kv = attention.kv[head];
     const std::size_t q_panel = query.rows * kPanel, kv_panel = kv.rows * kPanel;
-    const std::size_t keys = conditioned ? call_.context_tokens : call_.frames;
+    const std::size_t keys = conditioned ? call_.context_tokens : shape_.frames;
     float* q = mine.qkv.data();
     float* k = q + shape_.panels() * q_panel;
     Gemm<kArithmetic>(query, own_.normed.data(), OperandPanel(model_.inner), {0, shape_.panels()},
@@ -105,14 +108,14 @@ class AttentionWalk : public TileBase {
     }
     const HeadBuffers h = ProjectHead(attention, conditioned, head, mine);
     for (std::size_t run = 0; run < shape_.runs; ++run)
-      AttendHead(HeadRows{h.query, h.query_panel, shape_.runs, run}, call_.frames,
+      AttendHead(HeadRows{h.query, h.query_panel, shape_.runs, run}, shape_.frames,
                  HeadRows{h.key, h.key_panel, shape_.runs, run}, HeadRows{h.value, h.key_panel, shape_.runs, run},
                  h.keys, model_.head_dim, Scale(), mine.scores.data(), HeadTo(head, run));
   }
 
   /// Queries and keys become pairs as soon as they are computed.
   void OwnHeadInPairs(const PackedAttention& attention, bool conditioned, std::size_t head, Workspace& mine) {
-    const std::size_t d = model_.head_dim, keys = conditioned ? call_.context_tokens : call_.frames;
+    const std::size_t d = model_.head_dim, keys = conditioned ? call_.context_tokens : shape_.frames;
     const std::size_t key_panels = (keys * shape_.runs + 1) / 2;
     const std::size_t pair_panel = d / 2 * kPanel, value_panel = d * kPanel;
     const bool neighbours = shape_.runs == 1;
@@ -127,7 +130,7 @@ class AttentionWalk : public TileBase {
                       ToPairs{key, d, neighbours ? value_pairs : value, d, neighbours});
     for (std::size_t run = 0; run < shape_.runs; ++run) {
       if (!neighbours) PairValues(HeadRows{value, value_panel, shape_.runs, run}, keys, d, value_pairs);
-      AttendHeadInPairs(HeadRows{query, pair_panel, shape_.runs, run}, call_.frames,
+      AttendHeadInPairs(HeadRows{query, pair_panel, shape_.runs, run}, shape_.frames,
                         HeadRows{key, pair_panel, shape_.runs, run}, value_pairs, keys, d, Scale(), mine.scores.data(),
                         HeadTo(head, run));
     }
@@ -174,7 +177,7 @@ class AttentionWalk : public TileBase {
   void ProcessedHeads(std::size_t layer, std::size_t which, bool conditioned, AttentionProcessor& processor) {
     const auto extent = [](std::size_t n) { return static_cast<std::int64_t>(n); };
     const std::size_t keys = Keys(which);
-    const Shape queries{extent(tile_.count), extent(model_.heads), extent(call_.frames), extent(model_.head_dim)};
+    const Shape queries{extent(tile_.count), extent(model_.heads), extent(shape_.frames), extent(model_.head_dim)};
     Tensor query(DType::f32, queries), output(DType::f32, queries);
     Tensor key(DType::f32, {queries[0], queries[1], extent(keys), queries[3]}), value(DType::f32, key.shape());
     for (std::size_t head = 0; head < model_.heads; ++head)
@@ -191,6 +194,8 @@ class AttentionWalk : public TileBase {
     arguments.num_videos = extent(call_.videos);
     arguments.first_pixel = extent(tile_.first % call_.pixels);
     arguments.num_pixels = extent(call_.pixels);
+    arguments.window = extent(window_);
+    arguments.num_windows = extent(std::max<std::size_t>(1, call_.inputs->context.windows.size()));
     arguments.scale = 1.0 / std::sqrt(static_cast<double>(model_.head_dim));
     arguments.query = query;
     arguments.key = key;
@@ -216,7 +221,7 @@ class AttentionWalk : public TileBase {
   void CopyOwnHead(const PackedAttention& attention, bool conditioned, std::size_t head, Tensor& query, Tensor& key,
                    Tensor& value) {
     const HeadBuffers h = ProjectHead(attention, conditioned, head, own_);
-    CopyRows(h.query, h.query_panel, call_.frames, head, query);
+    CopyRows(h.query, h.query_panel, shape_.frames, head, query);
     CopyRows(h.key, h.key_panel, h.keys, head, key);
     CopyRows(h.value, h.key_panel, h.keys, head, value);
   }
@@ -225,7 +230,7 @@ class AttentionWalk : public TileBase {
     const PackedLinear& q = model_.blocks[layer].attn[1].query[head];
     Gemm<kArithmetic>(q, own_.normed.data(), OperandPanel(model_.inner), {0, shape_.panels()},
                       ToRows<Sum::store>{own_.qkv.data(), q.rows * kPanel});
-    CopyRows(own_.qkv.data(), q.rows * kPanel, call_.frames, head, query);
+    CopyRows(own_.qkv.data(), q.rows * kPanel, shape_.frames, head, query);
     const SharedContext& context = call_.shared_context[layer * call_.videos + video_];
     const std::size_t keys = call_.context_tokens, d = model_.head_dim;
     for (std::size_t p = 0; p < tile_.count; ++p)
@@ -239,7 +244,7 @@ class AttentionWalk : public TileBase {
 
   /// (sequences, heads, F, head_dim) -> to_out's operands.
   void StoreProcessed(const Tensor& output) {
-    const std::size_t d = model_.head_dim, heads = model_.heads, frames = call_.frames;
+    const std::size_t d = model_.head_dim, heads = model_.heads, frames = shape_.frames;
     HWY_ALIGN float lanes[kLanes];
     for (std::size_t run = 0; run < shape_.runs; ++run)
       for (std::size_t head = 0; head < heads; ++head)
@@ -262,6 +267,8 @@ class AttentionWalk : public TileBase {
   }
 
   Workspace& own_;
+  Rows stream_;
+  std::size_t window_ = 0;  ///< index
 
  private:
   PixelRun places_[kMaxRuns];

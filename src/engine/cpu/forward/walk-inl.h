@@ -6,7 +6,7 @@
 #define KINEOGRAPH_CPU_FORWARD_WALK_INL_H_
 #endif
 
-#include "engine/cpu/forward/attention-inl.h"
+#include "engine/cpu/forward/windows-inl.h"
 #include "engine/cpu/kernels/gemm-inl.h"
 #include "engine/cpu/tile/from_image-inl.h"
 #include "engine/cpu/tile/to_image-inl.h"
@@ -15,8 +15,8 @@ KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
 
 template <Arithmetic kArithmetic>
-class Walk : public AttentionWalk<kArithmetic> {
-  using Base = AttentionWalk<kArithmetic>;
+class Walk : public WindowWalk<kArithmetic> {
+  using Base = WindowWalk<kArithmetic>;
 
  public:
   Walk(const Call& call, const Tile& tile, Team& team, Workspace& own)
@@ -30,8 +30,7 @@ class Walk : public AttentionWalk<kArithmetic> {
     else
       ProjectIn(gathered);
     for (std::size_t layer = 0; layer < model_.blocks.size(); ++layer) {
-      for (std::size_t which = 0; which < 2; ++which)
-        if (HasAttention(layer, which)) AttentionPhase(layer, which);
+      AttentionPhases(layer);
       if (layer + 1 == model_.blocks.size()) Invite(source);
       FeedForwardPhase(layer);
     }
@@ -43,7 +42,7 @@ class Walk : public AttentionWalk<kArithmetic> {
   }
 
  protected:
-  using Base::AddToResidual, Base::AttentionPhase, Base::Discrete, Base::HasAttention, Base::InnerRows;
+  using Base::AddToResidual, Base::AttentionPhases, Base::Discrete, Base::InnerRows;
   using Base::call_, Base::model_, Base::own_, Base::runs_, Base::shape_;
   using Base::Modulate, Base::Normalise, Base::Normed, Base::OperandPanel, Base::Stream, Base::X, Base::XPanel;
 

@@ -8,7 +8,8 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <thread>
+
+#include "engine/progress.h"
 
 namespace kineograph::engine::cpu {
 namespace {
@@ -22,6 +23,8 @@ class BorrowedWorkspace : public WorkspacePool::Borrowed {
     grow(workspace.normed, sizes.normed);
     grow(workspace.attended, sizes.attended);
     grow(workspace.context, sizes.context);
+    grow(workspace.window, sizes.window);
+    grow(workspace.averaged, sizes.averaged);
     grow(workspace.qkv, sizes.qkv);
     grow(workspace.scores, sizes.scores);
     grow(workspace.hidden, sizes.hidden);
@@ -123,15 +126,39 @@ class Tiling {
   std::size_t segments_, segment_pixels_, per_segment_;
 };
 
-/// The tiles of one thread, out of a counter that all threads share.
+/// Numbers below `count`, which the threads of a call share out.
+class Numbers {
+ public:
+  explicit Numbers(std::size_t count) : count_(count) {}
+  std::optional<std::size_t> take() {
+    const std::size_t i = next_++;
+    return i < count_ ? std::optional(i) : std::nullopt;
+  }
+  /// Calls work(), which takes numbers until there is none. After an exception nobody gets any more.
+  template <class Work>
+  void share(Work&& work) {
+    try {
+      work();
+    } catch (...) {
+      next_ = count_;
+      throw;
+    }
+  }
+
+ private:
+  std::size_t count_;
+  std::atomic<std::size_t> next_{0};
+};
+
+/// The tiles of one thread, out of those that all threads share.
 class OwnTiles : public TileSource {
  public:
-  OwnTiles(const Tiling& tiles, std::atomic<std::size_t>& counter) : tiles_(tiles), counter_(counter) {}
+  OwnTiles(const Tiling& tiles, Numbers& numbers) : tiles_(tiles), numbers_(numbers) {}
   const Tile* next() override {
     if (!claimed_) {
-      const std::size_t index = counter_++;
-      there_is_ = index < tiles_.size();
-      if (there_is_) tile_ = tiles_[index];
+      const std::optional<std::size_t> index = numbers_.take();
+      there_is_ = index.has_value();
+      if (there_is_) tile_ = tiles_[*index];
     }
     claimed_ = true;
     return there_is_ ? &tile_ : nullptr;
@@ -145,7 +172,7 @@ class OwnTiles : public TileSource {
 
  private:
   const Tiling& tiles_;
-  std::atomic<std::size_t>& counter_;
+  Numbers& numbers_;
   bool claimed_ = false, there_is_ = false;
   Tile tile_;
 };
@@ -175,29 +202,40 @@ void walk_tiles(const Call& call, const Target& target, const TileShape& shape, 
   const Tiling tiles(call, shape);
   const std::size_t all = threads_here(threads), workers = std::min(all, tiles.size());
   Helpers helpers(all, all - workers);
-  std::atomic<std::size_t> counter{0};
+  Numbers numbers(tiles.size());
+  expect(call.inputs->progress, tiles.size());
   const auto work = [&](std::size_t) {
     const BorrowedWorkspace own(pool, sizes);
     Helped team(helpers, *own, sizes, pool);
-    OwnTiles mine(tiles, counter);
+    OwnTiles mine(tiles, numbers);
     bool gathered = false;
-    while (const std::optional<Tile> tile = mine.take()) gathered = walk(call, *tile, gathered, &mine, team, *own);
+    numbers.share([&] {
+      while (const std::optional<Tile> tile = mine.take()) {
+        gathered = walk(call, *tile, gathered, &mine, team, *own);
+        advance(call.inputs->progress);
+      }
+    });
     helpers.join();
   };
   if (workers == 1) return work(0);
   spread(workers, work, tbb::simple_partitioner());
 }
 
-void walk_indices(std::size_t count, int threads, const WorkspaceSizes& sizes, WorkspacePool& pool,
+void walk_indices(std::size_t count, int threads, const WorkspaceSizes& sizes, WorkspacePool& pool, Progress* progress,
                   const IndexedWalk& walk) {
   if (count == 0) return;
   const std::size_t all = threads_here(threads), workers = std::min(all, count);
   Helpers helpers(all, all - workers);
-  std::atomic<std::size_t> counter{0};
+  Numbers numbers(count);
   const auto work = [&](std::size_t) {
     const BorrowedWorkspace own(pool, sizes);
     Helped team(helpers, *own, sizes, pool);
-    for (std::size_t i = counter++; i < count; i = counter++) walk(i, team, *own);
+    numbers.share([&] {
+      while (const std::optional<std::size_t> i = numbers.take()) {
+        walk(*i, team, *own);
+        advance(progress);
+      }
+    });
     helpers.join();
   };
   if (workers == 1) return work(0);
@@ -210,17 +248,23 @@ void walk_tiles_in_order(const Call& call, const TileShape& shape, int threads, 
                          const WorkspaceSizes& sizes, WorkspacePool& pool, const TileWalk& walk) {
   const Tiling tiles(call, shape);
   std::vector<std::atomic<std::uint32_t>> done(tiles.size());
-  std::atomic<std::size_t> counter{0};
+  Numbers numbers(tiles.size());
+  expect(call.inputs->progress, tiles.size());
   const std::size_t all = std::max(threads_here(threads), walkers);
   Helpers helpers(all, all - walkers);
   // Only its successor waits for a tile, and the thread that took it is at work on it: the first never waits.
   const auto work = [&](std::size_t walker) {
     const BorrowedWorkspace own(pool, sizes);
     Helped team(helpers, *own, sizes, pool);
-    for (std::size_t i = counter++; i < tiles.size(); i = counter++) {
-      Turns turns(i == 0 ? nullptr : &done[i - 1], done[i]);
-      walk(tiles[i], team, turns, walker);
-    }
+    numbers.share([&] {
+      while (const std::optional<std::size_t> i = numbers.take()) {
+        {
+          Turns turns(*i == 0 ? nullptr : &done[*i - 1], done[*i]);
+          walk(tiles[*i], team, turns, walker);
+        }
+        advance(call.inputs->progress);
+      }
+    });
     helpers.join();
   };
   if (walkers == 1) return work(0);

@@ -17,13 +17,15 @@ using WorkspacePool = Pool<Workspace>;
 void run_in_arena(int threads, const std::function<void()>& body);
 
 /// Walks every tile of the call: each by one thread, helped by those that find none left, so that no
-/// thread is idle during the last ones. The division of labour never changes a result.
+/// thread is idle during the last ones. The division of labour never changes a result. Each is a step of the call's
+/// progress. A thread that fails lets the others end the tiles they are at.
 void walk_tiles(const Call& call, const Target& target, const TileShape& shape, int threads,
                 const WorkspaceSizes& sizes, WorkspacePool& pool);
 
-/// Calls walk(i, team, own workspace) for every i below `count`, each by one thread, helped likewise.
+/// Calls walk(i, team, own workspace) for every i below `count`, each by one thread, helped likewise; each is a step of
+/// `progress`, if there is one.
 using IndexedWalk = std::function<void(std::size_t, Team&, Workspace&)>;
-void walk_indices(std::size_t count, int threads, const WorkspaceSizes& sizes, WorkspacePool& pool,
+void walk_indices(std::size_t count, int threads, const WorkspaceSizes& sizes, WorkspacePool& pool, Progress* progress,
                   const IndexedWalk& walk);
 
 /// Tiles of a call.

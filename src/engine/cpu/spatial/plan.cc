@@ -10,6 +10,7 @@
 #include "engine/cpu/schedule/schedule.h"
 #include "engine/cpu/spatial/context.h"
 #include "engine/cpu/spatial/rows.h"
+#include "engine/progress.h"
 #include "kineograph/error.h"
 
 namespace kineograph::engine::cpu {
@@ -152,7 +153,7 @@ class RowsPlan : public Plan {
       one.model = &model;
       one.inputs = &inputs;
       one.videos = static_cast<std::size_t>(of.num_videos);
-      one.frames = static_cast<std::size_t>(of.num_frames);
+      one.frames = one.attended_frames = static_cast<std::size_t>(of.num_frames);
       one.height = static_cast<std::size_t>(of.height);
       one.width = static_cast<std::size_t>(of.width);
       one.pixels = one.height * one.width;
@@ -210,11 +211,11 @@ class RowsPlan : public Plan {
 
   WorkspaceSizes workspaces(const Inputs& inputs, const RowsCall& call) const {
     const Tiling tiles = tiling(call);
-    WorkspaceSizes sizes = workspace_sizes(model_, tiles.shape, 0, 0);
+    WorkspaceSizes sizes = workspace_sizes(model_, tiles.shape, tiles.shape.frames, 0, 0);
     std::size_t panels = tiles.shape.panels();
     if (temporal()) {
       const TileShape shape = clip_shape(call);
-      const WorkspaceSizes more = workspace_sizes(clips_, shape, 0, 0);
+      const WorkspaceSizes more = workspace_sizes(clips_, shape, shape.frames, 0, 0);
       panels = std::max(panels, shape.panels());
       for (std::size_t WorkspaceSizes::*const size :
            {&WorkspaceSizes::x, &WorkspaceSizes::normed, &WorkspaceSizes::attended, &WorkspaceSizes::qkv,
@@ -309,63 +310,79 @@ class RowsPlan : public Plan {
     return segments;
   }
 
-  void run(const Inputs& inputs, int threads, RowsCall& call) const {
-    const WorkspaceSizes sizes = workspaces(inputs, call);
-    const std::size_t rows = call.rows.videos;
+  /// rows(segments, first row of the stream, first, count) for rows that are walked at once, and clip(segment, video)
+  /// for the temporal block of a video, in order.
+  template <class Rows, class Clip>
+  void each_stage(const RowsCall& call, int threads, const Rows& rows, const Clip& clip) const {
+    const std::size_t count = call.rows.videos, batch = rows_in_flight(call, threads);
     if (!temporal()) {
       const auto segments = segments_of(call.steps, 0, call.steps.size(), Segment::Begin::input, Segment::End::output);
-      const std::size_t batch = rows_in_flight(call, threads);
-      for (std::size_t row = 0; row < rows; row += batch) {
-        call.first_row = row;
-        walk_rows(segments, row, std::min(batch, rows - row), threads, sizes, call);
-      }
+      for (std::size_t row = 0; row < count; row += batch) rows(segments, row, row, std::min(batch, count - row));
       return;
     }
-    for (std::size_t video = 0; video < call.clips.videos; ++video) walk_video(video, threads, sizes, call);
-  }
-
-  /// The layers of one video: its frames as rows, then over frames.
-  void walk_video(std::size_t video, int threads, const WorkspaceSizes& sizes, RowsCall& call) const {
-    const std::size_t frames = call.clips.frames, batch = rows_in_flight(call, threads), layers = model_.blocks.size();
-    call.first_row = video * frames;
-    std::size_t step = 0;
-    for (std::size_t layer = 0; layer < layers; ++layer) {
-      const std::size_t first = step;
-      while (step < call.steps.size() && call.steps[step].layer == layer) ++step;
-      const auto segments = segments_of(
-          call.steps, first, step, layer == 0 ? Segment::Begin::input : Segment::Begin::stream, Segment::End::stream);
-      for (std::size_t frame = 0; frame < frames; frame += batch)
-        walk_rows(segments, call.first_row + frame, std::min(batch, frames - frame), threads, sizes, call);
-      Segment over;
-      over.over_frames = true;
-      over.layer = layer;
-      over.end = layer + 1 == layers ? Segment::End::output : Segment::End::stream;
-      walk_clip(over, video, threads, sizes, call);
+    const std::size_t frames = call.clips.frames, layers = model_.blocks.size();
+    for (std::size_t video = 0; video < call.clips.videos; ++video) {
+      std::size_t step = 0;
+      for (std::size_t layer = 0; layer < layers; ++layer) {
+        const std::size_t first = step, origin = video * frames;
+        while (step < call.steps.size() && call.steps[step].layer == layer) ++step;
+        const auto segments = segments_of(
+            call.steps, first, step, layer == 0 ? Segment::Begin::input : Segment::Begin::stream, Segment::End::stream);
+        for (std::size_t frame = 0; frame < frames; frame += batch)
+          rows(segments, origin, origin + frame, std::min(batch, frames - frame));
+        Segment over;
+        over.over_frames = true;
+        over.layer = layer;
+        over.end = layer + 1 == layers ? Segment::End::output : Segment::End::stream;
+        clip(over, video);
+      }
     }
   }
 
-  void walk_rows(const std::vector<Segment>& segments, std::size_t first, std::size_t count, int threads,
-                 const WorkspaceSizes& sizes, RowsCall& call) const {
+  void run(const Inputs& inputs, int threads, RowsCall& call) const {
+    const WorkspaceSizes sizes = workspaces(inputs, call);
     const Tiling tiles = tiling(call);
-    call.first_key_row = first;
-    for (const Segment& segment : segments)
-      walk_indices(tiles.count(count), threads, sizes, workspaces_, [&](std::size_t i, Team& team, Workspace& own) {
-        walk(segment, tiles.at(i, first, count, call.rows.pixels), team, own, call);
-      });
+    const std::size_t clip_tiles = temporal() ? tiles_of_clip(call) : 0;
+    std::size_t steps = 0;
+    each_stage(
+        call, threads,
+        [&](const std::vector<Segment>& segments, std::size_t, std::size_t, std::size_t count) {
+          steps += segments.size() * tiles.count(count);
+        },
+        [&](const Segment&, std::size_t) { steps += clip_tiles; });
+    expect(inputs.progress, steps);
+    each_stage(
+        call, threads,
+        [&](const std::vector<Segment>& segments, std::size_t origin, std::size_t first, std::size_t count) {
+          call.first_row = origin;
+          call.first_key_row = first;
+          for (const Segment& segment : segments)
+            walk_indices(tiles.count(count), threads, sizes, workspaces_, inputs.progress,
+                         [&](std::size_t i, Team& team, Workspace& own) {
+                           walk(segment, tiles.at(i, first, count, call.rows.pixels), team, own, call);
+                         });
+        },
+        [&](const Segment& segment, std::size_t video) {
+          walk_indices(clip_tiles, threads, sizes, workspaces_, inputs.progress,
+                       [&](std::size_t i, Team& team, Workspace& own) {
+                         walk(segment, clip_tile(call, video, i), team, own, call);
+                       });
+        });
   }
 
-  void walk_clip(const Segment& segment, std::size_t video, int threads, const WorkspaceSizes& sizes,
-                 const RowsCall& call) const {
-    const TileShape shape = clip_shape(call);
-    const std::size_t pixels = call.clips.pixels, count = (pixels + shape.pixels() - 1) / shape.pixels();
-    walk_indices(count, threads, sizes, workspaces_, [&](std::size_t i, Team& team, Workspace& own) {
-      Tile tile;
-      tile.first = video * pixels + i * shape.pixels();
-      tile.count = std::min(shape.pixels(), pixels - i * shape.pixels());
-      tile.shape = shape;
-      tile.shape.runs = (tile.count + shape.lanes - 1) / shape.lanes;
-      walk(segment, tile, team, own, call);
-    });
+  std::size_t tiles_of_clip(const RowsCall& call) const {
+    const std::size_t each = clip_shape(call).pixels();
+    return (call.clips.pixels + each - 1) / each;
+  }
+  Tile clip_tile(const RowsCall& call, std::size_t video, std::size_t i) const {
+    const std::size_t pixels = call.clips.pixels;
+    Tile tile;
+    tile.shape = clip_shape(call);
+    const std::size_t first = i * tile.shape.pixels();
+    tile.first = video * pixels + first;
+    tile.count = std::min(tile.shape.pixels(), pixels - first);
+    tile.shape.runs = (tile.count + tile.shape.lanes - 1) / tile.shape.lanes;
+    return tile;
   }
 
   void walk(const Segment& segment, const Tile& tile, Team& team, Workspace& own, const RowsCall& call) const {

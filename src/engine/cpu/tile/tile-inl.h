@@ -68,7 +68,7 @@ class TileBase {
   }
   bool Discrete() const { return model_.config.is_discrete(); }
   bool Conditioned(std::size_t which) const { return which == 1 && call_.context_tokens != 0; }
-  std::size_t Keys(std::size_t which) const { return Conditioned(which) ? call_.context_tokens : call_.frames; }
+  std::size_t Keys(std::size_t which) const { return Conditioned(which) ? call_.context_tokens : shape_.frames; }
   std::size_t KeyPanels(std::size_t which) const { return (Keys(which) * shape_.runs + 1) / 2; }
   float Scale() const { return 1.0f / std::sqrt(static_cast<float>(model_.head_dim)); }
 

@@ -4,9 +4,10 @@
 
 namespace kineograph::engine::cpu {
 
-WorkspaceSizes workspace_sizes(const PackedModel& model, const TileShape& shape, std::size_t context_tokens,
-                               std::size_t context_dim) {
+WorkspaceSizes workspace_sizes(const PackedModel& model, const TileShape& shape, std::size_t attended_frames,
+                               std::size_t context_tokens, std::size_t context_dim) {
   const std::size_t panel = 2 * shape.lanes, panels = shape.panels();
+  const std::size_t attended_panels = TileShape{shape.lanes, attended_frames, shape.runs}.panels();
   // A pair of bf16 channels takes half the words of a pair of f32 ones.
   const std::size_t pair_words = is_paired(model.arithmetic) ? panel : 2 * panel;
   const auto operand = [&](std::size_t channels, std::size_t count) {
@@ -18,9 +19,13 @@ WorkspaceSizes workspace_sizes(const PackedModel& model, const TileShape& shape,
   sizes.normed = operand(model.inner, panels);
   sizes.attended = std::max(operand(model.inner, panels), operand(model.channels, panels));
   sizes.context = operand(context_dim, context_panels);
+  if (attended_frames != shape.frames) {
+    sizes.window = attended_panels * pad_channels(model.inner) * panel;
+    sizes.averaged = sizes.x;
+  }
   const std::size_t q_rows = pad_channels(model.head_dim), kv_rows = 2 * model.head_dim;
-  sizes.qkv = (panels * q_rows + std::max(panels, context_panels) * kv_rows) * panel;
-  const std::size_t keys = std::max(context_tokens, shape.frames);
+  sizes.qkv = (attended_panels * q_rows + std::max(attended_panels, context_panels) * kv_rows) * panel;
+  const std::size_t keys = std::max(context_tokens, attended_frames);
   // Values of bf16 pairs (OwnHeadInPairs); their queries and keys take half.
   if (model.arithmetic == Arithmetic::bf16) sizes.qkv += round_up(keys, 4) / 4 * model.head_dim * panel;
   // Sixteen queries' scores; or one panel's scores and outputs; or one panel's class logits.

@@ -15,6 +15,8 @@ struct Workspace {
   Buffer<std::uint32_t> normed;    ///< LayerNorm's output [panel][inner]; at last proj_out's operand
   Buffer<std::uint32_t> attended;  ///< the input, normalised [panel][C]; then attention's output [panel][inner]
   Buffer<std::uint32_t> context;   ///< per-pixel conditioning [panel][D]
+  Buffer<float> window;            ///< the residual stream of a window [panel][inner][2N]
+  Buffer<float> averaged;          ///< the average of windows, like x
   // Of the thread.
   Buffer<float> qkv;             ///< one head [panel][3 head_dim]
   Buffer<float> scores;          ///< a few queries x all keys
@@ -24,11 +26,15 @@ struct Workspace {
 
 /// Elements of each buffer of a Workspace.
 struct WorkspaceSizes {
-  std::size_t x = 0, normed = 0, attended = 0, context = 0, qkv = 0, scores = 0, hidden = 0, block = 0;
-  std::size_t bytes() const noexcept { return 4 * (x + normed + attended + context + qkv + scores + hidden + block); }
+  std::size_t x = 0, normed = 0, attended = 0, context = 0, window = 0, averaged = 0;
+  std::size_t qkv = 0, scores = 0, hidden = 0, block = 0;
+  std::size_t bytes() const noexcept {
+    return 4 * (x + normed + attended + context + window + averaged + qkv + scores + hidden + block);
+  }
 };
 
-WorkspaceSizes workspace_sizes(const PackedModel& model, const TileShape& shape, std::size_t context_tokens,
-                               std::size_t context_dim);
+/// `attended_frames`: all of the shape's, or those of a window.
+WorkspaceSizes workspace_sizes(const PackedModel& model, const TileShape& shape, std::size_t attended_frames,
+                               std::size_t context_tokens, std::size_t context_dim);
 
 }  // namespace kineograph::engine::cpu
