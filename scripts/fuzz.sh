@@ -5,13 +5,20 @@ cd "$(dirname "$0")/.."
 seconds=$1
 shift
 targets=("$@")
-# keys runs by name only: it soon finds invented names whose place is spelled in another way than it is found.
-[ ${#targets[@]} -gt 0 ] || targets=(archive config index lora npy safetensors torch y4m)
-for target in "${targets[@]}"; do
+[ ${#targets[@]} -gt 0 ] || targets=(archive config index keys lora npy resume safetensors torch y4m)
+one() {
   # New inputs are kept under build/, not in the tree.
-  mkdir -p "build/fuzz/corpus/$target"
-  echo "$target: $seconds s"
-  "build/fuzz/bin/${target}_fuzz" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
-    -artifact_prefix="build/fuzz/$target-" "build/fuzz/corpus/$target" "fuzz/corpus/$target" 2>&1 |
-    grep -E "ERROR|SUMMARY|Test unit|number_of_executed_units|DONE"
+  mkdir -p "build/fuzz/corpus/$1"
+  "build/fuzz/bin/${1}_fuzz" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+    -artifact_prefix="build/fuzz/$1-" "build/fuzz/corpus/$1" "fuzz/corpus/$1" 2>&1 |
+    grep -E "ERROR|SUMMARY|Test unit|number_of_executed_units|DONE" | sed "s/^/$1: /"
+}
+# As many at a time as there are cores; the first failure is told when all have ended.
+pids=() failed=0
+for target in "${targets[@]}"; do
+  while [ "$(jobs -pr | wc -l)" -ge "$(nproc)" ]; do sleep 0.2; done
+  one "$target" &
+  pids+=($!)
 done
+for i in "${!pids[@]}"; do wait "${pids[i]}" || { echo "${targets[i]} failed" >&2; failed=1; }; done
+exit $failed

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # Finds what the build, the tests and the demo need, and installs by apt what is missing. Says what first; does nothing,
 # and needs no network, when everything is there.
-# usage: install-dependencies.sh [--check] [lint] [docs] [sanitize]: what these need as well; --check installs nothing
-# and says the command that would.
+# usage: install-dependencies.sh [--check] [lint] [docs] [sanitize] [ci]: what these need as well; --check installs
+# nothing and says the command that would.
 set -euo pipefail
 
 # Each entry names a program or header that is used, so that a copy that apt did not install counts too.
 programs=(g++:g++ cmake:cmake make:make ffmpeg:ffmpeg python3:python3)
 case " $* " in *" lint "*) programs+=(git:git clang-tidy:clang-tidy) ;; esac
 case " $* " in *" docs "*) programs+=(doxygen:doxygen) ;; esac
+# The library is compiled once for the suite and once for the Python package.
+case " $* " in *" ci "*) programs+=(ccache:ccache) ;; esac
 headers=(hwy/highway.h:libhwy-dev tbb/parallel_for.h:libtbb-dev nlohmann/json.hpp:nlohmann-json3-dev
   CLI/CLI.hpp:libcli11-dev zlib.h:zlib1g-dev xxhash.h:libxxhash-dev gtest/gtest.h:libgtest-dev benchmark/benchmark.h:libbenchmark-dev)
 

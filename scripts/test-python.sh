@@ -19,8 +19,11 @@ pinned python
 case " ${1:-} " in *" diffusers "*) pinned diffusers ;; esac
 case " ${1:-} " in *" plot "*) pinned plot ;; esac
 
+# The name that cmake finds for the suite: to ccache another name is another compiler, and all is compiled again.
+export CXX=${CXX:-c++}
+# The long names: pip 23.0, which Debian 12 has, knows no -C.
 arguments=(--no-build-isolation --no-deps)
-if command -v ccache >/dev/null; then arguments+=(-Ccmake.define.CMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
+if command -v ccache >/dev/null; then arguments+=(--config-settings=cmake.define.CMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
 "$python" -m pip install "${quiet[@]}" "${arguments[@]}" .
 tests=("${@:2}")
 "$python" -m pytest -q -rs "${tests[@]:-tests/python}"
