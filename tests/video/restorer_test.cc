@@ -348,7 +348,8 @@ TEST(Restorer, NeedsNoMoreMemoryForALongClip) {
   };
   run(20);
   const std::int64_t short_clip = run(20), long_clip = run(200);
-  // 180 frames more are 20 MB as bytes and 166 MB as colours; what a heap of several threads leaves unused is 1 to 7 MB.
+  // 180 frames more are 20 MB as bytes and 166 MB as colours; what a heap of several threads leaves unused is 1 to 7
+  // MB.
   EXPECT_LT(long_clip, short_clip + 12000) << "kB";
 }
 
