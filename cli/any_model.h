@@ -10,7 +10,7 @@ namespace kineograph::cli {
 
 using AnyModel = std::variant<TransformerTemporalModel, Transformer2DModel, TransformerSpatioTemporalModel>;
 
-/// Where a model is.
+/// The place of a model on disk.
 struct ModelPlace {
   std::string path;    ///< a folder of a single model, whose config.json says its class, or any known checkpoint
   std::string module;  ///< a checkpoint's module, temporal or spatial, by its path in diffusers; empty for the only one

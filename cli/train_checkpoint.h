@@ -1,5 +1,5 @@
-// What a training run's checkpoint.safetensors remembers beside its weights. It may be a stranger's: what the command
-// line would refuse is refused there too.
+// The settings that a training run's checkpoint.safetensors remembers beside its weights. It may be a stranger's:
+// values that the command line would refuse are refused there too.
 #pragma once
 
 #include <functional>

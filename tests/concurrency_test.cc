@@ -1,50 +1,24 @@
 // Models that many threads use at once, and that are used from inside the caller's own tasks.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #ifdef KINEOGRAPH_TASKS
 #include <tbb/parallel_for.h>
 #endif
 
 #include <chrono>
-#include <cmath>
-#include <cstring>
 #include <thread>
 #include <vector>
 
+#include "calls.h"
 #include "kineograph/kineograph.h"
 
 namespace kineograph {
 namespace {
 
-/// Ends the process by SIGALRM if this lives longer: a test that hangs fails.
-class Deadline {
- public:
-  explicit Deadline(unsigned seconds) { alarm(seconds); }
-  ~Deadline() { alarm(0); }
-  Deadline(const Deadline&) = delete;
-  Deadline& operator=(const Deadline&) = delete;
-};
-
-TransformerTemporalConfig config_of(std::int64_t channels, std::int64_t heads) {
-  TransformerTemporalConfig config;
-  config.num_attention_heads = heads;
-  config.attention_head_dim = channels / heads;
-  config.in_channels = channels;
-  config.norm_num_groups = 8;
-  return config;
-}
-
-Tensor waves(const Shape& shape) {
-  Tensor tensor(DType::f32, shape);
-  for (std::int64_t i = 0; i < tensor.numel(); ++i)
-    tensor.data_as<float>()[i] = std::sin(0.37f * static_cast<float>(i));
-  return tensor;
-}
-
-bool same(const Tensor& a, const Tensor& b) {
-  return a.shape() == b.shape() && std::memcmp(a.data(), b.data(), a.bytes()) == 0;
-}
+using testing::Deadline;
+using testing::same;
+using testing::temporal_config;
+using testing::waves;
 
 TransformerTemporalModel packed_anew(const TransformerTemporalModel& model) {
   return TransformerTemporalModel::from_state_dict(model.config(), model.parameters(), nullptr);
@@ -61,7 +35,7 @@ Tensor input_gradient(const TransformerTemporalModel& model, const Tensor& x, in
 /// The first backward of a model packs its weights for training, on threads that its other callers wait on: none of
 /// them may take up another's call meanwhile.
 TEST(Concurrency, TheFirstBackwardsOfAModelFromSeveralThreads) {
-  const auto base = TransformerTemporalModel::from_config(config_of(320, 8), 1, {.engine = "reference"});
+  const auto base = TransformerTemporalModel::from_config(temporal_config(320, 8), 1, {.engine = "reference"});
   const Tensor x = waves({4, 320, 2, 2});
   const Tensor want = input_gradient(packed_anew(base), x, 1);
   const Deadline deadline(120);
@@ -82,7 +56,7 @@ TEST(Concurrency, TheFirstBackwardsOfAModelFromSeveralThreads) {
 #ifdef KINEOGRAPH_TASKS
 /// Whatever the caller's task group is, every piece of work is done.
 TEST(Concurrency, ACancelledTaskGroupOfTheCallersLeavesNothingUndone) {
-  auto config = config_of(64, 2);
+  auto config = temporal_config(64, 2);
   config.dropout = 0.1;
   const auto base = TransformerTemporalModel::from_config(config, 1, {.engine = "reference"});
   const Tensor x = waves({4, 64, 6, 6});
@@ -116,7 +90,7 @@ TEST(Concurrency, ACancelledTaskGroupOfTheCallersLeavesNothingUndone) {
 
 /// A recorder keeps whole maps of the last forward, whatever other threads do with it.
 TEST(Concurrency, ARecorderWatchesForwardsOfTwoShapes) {
-  const auto model = TransformerTemporalModel::from_config(config_of(8, 2), 1);
+  const auto model = TransformerTemporalModel::from_config(temporal_config(8, 2), 1);
   const auto recorder = std::make_shared<AttentionRecorder>();
   AttentionProcessors processors;
   for (const std::string& name : model.attention_names()) processors[name] = recorder;

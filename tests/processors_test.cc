@@ -1,4 +1,4 @@
-// What an attention processor may do.
+// The rights of an attention processor: to throw, and to call models.
 #include <gtest/gtest.h>
 
 #include <atomic>

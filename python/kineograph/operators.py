@@ -15,10 +15,16 @@ def _native() -> Any:
     return importlib.import_module(f"{__package__}.diffusers.native")
 
 
-def _windows(context: str) -> "Optional[tuple[int, int, str]]":
-    if not context:
+def windows_text(context: "Optional[tuple[int, int, str]]") -> str:
+    """FreeNoise's windows (length, stride, weighting) as an operator's argument: "16,4,pyramid", or "" for none."""
+    return "" if context is None else ",".join(map(str, context))
+
+
+def _windows_of(text: str) -> "Optional[tuple[int, int, str]]":
+    """The inverse of windows_text."""
+    if not text:
         return None
-    length, stride, weighting = context.split(",")
+    length, stride, weighting = text.split(",")
     return int(length), int(stride), weighting
 
 
@@ -60,12 +66,11 @@ def transformer_temporal(
     context: str = "",
 ) -> torch.Tensor:
     """A TransformerTemporalModel as one operator, for torch.compile and torch.export: `weights` are the tensors of
-    spec's names (see records.Binding), `seed` is that of training, `context` FreeNoise's windows as "16,4,pyramid", without
-    gradients."""
+    spec's names (see records.Binding), `seed` is that of training, `context` is windows_text's, without gradients."""
     native = _native()
     model = native.packed_model(list(weights), [], spec, compute_dtype)
     given = (hidden_states, encoder_hidden_states, timestep, class_labels, seed, num_frames)
-    sample: torch.Tensor = native.run(model, *given, None, _windows(context))
+    sample: torch.Tensor = native.run(model, *given, None, _windows_of(context))
     return sample
 
 

@@ -108,7 +108,7 @@ TEST_F(CApiTest, BackwardGivesTheNumbersOfCpp) {
   EXPECT_EQ(d_weight, expected_weight);
 }
 
-/// What a caller does with a call's progress.
+/// A caller that watches a call's progress.
 struct Watch {
   double last = -1.0, end_at = 2.0;
   static int tell(double done, void* data) {

@@ -50,7 +50,7 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Theirs:
-    """What diffusers answers to a change, and whether its forward draws: natively others are drawn than by torch."""
+    """diffusers' answer to a change, and whether its forward draws: natively others are drawn than by torch."""
 
     could: bool
     answer: Any
@@ -121,7 +121,7 @@ class Trials:
                 off = None if wanted.answer.shape == found.shape and wanted.answer.dtype == found.dtype else off
             if off is not None and compiled:
                 off = difference(self._compiled_of_diffusers(mutation), found) and off
-        # What accelerate said stays diffusers' own is not counted.
+        # Modules that accelerate said stay diffusers' own are not counted.
         said = not isinstance(ours, tuple(acceleration.NATIVE.values()))
         if off is None and did == "fell back" and not stats.fallbacks and not compiled and not said:
             off = "neither native nor counted"
@@ -149,7 +149,7 @@ class Trials:
         return ours, call(run)
 
     def _compiled_of_diffusers(self, mutation: Mutation) -> Any:
-        """What torch.compile makes of diffusers' module is right too: it does not see every change, of hooks say."""
+        """The second right answer: of diffusers' module under torch.compile, which misses changes, of hooks say."""
         theirs = copy.deepcopy(self.made)
         torch._dynamo.reset()
         self._graphs = GRAPHS

@@ -80,7 +80,7 @@ def test_frames_with_and_without(make, kinds):
     assert all(path.startswith("unet.") for path in report.native)
     assert same(frames_of(pipe, arguments), wanted)
     assert kineograph.stats(reset=True) == kineograph.Stats(native=2 * modules)
-    # What they add matters: without it, frames are others.
+    # Their part matters: without it, frames are others.
     spatial = [
         m for m in pipe.unet.modules() if isinstance(m, (diffusers.Transformer2DModel, TransformerSpatioTemporalModel))
     ]

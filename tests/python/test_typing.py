@@ -48,7 +48,7 @@ def test_mypy(tmp_path):
     (tmp_path / "readme.py").write_text("\n".join(readme).replace("pipe = ...", "pipe: object = ...") + "\n")
     # Beside them: mypy takes the folder of what it is given for source, and would take the whole environment's.
     shutil.copytree(pathlib.Path(kineograph.__file__).parent, tmp_path / "kineograph")
-    # What diffusers has not typed is not for this package to mend.
+    # Untyped calls of diffusers are not for this package to mend.
     strict = ("--strict", "--untyped-calls-exclude=diffusers", "--cache-dir", os.devnull)
     done = run("mypy", *strict, "kineograph", "uses.py", "readme.py", cwd=tmp_path)
     assert done.returncode == 0, done.stdout

@@ -19,7 +19,7 @@ NATIVE: "dict[type, type]" = {
     upstream.Transformer2DModel: Transformer2DModel,
     upstream.TransformerSpatioTemporalModel: TransformerSpatioTemporalModel,
 }
-# What `Acceleration` calls the modules of a class, and for spatial ones what of the library runs them.
+# Names of `Acceleration` for the modules of a class, and for spatial ones the library's class that runs them.
 _KINDS = {
     upstream.TransformerTemporalModel: ("temporal module", None),
     upstream.AnimateDiffTransformer3D: ("temporal module", None),
@@ -109,7 +109,7 @@ def _why_not(module: nn.Module) -> "str | None":
 
 
 def _kind_of(module: nn.Module) -> "tuple[str, str | None] | None":
-    """What a module is called, and what runs it: see _KINDS."""
+    """The name of a module's kind, and the library's class that runs it: see _KINDS."""
     return next((kind for original, kind in _KINDS.items() if isinstance(module, original)), None)
 
 

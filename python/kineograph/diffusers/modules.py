@@ -76,8 +76,7 @@ class NativeForward:
             if _is_exporting():
                 _say_what_loads()
             merged = native.with_loras(weights, loras)
-            windows = "" if binding.context is None else ",".join(map(str, binding.context))
-            more = (seed, binding.spec, compute, num_frames, windows)
+            more = (seed, binding.spec, compute, num_frames, operators.windows_text(binding.context))
             sample: _Tensor = operators.transformer_temporal(*given, merged, *more)
             return sample
         rest = (seed, num_frames, recording.recorder_of(self))

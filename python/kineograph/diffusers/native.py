@@ -188,7 +188,8 @@ def run_spatial(
     ip_scales: Sequence[float],
     num_frames: int,
 ) -> _Tensor:
-    """One native forward of a Transformer2DModel, with IP-Adapters' images and their scales layer by layer; or with `num_frames` of a TransformerSpatioTemporalModel."""
+    """One native forward of a Transformer2DModel, with IP-Adapters' images and their scales layer by layer; or with
+    `num_frames` of a TransformerSpatioTemporalModel."""
     hidden_states, encoder_hidden_states, *masks, indicator = _detached(
         hidden_states, encoder_hidden_states, attention_mask, encoder_attention_mask, image_only_indicator
     )

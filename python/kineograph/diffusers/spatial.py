@@ -24,7 +24,7 @@ class NativeSpatial:
     def _bound(
         self, hidden_states: Any, encoder_hidden_states: Any, others: "tuple[Any, ...]", kwargs: Any
     ) -> Union[str, "eligibility.Eligible"]:
-        """What the module is natively, or why this call of it is not."""
+        """The module's native form, or why this call of it has none."""
         if not all(isinstance(one, (torch.Tensor, type(None))) for one in others):
             return "an argument is no tensor"
         reason = arguments.why_not_this_call(hidden_states, encoder_hidden_states, 1, kwargs)
@@ -200,7 +200,7 @@ class TransformerSpatioTemporalModel(NativeSpatial, upstream.TransformerSpatioTe
     def _why_not_these_frames(
         self, found: "eligibility.Eligible", hidden_states: _Tensor, encoder_hidden_states: Any, images: Any
     ) -> "str | None":
-        """What diffusers refuses, in its own words."""
+        """The reason why diffusers refuses these shapes, as it names the arguments; None where it does not."""
         if images is None or encoder_hidden_states is None:
             return "no image_only_indicator or encoder_hidden_states"
         rows = hidden_states.shape[0]

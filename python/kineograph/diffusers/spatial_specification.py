@@ -1,4 +1,4 @@
-"""What a native spatial model is, read from the record of a Transformer2DModel or a TransformerSpatioTemporalModel."""
+"""The Binding of a native spatial model, of a Transformer2DModel's or a TransformerSpatioTemporalModel's record."""
 
 import json
 from typing import Any
@@ -9,9 +9,7 @@ from . import upstream
 from .records import Binding, Node, NotNative, Record
 from .specification import (
     EPS,
-    EPS_FINE,
     _counted,
-    _expect,
     _linear_inside,
     _must_be,
     _processors,
@@ -106,7 +104,7 @@ class _ImageReader(_Reader):
         return []
 
     def _rest(self, root: Node, blocks: "list[Node]", first: "dict[str, Any]", inner: int) -> "dict[str, Any]":
-        """What else the configuration has, after the blocks."""
+        """The rest of the configuration, after the blocks."""
         shared = ("attention_bias", "activation_fn", "norm_elementwise_affine")
         adapters = {len(scales) for scales in self.scales} or {0}
         if len(adapters) != 1 or self.scales and len(self.scales) != len(blocks):
@@ -117,13 +115,7 @@ class _ImageReader(_Reader):
     def _in(self, root: Node) -> "dict[str, Any]":
         norm, proj_in = root["norm"], root["proj_in"]
         _must_be(norm, nn.GroupNorm)
-        channels = (norm.shapes.get("weight") or (0,))[0]
-        self._tensor(norm, "weight", (channels,))
-        self._tensor(norm, "bias", (channels,))
-        _expect(norm, "eps", EPS_FINE)
-        groups = norm.values["num_groups"]
-        if channels == 0 or channels % groups != 0:
-            raise NotNative(f"norm has {groups} groups of {channels} channels")
+        channels, groups = self._group_norm(norm)
         self.linear = proj_in.kind is not nn.Conv2d  # use_linear_projection
         inner = (self._inside(proj_in).shapes.get("weight") or (0,))[0]
         self._project(proj_in, (inner, channels))

@@ -20,8 +20,8 @@ LABEL_DROP = 0.1
 
 
 def bind_temporal(record: Record) -> Binding:
-    """The Binding of a temporal module's record, whose every attribute is in the account. Raises NotNative for what does not fit together:
-    shapes, blocks that differ, numbers that the engine has built in."""
+    """The Binding of a temporal module's record, whose every attribute is in the account. Raises NotNative for what does
+    not fit together: shapes, blocks that differ, numbers that the engine has built in."""
     return _Reader(Node(record, "", [0, 0])).binding()
 
 
@@ -99,10 +99,8 @@ class _Reader:
 
     # In and out.
 
-    def _projection_in(self, root: Node) -> "dict[str, Any]":
-        norm, proj_in = root["norm"], root["proj_in"]
-        if norm.kind not in (nn.GroupNorm, FrameGroupNorm):
-            raise NotNative(f"norm is a {class_name(norm.kind)}")
+    def _group_norm(self, norm: Node) -> "tuple[int, int]":
+        """Reads the model's GroupNorm. Returns its channels and groups."""
         channels = (norm.shapes.get("weight") or (0,))[0]
         self._tensor(norm, "weight", (channels,))
         self._tensor(norm, "bias", (channels,))
@@ -110,6 +108,13 @@ class _Reader:
         groups = norm.values["num_groups"]
         if channels == 0 or channels % groups != 0:
             raise NotNative(f"norm has {groups} groups of {channels} channels")
+        return channels, groups
+
+    def _projection_in(self, root: Node) -> "dict[str, Any]":
+        norm, proj_in = root["norm"], root["proj_in"]
+        if norm.kind not in (nn.GroupNorm, FrameGroupNorm):
+            raise NotNative(f"norm is a {class_name(norm.kind)}")
+        channels, groups = self._group_norm(norm)
         inner = (_linear_inside(proj_in, self.root).shapes.get("weight") or (0,))[0]
         self._linear(proj_in, (inner, channels))
         scope = "frame" if norm.kind is FrameGroupNorm else "clip"
@@ -378,7 +383,8 @@ def _windows(block: Node) -> "tuple[int, int, str] | None":
 
 
 def _pieces(node: Node, root: Node, names: "tuple[str, ...]") -> Node:
-    """What a module computes in pieces of so many rows of the named arguments, which is the same as all at once."""
+    """The module that SplitInferenceModule calls with pieces of the named arguments' rows: the numbers are the same as
+    all at once."""
     size, split = node.values["split_size"], node.values["input_kwargs_to_split"]
     named = issubclass(root.kind, upstream.AnimateDiffTransformer3D) and split == names
     if not named or not isinstance(size, int) or size < 1:

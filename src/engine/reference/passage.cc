@@ -172,7 +172,6 @@ Array Passage::attentions_in_windows(std::size_t layer, const Run& run, const Ar
       inside.insert(inside.end(), x.begin() + static_cast<std::ptrdiff_t>(row_of(p, 0)),
                     x.begin() + static_cast<std::ptrdiff_t>(row_of(p, context.length)));
     BlockTape tape;
-    advance(inputs.progress, 0);
     attentions(layer, part, inside, tape);
     for (std::int64_t p = 0; p < run.count; ++p)
       for (std::int64_t f = window.counted; f < context.length; ++f)
