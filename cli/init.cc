@@ -41,8 +41,7 @@ void init(const InitArguments& arguments) {
       arguments.preset.empty()
           ? read_config(arguments.config, arguments.lenient ? UnknownKeys::warn : UnknownKeys::refuse, warn_once())
           : find_preset(arguments.preset).config;
-  // The weights only pass through; the reference engine copies none before a call.
-  const AnyModel made = seeded(config, arguments.seed, {.engine = "reference"}, dtype_named(arguments.dtype));
+  const AnyModel made = seeded(config, arguments.seed, {}, dtype_named(arguments.dtype));
   const ModelMixin& model = mixin(made);
   model.save_pretrained(arguments.output, arguments.variant);
   say("wrote " + arguments.output + ": " + std::to_string(model.num_parameters()) + " parameters in " +

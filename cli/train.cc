@@ -48,9 +48,7 @@ extern "C" void remember_signal(int signal) {
 // modulation is the identity, gates open, whatever timestep and label (DiT starts with closed gates, which for few
 // layers only delays).
 TransformerTemporalModel initial_model(const TransformerTemporalConfig& config, std::uint64_t seed) {
-  // The weights only pass through; the reference engine copies none before a call.
-  const ModelOptions options{.engine = "reference"};
-  const auto model = TransformerTemporalModel::from_config(config, seed, options);
+  const auto model = TransformerTemporalModel::from_config(config, seed);
   std::vector<Parameter> parameters = model.parameters();
   auto set = std::make_shared<std::vector<Tensor>>();
   for (Parameter& parameter : parameters) {
@@ -66,7 +64,8 @@ TransformerTemporalModel initial_model(const TransformerTemporalConfig& config, 
     parameter.value = set->back();
   }
   const auto owner = std::make_shared<std::pair<TransformerTemporalModel, std::shared_ptr<const void>>>(model, set);
-  return TransformerTemporalModel::from_state_dict(config, parameters, owner, options);
+  // The weights only pass through; the reference engine copies none before a call.
+  return TransformerTemporalModel::from_state_dict(config, parameters, owner, {.engine = "reference"});
 }
 
 std::vector<std::shared_ptr<const WindowSource>> open_sources(const std::vector<std::string>& clips,

@@ -44,6 +44,7 @@ inline bool same(const std::vector<Tensor>& a, const std::vector<Tensor>& b) {
 struct CommonOptions {
   int num_threads = 0;
   ProgressHandler on_progress = {};
+  Executor* executor = nullptr;
 };
 
 /// One call of one model by one engine, and all that it writes.
@@ -66,6 +67,7 @@ template <class Options>
 Options with(const CommonOptions& common, Options options) {
   options.num_threads = common.num_threads;
   options.on_progress = common.on_progress;
+  options.executor = common.executor;
   return options;
 }
 
@@ -123,10 +125,10 @@ inline std::vector<CallKind> calls_of(const std::string& engine, ModelOptions op
            }}};
 }
 
-inline std::vector<CallKind> all_calls() {
+inline std::vector<CallKind> all_calls(const ModelOptions& options = {}) {
   std::vector<CallKind> all;
   for (const std::string& engine : engines())
-    for (CallKind& call : calls_of(engine)) all.push_back(std::move(call));
+    for (CallKind& call : calls_of(engine, options)) all.push_back(std::move(call));
   return all;
 }
 

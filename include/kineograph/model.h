@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <memory_resource>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -14,6 +15,7 @@
 #include "kineograph/config.h"
 #include "kineograph/context.h"
 #include "kineograph/error.h"
+#include "kineograph/executor.h"
 #include "kineograph/tensor.h"
 
 namespace kineograph {
@@ -52,6 +54,13 @@ struct ModelOptions {
   bool copy_weights = false;
   /// Called while the model is opened.
   WarningHandler on_warning = {};
+  /// Threads that weights are packed on, and that calls without an executor of their own use; null for the library's.
+  /// Outlives the model and its copies.
+  Executor* executor = nullptr;
+  /// Memory of packed weights and of the values that tiles are walked in, of the engine cpu: all that it keeps but
+  /// small tables. Null for operator new. Used by several threads at once, also after a call; what it throws ends the
+  /// call. Outlives the model and its copies.
+  std::pmr::memory_resource* memory = nullptr;
 };
 
 /// The arguments of diffusers' forward after hidden_states. Views are read during the call only.
@@ -81,6 +90,8 @@ struct ForwardOptions {
   WarningHandler on_warning = {};
   /// Progress and cancellation of the call, a forward or a backward; empty for neither.
   ProgressHandler on_progress = {};
+  /// Threads of the call; null for the model's (ModelOptions::executor). num_threads 0 is then its concurrency().
+  Executor* executor = nullptr;
 };
 
 /// One parameter of the model: its name in diffusers' state dict, and its values.
@@ -106,7 +117,10 @@ struct Gradients {
 };
 
 /// The part that the three models share. Immutable once made: forward is const and may be called from any number of
-/// threads at once. Copies are cheap and share the weights.
+/// threads at once. Copies are cheap and share the weights, packed ones too. So do models that are opened of the same
+/// tensors of the same file with the same configuration and options while one of them lives: the file is told by
+/// device, number, size and times, and one that changed less than two seconds before it was opened is nobody's copy. A
+/// model whose weights are drawn packs them at its first call, so that one that is only saved packs none.
 class ModelMixin {
  public:
   /// Writes config.json and diffusion_pytorch_model[.variant].safetensors: both or neither.
@@ -214,6 +228,8 @@ struct Transformer2DForwardOptions {
   WarningHandler on_warning = {};
   /// As ForwardOptions::on_progress.
   ProgressHandler on_progress = {};
+  /// As ForwardOptions::executor.
+  Executor* executor = nullptr;
 };
 
 /// diffusers' Transformer2DModel over continuous latents: the transformer over the pixels of an image that the UNets of
@@ -260,6 +276,8 @@ struct TransformerSpatioTemporalForwardOptions {
   WarningHandler on_warning = {};
   /// As ForwardOptions::on_progress.
   ProgressHandler on_progress = {};
+  /// As ForwardOptions::executor.
+  Executor* executor = nullptr;
 };
 
 /// diffusers' TransformerSpatioTemporalModel: Stable Video Diffusion's transformer over the pixels of a frame and the

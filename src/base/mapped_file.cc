@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <map>
 #include <mutex>
@@ -20,6 +21,18 @@ constexpr std::size_t kMostText = std::size_t{64} << 20;
 
 [[noreturn]] void fail(const std::filesystem::path& path, const char* expected) {
   throw IoError(path.string(), expected, std::error_code(errno, std::generic_category()));
+}
+
+/// Of a file that has been at rest for two seconds, the coarsest step of a file system's clock.
+std::string identity_of(const struct stat& status) {
+  const auto number = [](const timespec& time) {
+    return std::to_string(time.tv_sec) + "." + std::to_string(time.tv_nsec);
+  };
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  if (std::max(status.st_mtim.tv_sec, status.st_ctim.tv_sec) > now.tv_sec - 2) return {};
+  return std::to_string(status.st_dev) + ":" + std::to_string(status.st_ino) + ":" + std::to_string(status.st_size) +
+         ":" + number(status.st_mtim) + ":" + number(status.st_ctim);
 }
 
 /// Every map there is, by its first address. Never destroyed: maps may outlive static destructors. A handler of SIGBUS
@@ -57,6 +70,7 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
       throw IoError(path.string(), "a regular file", "something else");
     size_ = static_cast<std::size_t>(status.st_size);
     changed_ = status.st_mtim;
+    identity_ = identity_of(status);
     if (size_ != 0) {
       void* mapped = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0);
       if (mapped == MAP_FAILED) fail(path, "a file that can be mapped");
@@ -94,6 +108,12 @@ void MappedFile::check_unchanged() const {
                   "Replace model files by a rename, not in place; or load with copy_weights.");
 }
 
+std::string MappedFile::identity(const std::byte* at) const {
+  struct stat now {};
+  if (identity_.empty() || ::fstat(descriptor_, &now) != 0 || identity_of(now) != identity_) return {};
+  return identity_ + "+" + std::to_string(at - data_);
+}
+
 void check_unchanged(const void* address) {
   // The file is not looked at under the lock: whoever reads the map keeps it alive.
   const MappedFile* file = nullptr;
@@ -102,6 +122,15 @@ void check_unchanged(const void* address) {
     file = registry().at(address);
   }
   if (file != nullptr) file->check_unchanged();
+}
+
+std::string identity_at(const void* address) {
+  const MappedFile* file = nullptr;
+  {
+    const std::lock_guard lock(registry().mutex);
+    file = registry().at(address);
+  }
+  return file == nullptr ? std::string() : file->identity(static_cast<const std::byte*>(address));
 }
 
 const char* mapped_file_at(const void* address) noexcept {

@@ -22,6 +22,8 @@ class MappedFile {
   const std::filesystem::path& path() const noexcept { return path_; }
   /// Throws IoError if the file has another size or time of change than when it was opened.
   void check_unchanged() const;
+  /// As identity_at; `at` is of this file.
+  std::string identity(const std::byte* at) const;
   /// Lets go of the memory behind `part`, if it is of this file; reading it again brings it back.
   void release(std::span<const std::byte> part) const noexcept;
 
@@ -29,12 +31,19 @@ class MappedFile {
   std::filesystem::path path_;
   int descriptor_ = -1;
   timespec changed_{};
+  std::string identity_;  ///< empty for none
   const std::byte* data_ = nullptr;
   std::size_t size_ = 0;
 };
 
 /// check_unchanged of the mapped file that `address` lies in; nothing for memory that is no file's.
 void check_unchanged(const void* address);
+
+/// A text for the byte that `address` is in a mapped file: where in which file, told by device, number, size and times.
+/// Two maps have the same where they are of the same bytes. Empty for memory that is no file's, and for a file that
+/// changed less than two seconds before it was opened or has changed since: its next change might leave its times as
+/// they are.
+std::string identity_at(const void* address);
 
 /// The path of the mapped file that `address` lies in, or null; for a handler of SIGBUS, where reading that address
 /// raised it.

@@ -88,7 +88,7 @@ RunningCall::RunningCall() {
 
 RunningCall::~RunningCall() { --running; }
 
-void parallel_for(std::int64_t count, int threads, const std::function<void(std::int64_t)>& work) {
+void parallel_for(std::int64_t count, int threads, Executor* executor, const std::function<void(std::int64_t)>& work) {
   std::atomic<std::int64_t> next{0};
   std::exception_ptr failure;
   std::mutex mutex;
@@ -101,9 +101,12 @@ void parallel_for(std::int64_t count, int threads, const std::function<void(std:
       next = count;
     }
   };
+  const std::int64_t loops = std::min<std::int64_t>(threads, count);
+  if (executor != nullptr && loops > 1)
+    executor->parallel_for(static_cast<std::size_t>(loops), [&](std::size_t) { loop(); });
   Threads others;
   try {
-    for (std::int64_t i = 1; i < std::min<std::int64_t>(threads, count); ++i) others.start(loop);
+    for (std::int64_t i = 1; executor == nullptr && i < loops; ++i) others.start(loop);
   } catch (const std::exception&) {
     // The threads that were made do all the work.
   }

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/cores.h"
+#include "kineograph/executor.h"
 
 namespace kineograph {
 
@@ -28,9 +29,13 @@ class RunningCall {
   RunningCall& operator=(const RunningCall&) = delete;
 };
 
-/// Calls work(i) once for every i in [0, count), on the calling thread and up to `threads` - 1 others. The first
-/// exception ends the loop early and is thrown here. A thread that cannot be made is done without.
-void parallel_for(std::int64_t count, int threads, const std::function<void(std::int64_t)>& work);
+/// Calls work(i) once for every i in [0, count), on the calling thread and up to `threads` - 1 others, or on threads of
+/// the executor. The first exception ends the loop early and is thrown here. A thread that cannot be made is done
+/// without.
+void parallel_for(std::int64_t count, int threads, Executor* executor, const std::function<void(std::int64_t)>& work);
+inline void parallel_for(std::int64_t count, int threads, const std::function<void(std::int64_t)>& work) {
+  parallel_for(count, threads, nullptr, work);
+}
 
 /// Calls work(i) for every i in [0, count), each on a thread of its own and all at once. Throws IoError where one of
 /// the threads cannot be made. `work` must not throw.

@@ -5,16 +5,20 @@
 // For Transformer2DModel every row is a video of one frame: B = N, F = 1.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <memory_resource>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "base/threads.h"
 #include "engine/context_windows.h"
 #include "kineograph/attention.h"
 #include "kineograph/config.h"
+#include "kineograph/executor.h"
 #include "kineograph/tensor.h"
 
 namespace kineograph::engine {
@@ -152,12 +156,20 @@ struct Inputs {
   /// Dropout is drawn from it (see engine/dropout.h) in training; absent in evaluation.
   std::optional<std::uint64_t> training_seed;
   int num_threads = 0;
-  std::uint64_t forward = 0;  ///< AttentionCall::forward
+  Executor* executor = nullptr;  ///< threads to work on; null: the library's own
+  std::uint64_t forward = 0;     ///< AttentionCall::forward
   /// Told of every tile, which may throw Cancelled; null where the caller does not want to know.
   Progress* progress = nullptr;
   /// Copies that the model made of the caller's arguments, where an engine cannot read them as they are.
   std::vector<Tensor> made;
 };
+
+/// Threads that a call asks for.
+inline int threads_of(const Inputs& inputs) {
+  if (inputs.executor == nullptr) return thread_count(inputs.num_threads);
+  const int most = std::max(1, inputs.executor->concurrency());
+  return inputs.num_threads == 0 ? most : std::min(inputs.num_threads, most);
+}
 
 /// Results of a backward call; absent views are not wanted. Values there before are overwritten.
 struct Gradients {
@@ -176,8 +188,6 @@ class Plan {
   /// The gradients of a loss whose gradient by forward's output is `d_output`, of its shape in f32/f16/bf16 with
   /// strides. The forward is computed anew from `inputs`. No processors, no windows. TransformerTemporalModel only.
   virtual void backward(const Inputs& inputs, const TensorView& d_output, const Gradients& gradients) const = 0;
-  virtual std::string_view isa() const noexcept = 0;
-  virtual DType compute_dtype() const noexcept = 0;
   virtual std::size_t workspace_bytes(const Inputs& inputs) const = 0;
 };
 
@@ -189,6 +199,15 @@ inline std::string attention_name(std::size_t layer, std::size_t attention) {
 struct PrepareOptions {
   DType compute_dtype = DType::f32;  // f32 or bf16
   std::string isa;                   // empty: the best one
+  /// Of ModelOptions; null for the library's own.
+  Executor* executor = nullptr;
+  std::pmr::memory_resource* memory = nullptr;
+};
+
+/// What a model runs with.
+struct Choice {
+  std::string_view isa;
+  DType compute_dtype = DType::f32;
 };
 
 class Engine {
@@ -199,8 +218,12 @@ class Engine {
   virtual std::vector<std::string> instruction_sets() const = 0;
   /// GFLOP/s that multiply-adds on registers reach on `threads` threads at once; 0 for an engine without such a limit.
   virtual double peak_gflops(const std::string& /*isa*/, DType /*compute_dtype*/, int /*threads*/) const { return 0.0; }
-  /// The weights' memory outlives the plan; an engine that packs copies of its own lets go of it. Null for a model that
-  /// the engine does not run.
+  /// What prepare would take, without its work; absent for a model that the engine does not run. Throws ArgumentError
+  /// for an instruction set that it does not know.
+  virtual std::optional<Choice> choose(const ModelConfig& config, const Weights& weights,
+                                       const PrepareOptions& options) const = 0;
+  /// Of a model that it runs. The weights' memory outlives the plan; an engine that packs copies of its own lets go of
+  /// it.
   virtual std::unique_ptr<const Plan> prepare(const ModelConfig& config, const Weights& weights,
                                               const PrepareOptions& options) const = 0;
 };

@@ -65,10 +65,21 @@ Shape output_shape(const TransformerConfig& config, const TensorView& hidden_sta
   return {hidden_states.size(0), *config.num_vector_embeds - 1, hidden_states.size(1)};
 }
 
+/// Gives a call the model's own executor where it has none.
+void fill_executor(const ModelMixin::Impl& impl, engine::Inputs& inputs) {
+  if (inputs.executor == nullptr) inputs.executor = impl.prepared.executor;
+}
+
+std::size_t workspace_of(const ModelMixin::Impl& impl, engine::Inputs inputs) {
+  fill_executor(impl, inputs);
+  return impl.plan().workspace_bytes(inputs);
+}
+
 /// Runs a checked call, the engine's `body`, and tells `handler` of it, if there is one.
 template <class Body>
-void run_call(engine::Inputs& inputs, const ProgressHandler& handler, const Body& body) {
+void run_call(const ModelMixin::Impl& impl, engine::Inputs& inputs, const ProgressHandler& handler, const Body& body) {
   const RunningCall call;
+  fill_executor(impl, inputs);
   if (!handler) return body();
   engine::Progress progress(handler);
   inputs.progress = &progress;
@@ -77,8 +88,8 @@ void run_call(engine::Inputs& inputs, const ProgressHandler& handler, const Body
 
 void forward_into(const ModelMixin::Impl& impl, engine::Inputs& inputs, const MutableTensorView& sample,
                   const ProgressHandler& handler) {
-  run_call(inputs, handler, [&] {
-    if (sample.numel() != 0) impl.plan->forward(inputs, sample);
+  run_call(impl, inputs, handler, [&] {
+    if (sample.numel() != 0) impl.plan().forward(inputs, sample);
   });
 }
 
@@ -143,7 +154,7 @@ TransformerTemporalModelOutput TransformerTemporalModel::forward(TensorView hidd
   return {run(*impl_, read_call(*this, hidden_states, options), options.on_progress)};
 }
 std::size_t TransformerTemporalModel::workspace_bytes(TensorView hidden_states, const ForwardOptions& options) const {
-  return impl_->plan->workspace_bytes(read_call(*this, hidden_states, options));
+  return workspace_of(*impl_, read_call(*this, hidden_states, options));
 }
 
 void Transformer2DModel::forward(TensorView hidden_states, MutableTensorView sample,
@@ -156,7 +167,7 @@ Transformer2DModelOutput Transformer2DModel::forward(TensorView hidden_states,
 }
 std::size_t Transformer2DModel::workspace_bytes(TensorView hidden_states,
                                                 const Transformer2DForwardOptions& options) const {
-  return impl_->plan->workspace_bytes(model::read_inputs(config(), hidden_states, options));
+  return workspace_of(*impl_, model::read_inputs(config(), hidden_states, options));
 }
 
 void TransformerSpatioTemporalModel::forward(TensorView hidden_states, MutableTensorView sample,
@@ -169,7 +180,7 @@ TransformerTemporalModelOutput TransformerSpatioTemporalModel::forward(
 }
 std::size_t TransformerSpatioTemporalModel::workspace_bytes(
     TensorView hidden_states, const TransformerSpatioTemporalForwardOptions& options) const {
-  return impl_->plan->workspace_bytes(model::read_inputs(config(), hidden_states, options));
+  return workspace_of(*impl_, model::read_inputs(config(), hidden_states, options));
 }
 
 void TransformerTemporalModel::backward(TensorView hidden_states, TensorView sample_gradient,
@@ -220,7 +231,7 @@ void TransformerTemporalModel::backward(TensorView hidden_states, TensorView sam
     *slot->view = view;
   }
   check_apart_from_each_other(std::move(all_written));
-  run_call(inputs, options.on_progress, [&] { impl_->plan->backward(inputs, sample_gradient, wanted); });
+  run_call(*impl_, inputs, options.on_progress, [&] { impl_->plan().backward(inputs, sample_gradient, wanted); });
 }
 
 }  // namespace kineograph

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/late.h"
 #include "engine/engine.h"
 #include "kineograph/model.h"
 
@@ -19,14 +20,21 @@ struct ModelMixin::Impl {
   std::shared_ptr<const void> owner;  // keeps mapped files alive
   std::deque<Tensor> tensors;         // parameters of our own making
   DType dtype = DType::f32;
-  std::string engine;
-  std::unique_ptr<const engine::Plan> plan;
+  const engine::Engine* engine = nullptr;
+  engine::PrepareOptions prepared;  // isa and compute_dtype as they were asked for
+  engine::Choice choice;
+
+  /// Weights made ready for the engine, at the first use.
+  const engine::Plan& plan() const;
 
   /// From tensors in the caller's memory. `owner` is kept alive.
   static std::shared_ptr<const Impl> from_state_dict(ModelConfig config, const std::vector<Parameter>& state_dict,
                                                      std::shared_ptr<const void> owner, const ModelOptions& options);
   static std::shared_ptr<const Impl> from_config(ModelConfig config, std::uint64_t seed, const ModelOptions& options,
                                                  DType dtype);
+
+ private:
+  mutable Late<const engine::Plan> plan_;
 };
 
 }  // namespace kineograph

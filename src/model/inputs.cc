@@ -137,6 +137,7 @@ engine::Inputs read_inputs(const TransformerTemporalConfig& config, DType dtype,
   read_processors(config, names, options, inputs);
   inputs.training_seed = options.training_seed;
   inputs.num_threads = checked_threads(options.num_threads, options.on_warning);
+  inputs.executor = options.executor;
   return inputs;
 }
 

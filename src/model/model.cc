@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <deque>
 #include <map>
+#include <optional>
 #include <set>
 
 #include "base/mapped_file.h"
@@ -15,6 +16,7 @@
 #include "model/impl.h"
 #include "model/parameters.h"
 #include "model/reading.h"
+#include "model/sharing.h"
 
 namespace kineograph {
 namespace {
@@ -123,21 +125,23 @@ std::vector<const engine::Engine*> candidates(const std::string& name) {
   return {&find_engine(name)};
 }
 
-void prepare(ModelMixin::Impl& impl, const ModelOptions& options) {
-  const RunningCall call;
+void choose_engine(ModelMixin::Impl& impl, const ModelOptions& options) {
   impl.dtype = main_dtype(impl.parameters);
   const DType compute = options.compute_dtype.value_or(impl.dtype == DType::bf16 ? DType::bf16 : DType::f32);
   if (compute != DType::f32 && compute != DType::bf16)
     throw ArgumentError("compute_dtype", "f32 or bf16", std::string(name_of(compute)));
+  impl.prepared = {compute, options.isa, options.executor, options.memory};
   for (const engine::Engine* engine : candidates(options.engine)) {
     if (!options.isa.empty()) {
       const std::vector<std::string> known = engine->instruction_sets();
       if (std::find(known.begin(), known.end(), options.isa) == known.end())
         throw ArgumentError("instruction set", "one of " + join(known) + " on this machine", options.isa);
     }
-    impl.engine = engine->name();
-    impl.plan = engine->prepare(impl.config, impl.weights, {compute, options.isa});
-    if (impl.plan) return;
+    const std::optional<engine::Choice> choice = engine->choose(impl.config, impl.weights, impl.prepared);
+    if (!choice) continue;
+    impl.engine = engine;
+    impl.choice = *choice;
+    return;
   }
   throw ArgumentError("engine", "auto or one that runs " + std::string(class_name(impl.config)), options.engine);
 }
@@ -154,6 +158,10 @@ std::shared_ptr<const ModelMixin::Impl> load_folder(const std::filesystem::path&
 
 }  // namespace
 
+const engine::Plan& ModelMixin::Impl::plan() const {
+  return plan_.get([this] { return engine->prepare(config, weights, prepared); });
+}
+
 std::shared_ptr<const ModelMixin::Impl> ModelMixin::Impl::from_state_dict(ModelConfig config,
                                                                           const std::vector<Parameter>& state_dict,
                                                                           std::shared_ptr<const void> owner,
@@ -163,11 +171,17 @@ std::shared_ptr<const ModelMixin::Impl> ModelMixin::Impl::from_state_dict(ModelC
   impl->owner = std::move(owner);
   const std::vector<model::Slot> slots = model::parameter_slots(impl->config, impl->weights);
   fill_slots(*impl, slots, state_dict);
+  choose_engine(*impl, options);
+  const std::string key = model::sharing_key(state_dict, options, *impl);
+  if (auto shared = model::find_shared(key)) return shared;
   copy_slots(*impl, slots, options.copy_weights);
-  prepare(*impl, options);
+  {
+    const RunningCall call;
+    (void)impl->plan();
+  }
   check_unchanged(state_dict);
   if (options.copy_weights) impl->owner = nullptr;
-  return impl;
+  return model::share(key, std::move(impl));
 }
 
 std::shared_ptr<const ModelMixin::Impl> ModelMixin::Impl::from_config(ModelConfig config, std::uint64_t seed,
@@ -184,7 +198,7 @@ std::shared_ptr<const ModelMixin::Impl> ModelMixin::Impl::from_config(ModelConfi
     *slot.view = table ? positions : impl->tensors.back();
     keep(*impl, slot);
   }
-  prepare(*impl, options);
+  choose_engine(*impl, options);
   return impl;
 }
 
@@ -257,9 +271,9 @@ const std::vector<Parameter>& ModelMixin::parameters() const {
   return impl_->parameters;
 }
 DType ModelMixin::dtype() const noexcept { return impl_->dtype; }
-std::string_view ModelMixin::engine() const noexcept { return impl_->engine; }
-std::string_view ModelMixin::isa() const noexcept { return impl_->plan->isa(); }
-DType ModelMixin::compute_dtype() const noexcept { return impl_->plan->compute_dtype(); }
+std::string_view ModelMixin::engine() const noexcept { return impl_->engine->name(); }
+std::string_view ModelMixin::isa() const noexcept { return impl_->choice.isa; }
+DType ModelMixin::compute_dtype() const noexcept { return impl_->choice.compute_dtype; }
 
 std::int64_t ModelMixin::num_parameters() const {
   std::int64_t count = 0;

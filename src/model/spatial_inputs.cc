@@ -174,6 +174,7 @@ engine::Inputs read_inputs(const Transformer2DConfig& config, const TensorView& 
   read_masks(config, options, inputs);
   read_image_prompts(config, options.image_prompts, inputs);
   inputs.num_threads = checked_threads(options.num_threads, options.on_warning);
+  inputs.executor = options.executor;
   return inputs;
 }
 
@@ -190,6 +191,7 @@ engine::Inputs read_inputs(const TransformerSpatioTemporalConfig& config, const 
   read_encoder(config, options.encoder_hidden_states, hidden_states.size(0), options.on_warning, inputs);
   read_image_only(options.image_only_indicator, inputs);
   inputs.num_threads = checked_threads(options.num_threads, options.on_warning);
+  inputs.executor = options.executor;
   return inputs;
 }
 

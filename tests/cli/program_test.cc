@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -11,6 +12,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <set>
 namespace kineograph {
 namespace {
 
@@ -84,6 +86,33 @@ TEST_F(ProgramTest, BenchMeasuresWhatItLists) {
     const Result refused = sh("kineograph bench --shape " + std::string(shape));
     EXPECT_EQ(refused.code, 2) << shape;
     EXPECT_NE(refused.err.find("BxFxCxHxW"), std::string::npos) << refused.err;
+  }
+}
+
+/// The names in a folder.
+std::set<std::string> names_in(const fs::path& folder) {
+  std::set<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder)) names.insert(entry.path().filename().string());
+  return names;
+}
+
+TEST_F(ProgramTest, CtrlCInARunLeavesWhatWasThere) {
+  make_model("wide", small_config(64));
+  save_safetensors(folder_ / "long.safetensors", {{"hidden_states", noise({64, 64, 96, 96})}});
+  (void)sh("true");
+  for (const char* output : {"out.safetensors", "out.npy"}) {
+    for (const bool there : {false, true}) {
+      if (there) std::ofstream(folder_ / output) << "good";
+      const auto before = names_in(folder_);
+      const Result ended =
+          sh(std::string("timeout --preserve-status --signal=INT 0.4 '") + KINEOGRAPH_PROGRAM +
+             "' run --engine reference --model wide --input long.safetensors --num-frames 64 --output " + output);
+      EXPECT_EQ(ended.code, 128 + SIGINT) << ended.err;
+      EXPECT_EQ(names_in(folder_), before);
+      if (there) {
+        EXPECT_EQ(content(folder_ / output), "good");
+      }
+    }
   }
 }
 

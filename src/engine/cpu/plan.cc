@@ -20,29 +20,26 @@ namespace {
 
 class CpuPlan : public Plan {
  public:
-  CpuPlan(const TransformerTemporalConfig& config, const Weights& weights, const Target& target, DType compute_dtype)
-      : target_(target),
-        compute_dtype_(compute_dtype),
-        weights_(weights),
-        model_(pack_model(config, weights, target.arithmetic(compute_dtype), target.max_rows)) {}
-
-  std::string_view isa() const noexcept override { return target_.name; }
-  DType compute_dtype() const noexcept override { return compute_dtype_; }
+  CpuPlan(const TransformerTemporalConfig& config, const Weights& weights, const Target& target, DType compute_dtype,
+          const Lent& lent)
+      : target_(target), weights_(weights), lent_(lent) {
+    pack_on(lent_, [&] { model_ = pack_model(config, weights, target.arithmetic(compute_dtype), target.max_rows); });
+  }
 
   std::size_t workspace_bytes(const Inputs& inputs) const override {
     Call call;
     describe(request(inputs, {}, Purpose::inference), call);
-    return static_cast<std::size_t>(thread_count(inputs.num_threads)) * sizes(call).bytes() +
+    return static_cast<std::size_t>(threads_of(inputs)) * sizes(call).bytes() +
            call.group_sets() * model_.channels * 3 * sizeof(float);
   }
 
   void forward(const Inputs& inputs, const MutableTensorView& output) const override {
-    const int threads = thread_count(inputs.num_threads);
+    const int threads = threads_of(inputs);
     const bool dropout = inputs.training_seed && model_.config.dropout > 0.0;
     if (dropout && any_processor(inputs))
       throw ArgumentError("attention_processors", "none in training with dropout", "some",
                           "The engine reference takes them.");
-    BackwardPlan* const training = dropout ? &trained() : nullptr;
+    BackwardPlan* const training = dropout ? &trained(inputs) : nullptr;
     const Pool<CallMemory>::Borrowed memory(calls_);
     const auto body = [&] {
       const Call& call =
@@ -50,18 +47,18 @@ class CpuPlan : public Plan {
       if (dropout) return training->run_forward(call, threads);
       walk_tiles(call, target_, tile_shape(call), threads, sizes(call), workspaces_);
     };
-    run_in_arena(threads, std::cref(body));  // a reference: std::function allocates for a lambda of this size
+    run_on(lent_to(inputs), threads, std::cref(body));  // a reference: std::function allocates for a larger lambda
   }
 
   void backward(const Inputs& inputs, const TensorView& d_output, const Gradients& gradients) const override {
-    const int threads = thread_count(inputs.num_threads);
-    BackwardPlan& training = trained();
+    const int threads = threads_of(inputs);
+    BackwardPlan& training = trained(inputs);
     const Pool<CallMemory>::Borrowed memory(calls_);
     const auto body = [&] {
       const Call& call = make_call(request(inputs, {}, Purpose::training), threads, *memory);
       training.run(call, memory->modulations.conditioning, gradients, image_of(d_output, inputs.width), threads);
     };
-    run_in_arena(threads, std::cref(body));
+    run_on(lent_to(inputs), threads, std::cref(body));
   }
 
  private:
@@ -78,12 +75,15 @@ class CpuPlan : public Plan {
     return workspace_sizes(model_, tile_shape(call), call.attended_frames, call.context_tokens, call.context_dim);
   }
 
-  /// Weights packed for training, when they are first asked for. Called outside run_in_arena: a thread that waits for
-  /// the lock keeps none of the arena's places, and the thread that holds it waits for its own pieces of work only.
-  BackwardPlan& trained() const {
+  Lent lent_to(const Inputs& inputs) const { return {inputs.executor, lent_.memory}; }
+
+  /// Weights packed for training, when they are first asked for. Called outside run_on: a thread that waits for the
+  /// lock keeps none of the arena's places, and the thread that holds it waits for its own pieces of work only.
+  BackwardPlan& trained(const Inputs& inputs) const {
     return trained_.get([&] {
       check_unchanged();
-      auto packed = std::make_unique<BackwardPlan>(weights_, model_, target_);
+      std::unique_ptr<BackwardPlan> packed;
+      pack_on(lent_to(inputs), [&] { packed = std::make_unique<BackwardPlan>(weights_, model_, target_); });
       check_unchanged();
       return packed;
     });
@@ -98,8 +98,8 @@ class CpuPlan : public Plan {
   }
 
   const Target& target_;
-  DType compute_dtype_;
   Weights weights_;  // views; read again for conditioning and training
+  Lent lent_;
   PackedModel model_;
   mutable WorkspacePool workspaces_;
   mutable Late<BackwardPlan> trained_;
@@ -125,11 +125,18 @@ class CpuEngine : public Engine {
     return std::accumulate(rates.begin(), rates.end(), 0.0);
   }
 
+  std::optional<Choice> choose(const ModelConfig& config, const Weights& weights,
+                               const PrepareOptions& options) const override {
+    if (!std::holds_alternative<TransformerTemporalConfig>(config) && !runs_rows(weights)) return {};
+    return Choice{find(options.isa).name, options.compute_dtype};
+  }
+
   std::unique_ptr<const Plan> prepare(const ModelConfig& config, const Weights& weights,
                                       const PrepareOptions& options) const override {
     const auto* temporal = std::get_if<TransformerTemporalConfig>(&config);
-    if (temporal == nullptr) return prepare_rows(config, weights, find(options.isa), options.compute_dtype);
-    return std::make_unique<CpuPlan>(*temporal, weights, find(options.isa), options.compute_dtype);
+    const Lent lent{options.executor, options.memory};
+    if (temporal == nullptr) return prepare_rows(config, weights, find(options.isa), options.compute_dtype, lent);
+    return std::make_unique<CpuPlan>(*temporal, weights, find(options.isa), options.compute_dtype, lent);
   }
 
  private:

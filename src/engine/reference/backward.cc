@@ -249,7 +249,7 @@ void run_backward(const Passage& passage, const Weights& weights, const TensorVi
   std::vector<Sums> sums(static_cast<std::size_t>(workers));
   Array d_image(passage.config.is_discrete() ? 0 : static_cast<std::size_t>(in.hidden_states.numel()));
   expect(in.progress, static_cast<std::size_t>(runs.size()));
-  parallel_for(workers, threads, [&](std::int64_t worker) {
+  parallel_for(workers, threads, in.executor, [&](std::int64_t worker) {
     Sums& own = sums[static_cast<std::size_t>(worker)];
     own = {zeros_like(passage.layers), Conditioning(layers, videos), Array(encoder)};
     Backward backward(passage, d_output, d_image, own);

@@ -66,7 +66,7 @@ void Passage::take_statistics(int threads) {
   const std::int64_t groups = config.norm_num_groups, per_group = inputs.channels / groups;
   const std::int64_t pixels = inputs.height * inputs.width;
   statistics_.resize(static_cast<std::size_t>(sets * groups));
-  parallel_for(sets * groups, threads, [&](std::int64_t i) {
+  parallel_for(sets * groups, threads, inputs.executor, [&](std::int64_t i) {
     const std::int64_t set = i / groups, group = i % groups;
     const auto each = [&](auto&& visit) {
       for (std::int64_t f = 0; f < frames; ++f)

@@ -41,14 +41,11 @@ class SpatialPlan : public Plan {
  public:
   SpatialPlan(const TransformerConfig& config, const Weights& weights) : config_(config), weights_(weights) {}
 
-  std::string_view isa() const noexcept override { return "portable"; }
-  DType compute_dtype() const noexcept override { return DType::f64; }
-
   std::size_t workspace_bytes(const Inputs& inputs) const override {
     // The residual stream, and the widest moment of a row in each thread: as in ReferencePlan.
     const auto row = static_cast<std::size_t>(inputs.height * inputs.width * config_.inner_dim()) * sizeof(double);
     return row * (static_cast<std::size_t>(inputs.num_videos * inputs.num_frames) +
-                  16 * static_cast<std::size_t>(thread_count(inputs.num_threads)));
+                  16 * static_cast<std::size_t>(threads_of(inputs)));
   }
 
   void forward(const Inputs& inputs, const MutableTensorView& output) const override {
@@ -58,7 +55,7 @@ class SpatialPlan : public Plan {
       return std::make_unique<AllLayers>(AllLayers{load(weights_), load_temporal(weights_), load_entries(weights_)});
     });
     const Conditioning none(all.rows.blocks.size(), static_cast<std::size_t>(inputs.num_videos));
-    const int threads = thread_count(inputs.num_threads);
+    const int threads = threads_of(inputs);
     Passage image(config_, GroupNormScope::frame, all.rows, rows, by_row);
     const Passage spatial(config_, GroupNormScope::frame, all.rows, sequences, by_row);
     const Passage temporal(config_, GroupNormScope::frame, all.temporal, clips, none);
@@ -73,7 +70,8 @@ class SpatialPlan : public Plan {
            layers * static_cast<std::size_t>(rows.num_videos + (all.entries.empty() ? 0 : Runs(clips).size())));
     std::vector<Array> x(static_cast<std::size_t>(rows.num_videos));  // (HW, I) each
     const auto each_row = [&](auto&& work) {
-      parallel_for(rows.num_videos, threads, [&](std::int64_t row) { work(row, x[static_cast<std::size_t>(row)]); });
+      parallel_for(rows.num_videos, threads, inputs.executor,
+                   [&](std::int64_t row) { work(row, x[static_cast<std::size_t>(row)]); });
     };
     each_row([&](std::int64_t row, Array& tokens) { tokens = image.enter({row, 0, pixels, rows.num_frames}); });
     for (std::size_t layer = 0; layer < layers; ++layer) {
@@ -110,7 +108,7 @@ class SpatialPlan : public Plan {
     const Inputs& clips = temporal.inputs;
     const auto frames = static_cast<std::size_t>(clips.num_frames);
     const Runs runs(clips);
-    parallel_for(runs.size(), threads, [&](std::int64_t i) {
+    parallel_for(runs.size(), threads, clips.executor, [&](std::int64_t i) {
       const Run run = runs[i];
       // Element c of a token of the run in the residual stream.
       const auto at = [&](std::size_t token, std::size_t c) -> double& {

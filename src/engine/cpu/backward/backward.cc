@@ -25,8 +25,9 @@ constexpr int kMostWalkers = 32;
 
 /// Number of tiles that are walked at once: one a thread if there are enough, and equal numbers of threads for each.
 std::size_t walkers_of(std::size_t tiles, int threads) {
-  // Threads beyond the cores would only take turns, and each needs memory; a few, so that any machine can try them.
-  const int cores = std::max(4, tbb::info::default_concurrency());
+  // Threads beyond the cores would only take turns, and each needs memory; a few, so that any machine can try them. An
+  // executor knows how many it has.
+  const int cores = host().region != nullptr ? threads : std::max(4, tbb::info::default_concurrency());
   return std::min(tiles, static_cast<std::size_t>(std::min({threads, cores, kMostWalkers})));
 }
 

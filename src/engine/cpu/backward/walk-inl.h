@@ -32,10 +32,7 @@ class BackwardWalk : public BackwardDiscrete {
     for (std::size_t layer = layers; layer-- > 0;) {
       const bool last = layer + 1 == layers;
       layer_ = layer;
-      if (!last) {
-        AttentionForward(0);
-        AttentionForward(1);
-      }
+      if (!last) UpToFeedForward();
       const bool leaves = last && !Discrete();
       FeedForwardBackward(leaves && backward_.gradients->weights.proj_out.weight);
       if (leaves) ProjectOutGradient();
@@ -57,11 +54,16 @@ class BackwardWalk : public BackwardDiscrete {
       Enter();
     for (std::size_t layer = 0; layer < layers; ++layer) {
       layer_ = layer;
-      AttentionForward(0);
-      AttentionForward(1);
+      UpToFeedForward();
       // The last feed-forward is computed on the way back, unless something stands in between.
       if (layer + 1 < layers || backward_.forward_only || Discrete()) FeedForward(WriteInputOf(layer + 1));
     }
+  }
+
+  /// The part of the layer that the way back needs again.
+  void UpToFeedForward() {
+    AttentionForward(0);
+    AttentionForward(1);
   }
 
   // The input.

@@ -8,8 +8,20 @@
 
 #include "base/assert.h"
 #include "base/memory.h"
+#include "engine/cpu/pack/host.h"
 
 namespace kineograph::engine::cpu {
+
+/// `bytes` on `alignment` from this thread's host, or of the library's own, with large pages where they fit.
+inline std::shared_ptr<std::byte> take_memory(std::size_t bytes, std::size_t alignment) {
+  if (std::pmr::memory_resource* const memory = host().memory)
+    return {static_cast<std::byte*>(memory->allocate(bytes, alignment)),
+            [=](std::byte* p) { memory->deallocate(p, bytes, alignment); }};
+  std::shared_ptr<std::byte> taken(new (std::align_val_t{alignment}) std::byte[bytes],
+                                   [=](std::byte* p) { ::operator delete[](p, std::align_val_t{alignment}); });
+  prefer_large_pages(taken.get(), bytes);
+  return taken;
+}
 
 /// One piece of memory that many buffers share: together they fill large pages, each by itself it would not.
 class Slab {
@@ -19,11 +31,9 @@ class Slab {
   explicit Slab(std::size_t bytes) {
     if (bytes < kLargePage) return;
     bytes = (bytes + kLargePage - 1) / kLargePage * kLargePage;
-    memory_.reset(new (std::align_val_t{kLargePage}) std::byte[bytes],
-                  [](std::byte* p) { ::operator delete[](p, std::align_val_t{kLargePage}); });
+    memory_ = take_memory(bytes, kLargePage);
     next_ = memory_.get();
     left_ = bytes;
-    prefer_large_pages(next_, bytes);
   }
 
   /// `bytes` on a cache line that live as long as anything from this slab does, or null where too little is left.
@@ -57,11 +67,7 @@ class Buffer {
     if (size == 0) return buffer;
     buffer.size_ = size;
     if (slab != nullptr) buffer.data_ = slab->take(buffer.bytes());
-    if (buffer.data_ == nullptr) {
-      buffer.data_.reset(new (std::align_val_t{64}) std::byte[buffer.bytes()],
-                         [](std::byte* p) { ::operator delete[](p, std::align_val_t{64}); });
-      prefer_large_pages(buffer.data(), buffer.bytes());
-    }
+    if (buffer.data_ == nullptr) buffer.data_ = take_memory(buffer.bytes(), 64);
     return buffer;
   }
   Buffer(Buffer&& other) noexcept = default;

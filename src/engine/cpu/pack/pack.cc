@@ -147,7 +147,7 @@ PackedLinear pack(std::vector<Row> rows, std::size_t cols, std::size_t unit, con
       pack_block(rows, linear.blocks[i], cols, pairs, to);
   };
   // Isolated: packing for training happens under a lock. On one thread without oneTBB, which a forked child has not.
-  if (thread_count(0) == 1)
+  if (host().region == nullptr && thread_count(0) == 1)
     for (std::size_t i = 0; i < linear.blocks.size(); ++i) pack_one(i);
   else
     spread_isolated(linear.blocks.size(), pack_one);

@@ -99,6 +99,7 @@ class Helped : public Team {
 
 /// Threads that there really are: one that calls from outside an arena asks for no other.
 std::size_t threads_here(int threads) {
+  if (const Region* const region = host().region) return std::min(static_cast<std::size_t>(threads), region->threads());
   return threads == 1 ? 1 : static_cast<std::size_t>(std::min(threads, tbb::this_task_arena::max_concurrency()));
 }
 
@@ -179,6 +180,22 @@ class OwnTiles : public TileSource {
 
 }  // namespace
 
+namespace {
+
+/// Runs `body` on threads of the executor: of a region that is there already, where a processor or handler of a call
+/// calls a model, or of one of its own.
+void run_in_region(const Lent& lent, int threads, const std::function<void()>& body) {
+  Region* const around = host().region;
+  const auto in = [&](Region& region) {
+    const HostScope scope({&region, lent.memory});
+    body();
+  };
+  if (around != nullptr && &around->executor() == lent.executor) return in(*around);
+  Region region(*lent.executor, threads);
+  const auto first = [&](std::size_t) { in(region); };
+  region.run(IndexWork(first));
+}
+
 void run_in_arena(int threads, const std::function<void()>& body) {
   if (threads == 1) return body();
   // More threads than cores only take turns, and oneTBB says so on stderr.
@@ -194,6 +211,23 @@ void run_in_arena(int threads, const std::function<void()>& body) {
     arena = slot.get();
   }
   arena->execute(body);
+}
+
+}  // namespace
+
+void run_on(const Lent& lent, int threads, const std::function<void()>& body) {
+  if (lent.executor != nullptr) return run_in_region(lent, threads, body);
+  const auto hosted = [&] {
+    const HostScope scope({nullptr, lent.memory});
+    body();
+  };
+  run_in_arena(threads, std::cref(hosted));  // a reference: std::function allocates for a lambda of this size
+}
+
+void pack_on(const Lent& lent, const std::function<void()>& body) {
+  if (lent.executor != nullptr) return run_in_region(lent, std::max(1, lent.executor->concurrency()), body);
+  const HostScope scope({nullptr, lent.memory});
+  body();
 }
 
 void walk_tiles(const Call& call, const Target& target, const TileShape& shape, int threads,

@@ -12,9 +12,12 @@ namespace kineograph::engine::cpu {
 
 using WorkspacePool = Pool<Workspace>;
 
-/// Runs `body` on `threads` threads of oneTBB's pool, from whichever thread calls. Calls from several threads share the
-/// cores.
-void run_in_arena(int threads, const std::function<void()>& body);
+/// Runs `body` on `threads` threads of oneTBB's pool, or of the executor that is lent, from whichever thread calls.
+/// Calls from several threads share the cores.
+void run_on(const Lent& lent, int threads, const std::function<void()>& body);
+
+/// Runs `body`, which packs weights, in the caller's arena or on all threads of the executor.
+void pack_on(const Lent& lent, const std::function<void()>& body);
 
 /// Walks every tile of the call: each by one thread, helped by those that find none left, so that no
 /// thread is idle during the last ones. The division of labour never changes a result. Each is a step of the call's

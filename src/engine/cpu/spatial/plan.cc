@@ -88,29 +88,14 @@ struct Tiling {
 
 class RowsPlan : public Plan {
  public:
-  RowsPlan(const ModelConfig& config, const Weights& weights, const Target& target, DType compute_dtype)
-      : target_(target),
-        arithmetic_(target.arithmetic(compute_dtype)),
-        compute_dtype_(compute_dtype),
-        weights_(weights) {
-    const TransformerTemporalConfig temporal = as_temporal(config);
-    Weights spatial = weights;
-    spatial.temporal_blocks.clear();
-    model_ = pack_model(temporal, spatial, arithmetic_, target.max_rows);
-    if (!weights.temporal_blocks.empty())
-      clips_ = pack_temporal_blocks(temporal, weights, arithmetic_, target.max_rows);
-    for (const Block& block : weights.blocks) {
-      prompts_.emplace_back();
-      for (std::size_t i = 0; i < block.attn2.to_k_ip.size(); ++i)
-        prompts_.back().push_back(pack_prompt(block.attn2, i, model_, target.max_rows));
-    }
+  RowsPlan(const ModelConfig& config, const Weights& weights, const Target& target, DType compute_dtype,
+           const Lent& lent)
+      : target_(target), arithmetic_(target.arithmetic(compute_dtype)), weights_(weights), lent_(lent) {
+    pack_on(lent, [&] { pack(as_temporal(config)); });
   }
 
-  std::string_view isa() const noexcept override { return target_.name; }
-  DType compute_dtype() const noexcept override { return compute_dtype_; }
-
   std::size_t workspace_bytes(const Inputs& inputs) const override {
-    const int threads = thread_count(inputs.num_threads);
+    const int threads = threads_of(inputs);
     RowsCall call;
     describe(inputs, {}, call);
     const Extents extents = extents_of(inputs, call, threads);
@@ -121,14 +106,14 @@ class RowsPlan : public Plan {
 
   void forward(const Inputs& inputs, const MutableTensorView& output) const override {
     refuse(inputs);
-    const int threads = thread_count(inputs.num_threads);
+    const int threads = threads_of(inputs);
     const Pool<RowsState>::Borrowed state(states_);
     const auto body = [&] {
       describe(inputs, output, state->call);
       prepare(inputs, threads, *state);
       run(inputs, threads, state->call);
     };
-    run_in_arena(threads, std::cref(body));
+    run_on({inputs.executor, lent_.memory}, threads, std::cref(body));
   }
 
   void backward(const Inputs&, const TensorView&, const Gradients&) const override {
@@ -136,6 +121,19 @@ class RowsPlan : public Plan {
   }
 
  private:
+  void pack(const TransformerTemporalConfig& config) {
+    Weights spatial = weights_;
+    spatial.temporal_blocks.clear();
+    model_ = pack_model(config, spatial, arithmetic_, target_.max_rows);
+    if (!weights_.temporal_blocks.empty())
+      clips_ = pack_temporal_blocks(config, weights_, arithmetic_, target_.max_rows);
+    for (const Block& block : weights_.blocks) {
+      prompts_.emplace_back();
+      for (std::size_t i = 0; i < block.attn2.to_k_ip.size(); ++i)
+        prompts_.back().push_back(pack_prompt(block.attn2, i, model_, target_.max_rows));
+    }
+  }
+
   bool temporal() const { return !clips_.blocks.empty(); }
 
   void refuse(const Inputs& inputs) const {
@@ -391,8 +389,8 @@ class RowsPlan : public Plan {
 
   const Target& target_;
   Arithmetic arithmetic_;
-  DType compute_dtype_;
   Weights weights_;  // views; read again for conditioning
+  Lent lent_;
   PackedModel model_;
   PackedModel clips_;                                            ///< the temporal blocks, if there are any
   std::vector<std::vector<std::vector<PackedLinear>>> prompts_;  ///< [layer][adapter][head]: keys, then values
@@ -402,11 +400,13 @@ class RowsPlan : public Plan {
 
 }  // namespace
 
+bool runs_rows(const Weights& weights) {
+  return std::none_of(weights.blocks.begin(), weights.blocks.end(), [](const Block& block) { return bool(block.pe); });
+}
+
 std::unique_ptr<const Plan> prepare_rows(const ModelConfig& config, const Weights& weights, const Target& target,
-                                         DType compute_dtype) {
-  for (const Block& block : weights.blocks)
-    if (block.pe) return nullptr;
-  return std::make_unique<RowsPlan>(config, weights, target, compute_dtype);
+                                         DType compute_dtype, const Lent& lent) {
+  return std::make_unique<RowsPlan>(config, weights, target, compute_dtype, lent);
 }
 
 }  // namespace kineograph::engine::cpu

@@ -6,6 +6,7 @@
 #include "hwy/foreach_target.h"
 // clang-format on
 
+#if HWY_TARGET != HWY_SCALAR  // not offered
 #include "engine/cpu/spatial/walk-inl.h"
 
 KINEOGRAPH_BEFORE_NAMESPACE
@@ -25,3 +26,4 @@ template void WalkSegment<Arithmetic::bf16_amx>(const RowsCall&, const Segment&,
 
 }  // namespace kineograph::engine::cpu::HWY_NAMESPACE
 KINEOGRAPH_AFTER_NAMESPACE
+#endif
