@@ -11,15 +11,18 @@ using namespace nb::literals;
 /// A folder of one model, or one module of a UNet's checkpoint.
 template <class Model>
 Model from_pretrained(const std::string& path, const std::string& module, const std::string& engine,
-                      const std::string& compute_dtype, const std::string& isa, const std::string& variant) {
+                      const std::string& compute_dtype, const std::string& isa, const std::string& variant,
+                      const std::string& select, bool copy_weights) {
   Warnings warnings;
   ModelOptions options = model_options(engine, compute_dtype, isa, warnings);
   options.variant = variant;
+  options.copy_weights = copy_weights;
   options.unknown_keys = UnknownKeys::warn;
   auto model = [&] {
     const nb::gil_scoped_release free;
-    if (module.empty() && !std::filesystem::is_regular_file(path)) return Model::from_pretrained(path, options);
-    const SpatialModel found = load_spatial(Checkpoint::open(path, {variant}), module, options);
+    const bool folder = module.empty() && select.empty() && !std::filesystem::is_regular_file(path);
+    if (folder) return Model::from_pretrained(path, options);
+    const SpatialModel found = load_spatial(Checkpoint::open(path, {variant, select}), module, options);
     if (const auto* wanted = std::get_if<Model>(&found)) return *wanted;
     const bool spatial = std::holds_alternative<Transformer2DModel>(found);
     throw ArgumentError("module", spatial ? "a TransformerSpatioTemporalModel" : "a Transformer2DModel",
@@ -98,7 +101,7 @@ nb::class_<Model> bind(nb::module_& m, const char* name) {
   auto model = nb::class_<Model>(m, name, nb::is_weak_referenceable());
   bind_common<Model, Config>(model);
   model.def_static("from_pretrained", from_pretrained<Model>, "path"_a, "module"_a, "engine"_a, "compute_dtype"_a,
-                   "isa"_a, "variant"_a);
+                   "isa"_a, "variant"_a, "select"_a, "copy_weights"_a);
   return model;
 }
 

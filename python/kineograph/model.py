@@ -92,9 +92,11 @@ class TransformerTemporalModel(NativeModel):
         select: str = "",
         loras: Sequence[Tuple[Union[str, "os.PathLike[str]"], float]] = (),
         strict: bool = False,
+        copy_weights: bool = False,
     ) -> "TransformerTemporalModel":
         """Opens a folder that diffusers' ``save_pretrained`` wrote, or one temporal module of a whole UNet, an adapter or
-        an original checkpoint: safetensors, or a torch archive, in which nothing is run. Weights are memory-mapped.
+        an original checkpoint: safetensors, or a torch archive, in which nothing is run. Weights are memory-mapped:
+        replace such a file by a rename, not in place, or take `copy_weights`.
 
         Args:
             module: path of the module in diffusers, such as "down_blocks.0.motion_modules.1"; may be left out where
@@ -105,6 +107,7 @@ class TransformerTemporalModel(NativeModel):
             loras: (file, scale) pairs of LoRAs that are merged in this order; what of them is this module's and does not
                 fit is a warning.
             strict: raise CheckpointError for LoRAs of which anything of this module's does not fit.
+            copy_weights: keep the weights in memory, so that the file may change or go.
 
         Raises:
             IoError, FormatError, ConfigError, CheckpointError, ArgumentError
@@ -121,6 +124,7 @@ class TransformerTemporalModel(NativeModel):
                 group_norm_scope,
                 [(os.fspath(file), scale) for file, scale in loras],
                 strict,
+                copy_weights,
             )
         )
 

@@ -80,6 +80,8 @@ class Transformer2DModel(NativeModel):
         engine: str = "auto",
         compute_dtype: str = "auto",
         isa: str = "",
+        select: str = "",
+        copy_weights: bool = False,
     ) -> "Transformer2DModel":
         """Opens a folder that ``save_pretrained`` wrote, or one module of a UNet's checkpoint, diffusers' or the
         original's.
@@ -87,11 +89,17 @@ class Transformer2DModel(NativeModel):
         Args:
             module: path of the module in diffusers, such as "down_blocks.0.attentions.1".
             variant: such as "fp16", as in diffusers.
+            select: path of one set of weights, such as "ema_model.state_dict", where a file has several that differ.
+            copy_weights: keep the weights in memory, so that the file may change or go.
 
         Raises:
             IoError, FormatError, ConfigError, CheckpointError, ArgumentError
         """
-        return cls._over(cls._kind.from_pretrained(os.fspath(path), module, engine, compute_dtype, isa, variant))
+        return cls._over(
+            cls._kind.from_pretrained(
+                os.fspath(path), module, engine, compute_dtype, isa, variant, select, copy_weights
+            )
+        )
 
     def __call__(
         self,
@@ -184,10 +192,16 @@ class TransformerSpatioTemporalModel(NativeModel):
         engine: str = "auto",
         compute_dtype: str = "auto",
         isa: str = "",
+        select: str = "",
+        copy_weights: bool = False,
     ) -> "TransformerSpatioTemporalModel":
         """As ``Transformer2DModel.from_pretrained``, from diffusers' UNetSpatioTemporalConditionModel or Stable Video
         Diffusion's original."""
-        return cls._over(cls._kind.from_pretrained(os.fspath(path), module, engine, compute_dtype, isa, variant))
+        return cls._over(
+            cls._kind.from_pretrained(
+                os.fspath(path), module, engine, compute_dtype, isa, variant, select, copy_weights
+            )
+        )
 
     def __call__(
         self,

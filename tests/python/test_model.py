@@ -50,6 +50,24 @@ def test_forward_equals_the_reference_engine():
     assert kineograph.stats() == kineograph.Stats(native=3)  # the reference engine's is one of them
 
 
+@pytest.mark.parametrize("kind", [kineograph.TransformerTemporalModel, kineograph.Transformer2DModel])
+def test_copied_weights_outlive_their_file(kind, tmp_path):
+    kind(**SMALL).save_pretrained(tmp_path)
+    copied = kind.from_pretrained(tmp_path, copy_weights=True)
+    mapped = kind.from_pretrained(tmp_path)
+    weights = {name: numpy.array(value) for name, value in copied.state_dict().items()}
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    spoilt = bytearray(file.read_bytes())
+    spoilt[-64:] = b"\xff" * 64
+    with file.open("r+b") as same_file:
+        same_file.write(spoilt)
+    for name, value in copied.state_dict().items():
+        assert numpy.array_equal(value, weights[name]), name
+    copied.save_pretrained(tmp_path / "again")
+    with pytest.raises(kineograph.IoError, match="copy_weights"):
+        mapped.save_pretrained(tmp_path / "mapped")
+
+
 @pytest.mark.parametrize("folder", ["f32", "f16", "bf16", "sharded", "variant"])
 def test_from_pretrained(folder, tmp_path):
     model = kineograph.TransformerTemporalModel.from_pretrained(
