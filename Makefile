@@ -6,6 +6,8 @@
 #   make python  build the Python package and run its tests; PYTHON_EXTRAS="diffusers plot" brings what they can use
 #   make mutation  change everything in a temporal module, at every moment, and compare with diffusers (an hour or more)
 #   make fuzz    run every fuzz target for SECONDS (needs clang and its runtime)
+#   make fuzz-engine  hold the engines to each other on configurations that a fuzzer chooses, for SECONDS
+#   make sanitize  random cases, gradients and concurrent calls with sanitizers, all in build/sanitize (half an hour)
 #   make torture kill a saving process at random moments for SECONDS
 #   make lint    clang-format, ruff and clang-tidy over everything, changing nothing
 #   make docs    the public headers' pages and the Python package's, build/docs
@@ -17,7 +19,7 @@ PYTHON_EXTRAS ?=
 
 SECONDS ?= 60
 
-.PHONY: build test python mutation fuzz torture demo lint docs deps install clean
+.PHONY: build test python mutation fuzz fuzz-engine sanitize torture demo lint docs deps install clean
 
 build:
 	@scripts/install-dependencies.sh --check
@@ -40,6 +42,14 @@ fuzz: deps
 	scripts/configure.sh fuzz
 	cmake --build build/fuzz --parallel $(JOBS) --target fuzzers
 	scripts/fuzz.sh $(SECONDS)
+
+fuzz-engine: deps
+	scripts/configure.sh fuzz-engine
+	cmake --build build/fuzz-engine --parallel $(JOBS) --target fuzzers
+	scripts/fuzz.sh $(SECONDS) engine
+
+sanitize: deps
+	JOBS=$(JOBS) scripts/sanitize.sh
 
 torture: build
 	KINEOGRAPH_TORTURE_SECONDS=$(SECONDS) $(BUILD)/bin/save_test --gtest_filter='*Torture*'

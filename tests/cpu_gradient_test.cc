@@ -30,7 +30,7 @@ class CpuGradient : public ::testing::TestWithParam<std::string> {};
 /// a norm cancels most of a gradient, what is left keeps the error of the terms: those are of the size of the whole
 /// call's largest gradient, over the tokens that average it.
 TEST_P(CpuGradient, AgreesWithTheReferenceOnRandomCases) {
-  for (std::uint64_t seed = 0; seed < kCases; ++seed) {
+  for (std::uint64_t seed = 0; seed < num_cases(kCases); ++seed) {
     RandomCase c(seed);
     // LayerNorm of two or three channels is nearly a sign: its gradient magnifies any rounding without bound.
     if (c.config.inner_dim() < 4) continue;

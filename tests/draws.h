@@ -3,25 +3,42 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <deque>
 #include <random>
+#include <span>
 #include <utility>
 
 #include "engine/engine.h"
 
 namespace kineograph::testing {
 
+/// How many random cases a test takes: `usual`, or as many as KINEOGRAPH_CASES says (under sanitizers).
+inline std::uint64_t num_cases(std::uint64_t usual) {
+  const char* said = std::getenv("KINEOGRAPH_CASES");
+  return said == nullptr ? usual : std::strtoull(said, nullptr, 10);
+}
+
 class Draws {
  public:
   explicit Draws(std::uint64_t seed) : random_(seed) {}
+  /// Choices are read from `bytes` as long as they last, one a choice; numbers, and what is chosen after them, are
+  /// drawn from a seed that depends on all of them.
+  explicit Draws(std::span<const std::uint8_t> bytes) : bytes_(bytes) {
+    std::seed_seq seed(bytes.begin(), bytes.end());
+    random_.seed(seed);
+  }
   Draws(const Draws&) = delete;
   Draws& operator=(const Draws&) = delete;
 
  protected:
   std::int64_t pick(std::int64_t low, std::int64_t high) {
-    return low + static_cast<std::int64_t>(random_() % static_cast<std::uint64_t>(high - low + 1));
+    return low + static_cast<std::int64_t>(choice() % static_cast<std::uint64_t>(high - low + 1));
   }
-  bool chance(double p) { return static_cast<double>(random_() >> 11) * 0x1p-53 < p; }
+  bool chance(double p) {
+    if (!bytes_.empty()) return static_cast<double>(choice()) < 256.0 * p;
+    return static_cast<double>(random_() >> 11) * 0x1p-53 < p;
+  }
 
   /// Uniform in offset +- scale, of weight_dtype_.
   TensorView draw(Shape shape, double scale, double offset = 0.0) {
@@ -41,6 +58,14 @@ class Draws {
     return {draw({width}, 0.25, 1.0), draw({width}, 0.25)};
   }
 
+  std::uint64_t choice() {
+    if (bytes_.empty()) return random_();
+    const std::uint8_t byte = bytes_.front();
+    bytes_ = bytes_.subspan(1);
+    return byte;
+  }
+
+  std::span<const std::uint8_t> bytes_;
   std::mt19937_64 random_;
   std::deque<Tensor> tensors_;
   DType weight_dtype_ = DType::f32;

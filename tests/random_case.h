@@ -9,11 +9,12 @@
 
 namespace kineograph::testing {
 
-/// A configuration, weights and a call, all drawn from `seed`. Shapes are multiples of nothing, and every option
-/// occurs.
+/// A configuration, weights and a call, all drawn from `seed`, or chosen by `bytes`. Shapes are multiples of nothing,
+/// and every option occurs.
 class RandomCase : Draws {
  public:
   explicit RandomCase(std::uint64_t seed);
+  explicit RandomCase(std::span<const std::uint8_t> bytes);
   RandomCase(const RandomCase&) = delete;
   RandomCase& operator=(const RandomCase&) = delete;
 
@@ -34,6 +35,7 @@ class RandomCase : Draws {
  private:
   engine::Attention attention(std::int64_t context);
   engine::AdaNorm ada_norm(std::int64_t chunks);
+  void draw_all();
   void draw_config();
   void draw_weights();
   void draw_inputs();
@@ -41,5 +43,10 @@ class RandomCase : Draws {
   DType input_dtype_ = DType::f32;
   bool channels_last_ = false;
 };
+
+/// Whether every element of `got` is within the tolerance of a computation whose products round their inputs to
+/// `compute_dtype`; one that is no number is not. Empty where it is, else where it is not and of which case. Both are
+/// what RandomCase::run returns.
+std::string disagreement(const RandomCase& c, DType compute_dtype, const Tensor& want, const Tensor& got);
 
 }  // namespace kineograph::testing
