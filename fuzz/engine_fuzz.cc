@@ -9,7 +9,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   using namespace kineograph;
   using namespace kineograph::testing;
   constexpr std::size_t kChoices = 64;  // more than any case has
-  const RandomCase c(std::span(data, std::min(size, kChoices)));
+  RandomCase c(std::span(data, std::min(size, kChoices)));
+  c.draw_context();
   // LayerNorm of two or three channels is nearly a sign: any rounding may turn it.
   if (c.config.inner_dim() < 4) return 0;
   const Tensor want = c.run(engine::reference_engine(), DType::f32, "", 1);
