@@ -1,5 +1,5 @@
 // kineograph: the command line. stdout carries data or nothing; messages go to stderr. Exit codes: 0 done, 1 failed,
-// 2 wrong usage, 128 + signal for a training run that a signal ended.
+// 2 wrong usage, 128 + signal for a training or restoring that a signal ended.
 #include <algorithm>
 #include <iostream>
 #include <new>
@@ -57,6 +57,7 @@ int main(int argc, char** argv) {
   using kineograph::cli::say;
   std::ios::sync_with_stdio(false);
   kineograph::cli::explain_changed_files();
+  kineograph::cli::leave_nothing_unfinished();
   try {
     return kineograph::cli::run_program({argv + 1, argv + std::max(argc, 1)});
   } catch (const kineograph::cli::ExitCode& exit) {
