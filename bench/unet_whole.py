@@ -14,6 +14,9 @@ is there already, of the same model, size and precision, is replaced.
 
 All torch programs share one set of weights: a whole AnimateDiff UNet is 5 GB in f32, and kineograph's packed weights of
 its transformers and OpenVINO's of everything come on top.
+
+"the arithmetic at the peak" is no program: the call's multiply-adds, as torch counts those of convolutions, products and
+attentions, at the peak that `kineograph bench` measures beside them. Only an algorithm with fewer of them is faster.
 """
 
 import argparse
@@ -36,7 +39,8 @@ import torch
 from diffusers.models.resnet import ResnetBlock2D, SpatioTemporalResBlock, TemporalConvLayer
 from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
-from vs_peers import cpu_name
+from torch.utils.flop_counter import FlopCounterMode
+from vs_peers import bench, cpu_name
 
 VIDEOS = 2
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -168,7 +172,7 @@ def conversion(model, size, small, folder):
         sys.setrecursionlimit(100_000)
         with torch.no_grad():
             converted = openvino.convert_model(Outer(unet), example_input=call)
-        converted.reshape([list(value.shape) for value in call])
+        converted.reshape({port: openvino.PartialShape(list(v.shape)) for port, v in zip(converted.inputs, call)})
         path.parent.mkdir(parents=True, exist_ok=True)
         openvino.save_model(converted, path, compress_to_fp16=False)
 
@@ -247,7 +251,17 @@ def checked(program, answer, wanted, dtype):
     return off
 
 
+def operations(model, size, small):
+    """Floating-point operations of a call's convolutions, products and attentions, counted without computing them."""
+    with torch.device("meta"), unfilled():
+        unet, call = MODELS[model](size, small)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        unet.to("meta").eval()(*(value.to("meta") for value in call))
+    return counter.get_total_flops()
+
+
 def measure(model, size, dtype, programs, repeats, small, folder):
+    peak = bench("kineograph", "--shape", "small", "--dtype", dtype, "--threads", str(torch.get_num_threads()))[0]
     unet, call = prepared(model, size, DTYPES[dtype], small)
     wanted = unet(*call, return_dict=False)[0].float()
     runs, off, splits = {}, {}, {}
@@ -276,6 +290,8 @@ def measure(model, size, dtype, programs, repeats, small, folder):
         "all_seconds": times,
         "off": off,
         "splits": splits,
+        "operations": operations(model, size, small),
+        "peak_gflops": peak["peak_gflops"],
         "peak_gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "fallbacks": dict(kineograph.stats().fallbacks),
     }
@@ -320,6 +336,9 @@ def times_table(rows):
             for each in known
         ]
         lines.append(f"| {program} | " + " | ".join(cells) + " |")
+    if all("operations" in row for row in rows):
+        floors = [row["operations"] / row["peak_gflops"] / 1e9 for row in rows]
+        lines.append("| the arithmetic at the peak | " + " | ".join(f"{floor:.1f}" for floor in floors) + " |")
     return lines
 
 
