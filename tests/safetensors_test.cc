@@ -123,6 +123,19 @@ TEST(Safetensors, WritesWhatItReads) {
   EXPECT_FALSE(file.find("c"));
 }
 
+TEST(Safetensors, NamesThatCannotBeReadBackAreRefused) {
+  const std::string path = ::testing::TempDir() + "names.safetensors";
+  std::ofstream(path) << "good";
+  const Tensor a(DType::f32, {2}), b(DType::bf16, {2});
+  EXPECT_THROW(save_safetensors(path, {{"a\xff", a}}), ArgumentError);
+  EXPECT_THROW(save_safetensors(path, {{"a", a}}, {{"format", "\xc3"}}), ArgumentError);
+  EXPECT_THROW(save_safetensors(path, {{"a", a}, {"b", b}, {"a", b}}), ArgumentError);
+  EXPECT_THROW(save_safetensors(path, {{"__metadata__", a}}), ArgumentError);
+  std::string kept;
+  std::ifstream(path) >> kept;
+  EXPECT_EQ(kept, "good");
+}
+
 TEST(Safetensors, AFullDiskIsAnError) {
   EXPECT_THROW(save_safetensors("/dev/full", {{"a", Tensor(DType::f32, {100000})}}), IoError);
 }

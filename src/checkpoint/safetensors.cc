@@ -10,6 +10,7 @@
 
 #include "base/atomic_file.h"
 #include "base/mapped_file.h"
+#include "base/printable.h"
 #include "base/text.h"
 #include "kineograph/checkpoint.h"
 #include "kineograph/error.h"
@@ -151,6 +152,25 @@ std::uint64_t read_length(std::span<const std::byte> bytes, const std::string& w
   return length;
 }
 
+/// A name as JSON has it.
+std::string quoted(const std::string& name) {
+  try {
+    return json(name).dump();
+  } catch (const json::type_error&) {
+    throw ArgumentError("a tensor's name or metadata, \"" + printable(name, 200) + "\"", "UTF-8", "other bytes");
+  }
+}
+
+/// Names of a header are read back as they are: each once, and none the format's own.
+void check_names(const std::vector<LazyTensor>& tensors) {
+  std::set<std::string_view> seen{"__metadata__"};
+  for (const LazyTensor& tensor : tensors)
+    if (!seen.insert(tensor.name).second)
+      throw ArgumentError("a tensor's name, \"" + printable(tensor.name, 200) + "\"",
+                          "one that nothing else in the file has",
+                          tensor.name == "__metadata__" ? "safetensors' own" : "a second tensor of that name");
+}
+
 }  // namespace
 
 SafetensorsHeader parse_safetensors(std::span<const std::byte> bytes, std::string_view file) {
@@ -223,6 +243,7 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> bytes, std::strin
 void write_safetensors(AtomicFile& file, const std::vector<LazyTensor>& tensors,
                        const std::map<std::string, std::string>& metadata,
                        const std::function<void(std::size_t, std::size_t)>& on_progress) {
+  check_names(tensors);
   std::vector<const LazyTensor*> order;
   for (const LazyTensor& tensor : tensors) order.push_back(&tensor);
   std::sort(order.begin(), order.end(), [](const LazyTensor* a, const LazyTensor* b) {
@@ -230,7 +251,6 @@ void write_safetensors(AtomicFile& file, const std::vector<LazyTensor>& tensors,
     return ra != rb ? ra > rb : a->name < b->name;
   });
   // Written as text: a large JSON value takes memory in its destructor, and ends the process where there is none.
-  const auto quoted = [](const std::string& name) { return nlohmann::json(name).dump(); };
   std::string text = "{";
   const auto add = [&](const std::string& key, const std::string& value) {
     text += (text.size() == 1 ? "" : ",") + quoted(key) + ":" + value;

@@ -412,20 +412,20 @@ TEST_F(ProgramTest, AnInterruptedConversionIsWholeOrAbsent) {
   TransformerTemporalConfig config = small_config(64);
   config.attention_head_dim = 160;
   make_model("module", config);
-  const Result result = sh(
-      "p='" KINEOGRAPH_PROGRAM
-      "'; begin=$(date +%s%N); \"$p\" convert module whole; took=$(( $(date +%s%N) - begin ))\n"
-      "for i in $(seq 40); do\n"
-      "  ns=$(( took * i / 36 )); seconds=$(printf '%d.%09d' $(( ns / 1000000000 )) $(( ns % 1000000000 )))\n"
-      "  timeout --foreground --preserve-status -s INT $seconds \"$p\" convert module made 2>/dev/null; code=$?\n"
-      "  [ $code = 0 ] || [ $code = 130 ] || { echo \"ends with $code\"; exit 1; }\n"
-      "  files=$(ls -A made 2>/dev/null | tr '\\n' ' ')\n"
-      "  [ $code = 130 ] && [ -z \"$files\" ] && echo interrupted && continue\n"
-      "  [ $code = 130 ] || echo ended\n"
-      "  for file in $(ls -A whole); do cmp made/$file whole/$file || exit 1; done\n"
-      "  [ \"$files\" = \"$(ls -A whole | tr '\\n' ' ')\" ] || { echo \"left behind: $files\"; exit 1; }\n"
-      "  rm -rf made\n"
-      "done");
+  const Result result =
+      sh("p='" KINEOGRAPH_PROGRAM
+         "'; begin=$(date +%s%N); \"$p\" convert module whole; took=$(( $(date +%s%N) - begin ))\n"
+         "for i in $(seq 40); do\n"
+         "  ns=$(( took * i / 36 )); seconds=$(printf '%d.%09d' $(( ns / 1000000000 )) $(( ns % 1000000000 )))\n"
+         "  timeout --foreground --preserve-status -s INT $seconds \"$p\" convert module made 2>/dev/null; code=$?\n"
+         "  [ $code = 0 ] || [ $code = 130 ] || { echo \"ends with $code\"; exit 1; }\n"
+         "  files=$(ls -A made 2>/dev/null | tr '\\n' ' ')\n"
+         "  [ $code = 130 ] && [ -z \"$files\" ] && echo interrupted && continue\n"
+         "  [ $code = 130 ] || echo ended\n"
+         "  for file in $(ls -A whole); do cmp made/$file whole/$file || exit 1; done\n"
+         "  [ \"$files\" = \"$(ls -A whole | tr '\\n' ' ')\" ] || { echo \"left behind: $files\"; exit 1; }\n"
+         "  rm -rf made\n"
+         "done");
   EXPECT_EQ(result.code, 0) << result.out << result.err;
   EXPECT_NE(result.out.find("interrupted"), std::string::npos) << "no signal came in time";
 }
