@@ -15,8 +15,8 @@ is there already, of the same model, size and precision, is replaced.
 All torch programs share one set of weights: a whole AnimateDiff UNet is 5 GB in f32, and kineograph's packed weights of
 its transformers and OpenVINO's of everything come on top.
 
-"the arithmetic at the peak" is no program: the call's multiply-adds, as torch counts those of convolutions, products and
-attentions, at the peak that `kineograph bench` measures beside them. Only an algorithm with fewer of them is faster.
+"the arithmetic at the peak" is no program: the call's multiply-adds, as torch counts those of convolutions, products
+and attentions, at the peak that `kineograph bench` measures beside them. Only an algorithm with fewer is faster.
 """
 
 import argparse

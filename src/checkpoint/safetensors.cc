@@ -152,6 +152,21 @@ std::uint64_t read_length(std::span<const std::byte> bytes, const std::string& w
   return length;
 }
 
+/// Bytes [begin, end) of tensors are all of `size` bytes, each once.
+void check_ranges(std::vector<std::pair<std::uint64_t, std::uint64_t>> ranges, std::size_t size,
+                  const std::string& where) {
+  std::sort(ranges.begin(), ranges.end());
+  std::uint64_t covered = 0;
+  for (const auto& [begin, end] : ranges) {
+    if (begin != covered)
+      throw FormatError(where, "tensors that follow each other without hole or overlap",
+                        "one at byte " + std::to_string(begin) + " after " + std::to_string(covered));
+    covered = end;
+  }
+  if (covered != size)
+    throw FormatError(where, std::to_string(covered) + " bytes of data, as the header says", std::to_string(size));
+}
+
 /// A name as JSON has it.
 std::string quoted(const std::string& name) {
   try {
@@ -226,17 +241,7 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> bytes, std::strin
       header.tensors.emplace_back(entry.name, copy.view());
     }
   }
-  std::sort(ranges.begin(), ranges.end());
-  std::uint64_t covered = 0;
-  for (const auto& [begin, end] : ranges) {
-    if (begin != covered)
-      throw FormatError(where, "tensors that follow each other without hole or overlap",
-                        "one at byte " + std::to_string(begin) + " after " + std::to_string(covered));
-    covered = end;
-  }
-  if (covered != data.size())
-    throw FormatError(where, std::to_string(covered) + " bytes of data, as the header says",
-                      std::to_string(data.size()));
+  check_ranges(std::move(ranges), data.size(), where);
   return header;
 }
 
