@@ -79,8 +79,16 @@ def one_thread():
     kineograph.set_num_threads(0)
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT as Python has it in the foreground: a job in the background begins with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("engine", kineograph.engines())
-def test_ctrl_c_ends_a_long_forward(engine, one_thread):
+def test_ctrl_c_ends_a_long_forward(engine, one_thread, interruptible):
     model = temporal(engine)
     x = waves(64, 32, 64, 64)  # hundreds of tiles, of which each takes the one thread 20 ms or more
     small = waves(4, 32, 4, 4)
