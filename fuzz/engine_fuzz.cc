@@ -1,5 +1,6 @@
 // The input chooses a configuration and a call; the fused engine's answer, on each instruction set of this processor,
 // is the reference's to rounding, and the same bits for any number of threads.
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 

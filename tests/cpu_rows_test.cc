@@ -1,10 +1,9 @@
 // The fused engine's walks over rows against the reference: both models, every instruction set, f32 and bf16.
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <cmath>
 #include <cstring>
 
+#include "agreement.h"
 #include "kineograph/kineograph.h"
 #include "random_rows_case.h"
 
@@ -16,39 +15,14 @@ using engine::reference_engine;
 
 constexpr std::uint64_t kCases = 500;
 
-/// Distance from one value of a dtype to the next, at `magnitude`.
-double spacing(DType dtype, double magnitude) {
-  const int digits = dtype == DType::f32 ? 23 : dtype == DType::f16 ? 10 : 7;
-  return std::ldexp(1.0, std::max(-24, std::ilogb(std::max(magnitude, 1e-30))) - digits);
-}
-
-/// The largest error of a computation, derived as in cpu_engine_test.cc. A layer of TransformerSpatioTemporalModel has
-/// the stages of two blocks and one more feed-forward.
-double tolerance(const RandomRowsCase& c, DType compute_dtype, double branch, double scale) {
-  const double epsilon = compute_dtype == DType::bf16 ? 0x1p-8 : 0x1p-23;
-  const double stages = 4.0 + (c.weights.temporal_blocks.empty() ? 5.0 : 11.0) * static_cast<double>(c.num_layers());
-  return 4.0 * epsilon * stages * std::max(branch, 0.05 * scale) +
-         1.01 * spacing(c.inputs.hidden_states.dtype(), scale);
-}
-
-/// Whether every element is within tolerance; one that is no number is not.
+/// Whether every element is within the tolerance of agreement.h. A layer of TransformerSpatioTemporalModel has the
+/// stages of two blocks and one more feed-forward.
 ::testing::AssertionResult agree(const RandomRowsCase& c, DType dtype, const Tensor& want, const Tensor& got) {
-  const Tensor input = convert(c.inputs.hidden_states, DType::f64);
-  double branch = 0.0, scale = 0.0, error = 0.0;
-  std::int64_t worst = 0;
-  for (std::int64_t i = 0; i < want.numel(); ++i) {
-    const double y = want.data_as<double>()[i];
-    scale = std::max(scale, std::fabs(y));
-    branch = std::max(branch, std::fabs(y - input.data_as<double>()[i]));
-    const double off = std::fabs(y - got.data_as<double>()[i]);
-    if (!std::isnan(error) && !(off <= error)) error = off, worst = i;
-  }
-  const double allowed = tolerance(c, dtype, branch, scale);
-  if (error <= allowed) return ::testing::AssertionSuccess();
-  return ::testing::AssertionFailure() << "off by " << error << ", allowed " << allowed << "; element " << worst
-                                       << ": want " << want.data_as<double>()[worst] << ", got "
-                                       << got.data_as<double>()[worst] << "\n"
-                                       << c.describe();
+  const double stages = 4.0 + (c.weights.temporal_blocks.empty() ? 5.0 : 11.0) * static_cast<double>(c.num_layers());
+  const TensorView& input = c.inputs.hidden_states;
+  const std::string problem = disagreement({input, input.dtype(), dtype, stages}, want, got);
+  if (problem.empty()) return ::testing::AssertionSuccess();
+  return ::testing::AssertionFailure() << problem << "\n" << c.describe();
 }
 
 class CpuRows : public ::testing::TestWithParam<std::tuple<std::string, DType>> {};

@@ -7,8 +7,12 @@
 #include <cstring>
 #include <limits>
 
+#include "calls.h"
+
 namespace kineograph {
 namespace {
+
+using testing::same;
 
 class LoraTest : public ::testing::Test {
  protected:
@@ -41,7 +45,6 @@ class LoraTest : public ::testing::Test {
     for (std::int64_t i = 0; i < x.numel(); ++i) x.data_as<float>()[i] = static_cast<float>((i * 37) % 101) / 50.0f - 1;
     return model.forward(x, {.num_frames = 4}).sample;
   }
-  static bool same(const Tensor& a, const Tensor& b) { return std::memcmp(a.data(), b.data(), a.bytes()) == 0; }
 
   std::filesystem::path folder_;
   int count_ = 0;

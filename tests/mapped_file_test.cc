@@ -12,16 +12,19 @@
 #include <memory_resource>
 #include <optional>
 
+#include "calls.h"
 #include "kineograph/kineograph.h"
 
 namespace kineograph {
 namespace {
 
+using testing::same;
+
 namespace fs = std::filesystem;
 
 constexpr const char* kWeights = "diffusion_pytorch_model.safetensors";
 
-class MappedFileTest : public testing::Test {
+class MappedFileTest : public ::testing::Test {
  protected:
   MappedFileTest() {
     std::string pattern = (fs::temp_directory_path() / "kineograph-mapped-XXXXXX").string();
@@ -59,7 +62,6 @@ class MappedFileTest : public testing::Test {
     model.backward(x_, x_, wanted, {.num_frames = 4, .timestep = t_, .class_labels = label_});
     return d_x;
   }
-  static bool same(const Tensor& a, const Tensor& b) { return std::memcmp(a.data(), b.data(), a.bytes()) == 0; }
 
   /// Writes over the weights in place, or cuts them off.
   void spoil(bool cut) const {

@@ -7,10 +7,13 @@
 #include <functional>
 #include <limits>
 
+#include "calls.h"
 #include "kineograph/kineograph.h"
 
 namespace kineograph {
 namespace {
+
+using testing::same;
 
 TransformerTemporalConfig small() {
   TransformerTemporalConfig config;
@@ -31,10 +34,6 @@ Tensor run(const TransformerTemporalConfig& config, ForwardOptions options = {.n
   return TransformerTemporalModel::from_config(config, 1)
       .forward(input({6, *config.in_channels, 2, 3}), options)
       .sample;
-}
-
-bool same(const Tensor& a, const Tensor& b) {
-  return a.shape() == b.shape() && std::memcmp(a.data(), b.data(), a.bytes()) == 0;
 }
 
 template <class Exception>

@@ -1,47 +1,10 @@
 #include "random_case.h"
 
-#include <algorithm>
-#include <cmath>
-#include <sstream>
+#include "agreement.h"
 
 namespace kineograph::testing {
 
 using namespace engine;
-
-namespace {
-
-/// Distance from one value of a dtype to the next, at `magnitude`.
-double spacing(DType dtype, double magnitude) {
-  const int digits = dtype == DType::f32 ? 23 : dtype == DType::f16 ? 10 : 7;
-  return std::ldexp(1.0, std::max(-24, std::ilogb(std::max(magnitude, 1e-30))) - digits);
-}
-
-/// Largest error of a computation. Rounding errors of a chain of products grow with the square root of what is
-/// summed; every stage here (projections, two attentions, feed-forward, a layer at a time) adds one relative error of
-/// the GEMM inputs' epsilon to a stream of the branch's size. The factor covers the peaked softmax of weights twice the
-/// usual size, whose scores multiply the error they come with. Storing the output adds one spacing of its dtype.
-double tolerance(const RandomCase& c, DType compute_dtype, double branch, double scale) {
-  const double epsilon = compute_dtype == DType::bf16 ? 0x1p-8 : 0x1p-23;
-  const double stages = 4.0 + 5.0 * static_cast<double>(c.config.num_layers);
-  return 4.0 * epsilon * stages * std::max(branch, 0.05 * scale) + 1.01 * spacing(c.make_output().dtype(), scale);
-}
-
-struct Extent {
-  double branch = 0.0, scale = 0.0;
-};
-
-Extent extent_of(const RandomCase& c, const Tensor& reference) {
-  Extent e;
-  const Tensor input = c.config.is_discrete() ? Tensor() : convert(c.inputs.hidden_states, DType::f64);
-  for (std::int64_t i = 0; i < reference.numel(); ++i) {
-    const double y = reference.data_as<double>()[i];
-    e.scale = std::max(e.scale, std::fabs(y));
-    e.branch = std::max(e.branch, std::fabs(y - (input ? input.data_as<double>()[i] : 0.0)));
-  }
-  return e;
-}
-
-}  // namespace
 
 RandomCase::RandomCase(std::uint64_t seed) : Draws(seed) { draw_all(); }
 RandomCase::RandomCase(std::span<const std::uint8_t> bytes) : Draws(bytes) { draw_all(); }
@@ -239,20 +202,10 @@ std::string RandomCase::describe() const {
 }
 
 std::string disagreement(const RandomCase& c, DType compute_dtype, const Tensor& want, const Tensor& got) {
-  const Extent e = extent_of(c, want);
-  const double allowed = tolerance(c, compute_dtype, e.branch, e.scale);
-  std::int64_t worst = 0;
-  double error = 0.0;
-  for (std::int64_t i = 0; i < want.numel() && !std::isnan(error); ++i) {
-    const double off = std::fabs(want.data_as<double>()[i] - got.data_as<double>()[i]);
-    if (!(off <= error)) error = off, worst = i;
-  }
-  if (error <= allowed) return {};
-  std::ostringstream text;
-  text << "off by " << error << ", allowed " << allowed << "; element " << worst << ": want "
-       << want.data_as<double>()[worst] << ", got " << got.data_as<double>()[worst] << "\n"
-       << c.describe();
-  return text.str();
+  const TensorView input = c.config.is_discrete() ? TensorView() : c.inputs.hidden_states;
+  const double stages = 4.0 + 5.0 * static_cast<double>(c.config.num_layers);
+  std::string text = disagreement({input, c.make_output().dtype(), compute_dtype, stages}, want, got);
+  return text.empty() ? text : text + "\n" + c.describe();
 }
 
 }  // namespace kineograph::testing
