@@ -4,6 +4,7 @@
 #include <iostream>
 #include <new>
 
+#include "base/atomic_file.h"
 #include "commands.h"
 #include "kineograph/kineograph.h"
 #include "messages.h"
@@ -57,7 +58,7 @@ int main(int argc, char** argv) {
   using kineograph::cli::say;
   std::ios::sync_with_stdio(false);
   kineograph::cli::explain_changed_files();
-  kineograph::cli::leave_nothing_unfinished();
+  kineograph::remove_unfinished_files_on_signals();
   try {
     return kineograph::cli::run_program({argv + 1, argv + std::max(argc, 1)});
   } catch (const kineograph::cli::ExitCode& exit) {

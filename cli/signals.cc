@@ -41,18 +41,7 @@ extern "C" void end_on_changed_file(int signal, siginfo_t* info, void*) {
   ::_exit(1);
 }
 
-extern "C" void end_without_leftovers(int signal) {
-  remove_unfinished_files();
-  std::signal(signal, SIG_DFL);
-  std::raise(signal);
-}
-
 }  // namespace
-
-void leave_nothing_unfinished() {
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP})
-    if (std::signal(signal, end_without_leftovers) == SIG_IGN) std::signal(signal, SIG_IGN);
-}
 
 void explain_changed_files() {
   struct sigaction action {};

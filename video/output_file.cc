@@ -2,7 +2,6 @@
 
 #include <array>
 #include <cerrno>
-#include <csignal>
 #include <cstring>
 #include <exception>
 #include <iostream>
@@ -15,20 +14,6 @@
 
 namespace kineograph::video {
 namespace {
-
-extern "C" void remove_and_end(int signal) {
-  remove_unfinished_files();
-  std::signal(signal, SIG_DFL);
-  std::raise(signal);
-}
-
-void handle_signals() {
-  for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) {
-    struct sigaction now {};
-    // Ignored signals stay ignored, and a command that handles signals itself goes on to do so.
-    if (sigaction(signal, nullptr, &now) == 0 && now.sa_handler == SIG_DFL) std::signal(signal, remove_and_end);
-  }
-}
 
 std::error_code last_error() { return {errno, std::generic_category()}; }
 
@@ -84,7 +69,7 @@ OutputFile::OutputFile(std::filesystem::path path) {
     stream_ = &std::cout;
     return;
   }
-  handle_signals();
+  remove_unfinished_files_on_signals();
   file_ = std::make_unique<AtomicFile>(std::move(path));
   buffer_ = std::make_unique<Buffer>(*file_);
   own_stream_ = std::make_unique<std::ostream>(buffer_.get());

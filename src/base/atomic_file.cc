@@ -9,6 +9,7 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -111,11 +112,24 @@ bool exchange(const char* a, const char* b) noexcept {
 #endif
 }
 
+extern "C" void remove_and_end(int signal) {
+  remove_unfinished_files();
+  std::signal(signal, SIG_DFL);
+  std::raise(signal);
+}
+
 }  // namespace
 
 void remove_unfinished_files() noexcept {
   for (const Unfinished& slot : unfinished)
     if (slot.state == Unfinished::named) ::unlink(slot.name.data());
+}
+
+void remove_unfinished_files_on_signals() noexcept {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) {
+    struct sigaction now {};
+    if (sigaction(signal, nullptr, &now) == 0 && now.sa_handler == SIG_DFL) std::signal(signal, remove_and_end);
+  }
 }
 
 AtomicFile::AtomicFile(fs::path path) : path_(follow_links(std::move(path))) {

@@ -58,4 +58,8 @@ class AtomicFile {
 /// Removes the temporary files of this process that are not complete; for handlers of signals that end it.
 void remove_unfinished_files() noexcept;
 
+/// Does so when SIGINT, SIGTERM, SIGHUP or SIGPIPE ends the process, which they go on to do. Signals that are ignored
+/// or handled already stay so. For programs: a library leaves signals alone.
+void remove_unfinished_files_on_signals() noexcept;
+
 }  // namespace kineograph
