@@ -5,17 +5,16 @@ python3 bench/old_and_new.py old/build/release/bin/kineograph build/release/bin/
 """
 
 import argparse
-import json
 import statistics
-import subprocess
 import time
+
+from vs_peers import bench
 
 
 def seconds(program, shape, dtype, backward):
-    command = [program, "bench", "--shape", shape, "--dtype", dtype, "--json"]
     # A backward of the large shapes takes seconds: one of them is told apart as well as three forwards.
-    command += ["--backward", "--repeats", "1"] if backward else ["--repeats", "3"]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)[0]["seconds_median"]
+    repeats = ["--backward", "--repeats", "1"] if backward else ["--repeats", "3"]
+    return bench(program, "--shape", shape, "--dtype", dtype, *repeats)[0]["seconds_median"]
 
 
 def main():

@@ -22,7 +22,7 @@ using testing::Deadline;
 using testing::same;
 using testing::waves;
 
-/// What is asked of an executor, and who did it.
+/// An executor that counts its loops and keeps the threads of their bodies.
 class Watched : public Executor {
  public:
   explicit Watched(int concurrency) : concurrency_(concurrency) {}

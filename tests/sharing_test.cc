@@ -31,7 +31,7 @@ class Sharing : public ::testing::Test {
   TransformerTemporalModel open(const ModelOptions& options = {}) const {
     return TransformerTemporalModel::from_pretrained(folder_, options);
   }
-  /// Where a model has its weights: one place for models that share them.
+  /// The address of a model's weights: one for models that share them.
   static const void* place(const TransformerTemporalModel& model) { return model.parameters().front().value.data(); }
   static Tensor sample(const TransformerTemporalModel& model) {
     return model.forward(waves({4, 32, 3, 3}), {.num_frames = 4}).sample;
@@ -78,7 +78,7 @@ TEST_F(Sharing, AFileThatChangedIsAnother) {
   EXPECT_TRUE(same(sample(first), before));
   EXPECT_NE(place(second), place(third)) << "just written: its next change might leave its times";
   wait();
-  // What was opened too early stays by itself.
+  // A model that was opened too early stays by itself.
   const auto fourth = open(), fifth = open();
   EXPECT_NE(place(fourth), place(second));
   EXPECT_EQ(place(fourth), place(fifth));

@@ -54,6 +54,13 @@ Registry& registry() {
   return all;
 }
 
+/// The mapped file that `address` lies in, or null. It is not looked at under the lock: whoever reads the map keeps it
+/// alive.
+const MappedFile* file_at(const void* address) {
+  const std::lock_guard lock(registry().mutex);
+  return registry().at(address);
+}
+
 std::uintptr_t key_of(const std::byte* data) { return reinterpret_cast<std::uintptr_t>(data); }
 
 }  // namespace
@@ -115,21 +122,11 @@ std::string MappedFile::identity(const std::byte* at) const {
 }
 
 void check_unchanged(const void* address) {
-  // The file is not looked at under the lock: whoever reads the map keeps it alive.
-  const MappedFile* file = nullptr;
-  {
-    const std::lock_guard lock(registry().mutex);
-    file = registry().at(address);
-  }
-  if (file != nullptr) file->check_unchanged();
+  if (const MappedFile* const file = file_at(address)) file->check_unchanged();
 }
 
 std::string identity_at(const void* address) {
-  const MappedFile* file = nullptr;
-  {
-    const std::lock_guard lock(registry().mutex);
-    file = registry().at(address);
-  }
+  const MappedFile* const file = file_at(address);
   return file == nullptr ? std::string() : file->identity(static_cast<const std::byte*>(address));
 }
 

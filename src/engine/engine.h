@@ -204,7 +204,7 @@ struct PrepareOptions {
   std::pmr::memory_resource* memory = nullptr;
 };
 
-/// What a model runs with.
+/// The instruction set and the arithmetic that a model runs with.
 struct Choice {
   std::string_view isa;
   DType compute_dtype = DType::f32;
@@ -218,8 +218,8 @@ class Engine {
   virtual std::vector<std::string> instruction_sets() const = 0;
   /// GFLOP/s that multiply-adds on registers reach on `threads` threads at once; 0 for an engine without such a limit.
   virtual double peak_gflops(const std::string& /*isa*/, DType /*compute_dtype*/, int /*threads*/) const { return 0.0; }
-  /// What prepare would take, without its work; absent for a model that the engine does not run. Throws ArgumentError
-  /// for an instruction set that it does not know.
+  /// The choice that prepare would make, without its work; absent for a model that the engine does not run. Throws
+  /// ArgumentError for an instruction set that it does not know.
   virtual std::optional<Choice> choose(const ModelConfig& config, const Weights& weights,
                                        const PrepareOptions& options) const = 0;
   /// Of a model that it runs. The weights' memory outlives the plan; an engine that packs copies of its own lets go of

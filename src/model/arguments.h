@@ -27,6 +27,13 @@ double number(const TensorView& view, std::int64_t offset);
 /// `num_threads`, which is not negative. For 0, warns of a KINEOGRAPH_NUM_THREADS that is no number, once.
 int checked_threads(int num_threads, const WarningHandler& on_warning);
 
+/// The threads that the options of a call ask for.
+template <class Options>
+void read_threads(const Options& options, engine::Inputs& inputs) {
+  inputs.num_threads = checked_threads(options.num_threads, options.on_warning);
+  inputs.executor = options.executor;
+}
+
 /// hidden_states (rows, C, H, W) -> channels, height and width. `rows` names the first extent in errors.
 void read_image(const TransformerConfig& config, const TensorView& hidden_states, const std::string& rows,
                 engine::Inputs& inputs);

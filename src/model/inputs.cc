@@ -136,8 +136,7 @@ engine::Inputs read_inputs(const TransformerTemporalConfig& config, DType dtype,
                     inputs);
   read_processors(config, names, options, inputs);
   inputs.training_seed = options.training_seed;
-  inputs.num_threads = checked_threads(options.num_threads, options.on_warning);
-  inputs.executor = options.executor;
+  read_threads(options, inputs);
   return inputs;
 }
 

@@ -159,7 +159,10 @@ std::shared_ptr<const ModelMixin::Impl> load_folder(const std::filesystem::path&
 }  // namespace
 
 const engine::Plan& ModelMixin::Impl::plan() const {
-  return plan_.get([this] { return engine->prepare(config, weights, prepared); });
+  return plan_.get([this] {
+    const RunningCall call;
+    return engine->prepare(config, weights, prepared);
+  });
 }
 
 std::shared_ptr<const ModelMixin::Impl> ModelMixin::Impl::from_state_dict(ModelConfig config,
@@ -175,10 +178,7 @@ std::shared_ptr<const ModelMixin::Impl> ModelMixin::Impl::from_state_dict(ModelC
   const std::string key = model::sharing_key(state_dict, options, *impl);
   if (auto shared = model::find_shared(key)) return shared;
   copy_slots(*impl, slots, options.copy_weights);
-  {
-    const RunningCall call;
-    (void)impl->plan();
-  }
+  (void)impl->plan();
   check_unchanged(state_dict);
   if (options.copy_weights) impl->owner = nullptr;
   return model::share(key, std::move(impl));

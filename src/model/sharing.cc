@@ -18,7 +18,7 @@ Registry& registry() {
   return all;
 }
 
-/// Where in which file a tensor lies; empty for other memory.
+/// The place of a tensor in a mapped file; empty for other memory.
 std::string place_of(const TensorView& view) {
   const std::string file = checkpoint::identity_at(view.data());
   if (file.empty()) return {};

@@ -173,8 +173,7 @@ engine::Inputs read_inputs(const Transformer2DConfig& config, const TensorView& 
   read_conditioning(config, options.timestep, options.class_labels, {}, options.on_warning, "row", inputs);
   read_masks(config, options, inputs);
   read_image_prompts(config, options.image_prompts, inputs);
-  inputs.num_threads = checked_threads(options.num_threads, options.on_warning);
-  inputs.executor = options.executor;
+  read_threads(options, inputs);
   return inputs;
 }
 
@@ -190,8 +189,7 @@ engine::Inputs read_inputs(const TransformerSpatioTemporalConfig& config, const 
   inputs.num_videos = hidden_states.size(0) / inputs.num_frames;
   read_encoder(config, options.encoder_hidden_states, hidden_states.size(0), options.on_warning, inputs);
   read_image_only(options.image_only_indicator, inputs);
-  inputs.num_threads = checked_threads(options.num_threads, options.on_warning);
-  inputs.executor = options.executor;
+  read_threads(options, inputs);
   return inputs;
 }
 

@@ -99,7 +99,7 @@ std::set<std::string> names_in(const fs::path& folder) {
 TEST_F(ProgramTest, CtrlCInARunLeavesWhatWasThere) {
   make_model("wide", small_config(64));
   save_safetensors(folder_ / "long.safetensors", {{"hidden_states", noise({64, 64, 96, 96})}});
-  (void)sh("true");
+  (void)sh("true");  // its script and outputs are among the names before
   for (const char* output : {"out.safetensors", "out.npy"}) {
     for (const bool there : {false, true}) {
       if (there) std::ofstream(folder_ / output) << "good";

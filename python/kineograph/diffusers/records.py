@@ -147,3 +147,17 @@ def class_name(kind: Any) -> str:
     name = getattr(kind, "__name__", str(kind))
     known = any(one.__name__ == name and one is not kind for one in ACCOUNTS)
     return f"{kind.__module__}.{name}" if known else name
+
+
+def must_be(node: Node, kind: Any) -> None:
+    """Raises NotNative for a node of another class."""
+    if node.kind is not kind:
+        raise NotNative(f"{node.path} is a {class_name(node.kind)}")
+
+
+def expect(node: Node, name: str, value: Any) -> None:
+    """Raises NotNative for an attribute of another value."""
+    found = node.values.get(name)
+    if found != value:
+        said = "an epsilon of its own" if name == "eps" else f"a {name} of its own"
+        raise NotNative(f"{node.path} has {said}, {found}")

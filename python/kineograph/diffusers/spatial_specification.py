@@ -6,12 +6,11 @@ from typing import Any
 from torch import nn
 
 from . import upstream
-from .records import Binding, Node, NotNative, Record
+from .records import Binding, Node, NotNative, Record, must_be
 from .specification import (
     EPS,
     _counted,
     _linear_inside,
-    _must_be,
     _processors,
     _Reader,
     _timesteps,
@@ -86,7 +85,7 @@ class _ImageReader(_Reader):
 
     def _ip_adapter(self, attention: Node, adapter: Node, inner: int, width: int) -> None:
         """Takes the layers of an attention's IP-Adapters, and notes their scales."""
-        _must_be(adapter, upstream.IPAdapterAttnProcessor2_0)
+        must_be(adapter, upstream.IPAdapterAttnProcessor2_0)
         scales = adapter.values["scale"]
         if not attention.path.endswith("attn2") or not isinstance(scales, tuple):
             raise NotNative(f"{attention.path} has IP-Adapters of another kind")
@@ -114,7 +113,7 @@ class _ImageReader(_Reader):
 
     def _in(self, root: Node) -> "dict[str, Any]":
         norm, proj_in = root["norm"], root["proj_in"]
-        _must_be(norm, nn.GroupNorm)
+        must_be(norm, nn.GroupNorm)
         channels, groups = self._group_norm(norm)
         self.linear = proj_in.kind is not nn.Conv2d  # use_linear_projection
         inner = (self._inside(proj_in).shapes.get("weight") or (0,))[0]
@@ -161,9 +160,9 @@ class _VideoReader(_ImageReader):
         embed, proj = root["time_pos_embed"], root["time_proj"]
         self._linear(embed["linear_1"], (4 * channels, channels))
         self._linear(embed["linear_2"], (channels, 4 * channels))
-        _must_be(embed["act"], nn.SiLU)
+        must_be(embed["act"], nn.SiLU)
         _timesteps(proj, channels, shift=0)
-        _must_be(root["time_mixer"], upstream.AlphaBlender)
+        must_be(root["time_mixer"], upstream.AlphaBlender)
         self._tensor(root["time_mixer"], "mix_factor", (1,))
         if root["norm"].values["num_groups"] != 32:
             raise NotNative(f"norm has {root['norm'].values['num_groups']} groups")
@@ -177,7 +176,7 @@ class _VideoReader(_ImageReader):
         return config
 
     def _temporal_block(self, block: Node, inner: int, first: "dict[str, Any]") -> None:
-        _must_be(block, upstream.TemporalBasicTransformerBlock)
+        must_be(block, upstream.TemporalBasicTransformerBlock)
         self._norm(block["norm_in"], inner, EPS, affine=True)
         activations = [self._feed_forward(block["ff_in"], inner)]
         self._norm(block["norm1"], inner, EPS, affine=True)

@@ -11,7 +11,7 @@ from torch import nn
 from . import upstream
 from .accounts import PROCESSORS, SPLIT_INFERENCE, account_of
 from .blocks import AdaNormBlock, FrameGroupNorm
-from .records import Binding, Node, NotNative, Record, Weight, class_name
+from .records import Binding, Node, NotNative, Record, Weight, class_name, expect, must_be
 
 # The epsilons that the engine has built in: of GroupNorm and AdaLayerNormZero, and of the other LayerNorms.
 EPS_FINE, EPS = 1e-6, 1e-5
@@ -104,7 +104,7 @@ class _Reader:
         channels = (norm.shapes.get("weight") or (0,))[0]
         self._tensor(norm, "weight", (channels,))
         self._tensor(norm, "bias", (channels,))
-        _expect(norm, "eps", EPS_FINE)
+        expect(norm, "eps", EPS_FINE)
         groups = norm.values["num_groups"]
         if channels == 0 or channels % groups != 0:
             raise NotNative(f"norm has {groups} groups of {channels} channels")
@@ -200,13 +200,13 @@ class _Reader:
         self._linear(norm["linear"], (6 * inner, inner))
         self._norm(norm["norm"], inner, EPS_FINE, affine=False)
         for one in (timestep["act"], norm["silu"]):
-            _must_be(one, nn.SiLU)
+            must_be(one, nn.SiLU)
         _timesteps(emb["time_proj"], channels=256, shift=1)
         return int(rows - 1)
 
     def _attention(self, attention: Node, inner: int, fixed_width: "int | None") -> "tuple[int, bool, int]":
         """Takes an attention's weights. Returns (heads, whether q, k and v have a bias, width that k and v read)."""
-        _must_be(attention, upstream.Attention)
+        must_be(attention, upstream.Attention)
         heads = attention.values["heads"]
         if not isinstance(heads, int) or heads < 1 or inner % heads != 0:
             raise NotNative(f"{attention.path} has {heads} heads for {inner} channels")
@@ -237,10 +237,10 @@ class _Reader:
         if (together is None) == (two is None):
             raise NotNative(f"{attention.path} has a fused processor and no fused projections")
         if together is not None:
-            _must_be(together, nn.Linear)
+            must_be(together, nn.Linear)
             return [(name, together, part, 3) for part, name in enumerate(names)]
         assert two is not None
-        _must_be(two, nn.Linear)
+        must_be(two, nn.Linear)
         return [("to_q", attention["to_q"], 0, 1), ("to_k", two, 0, 2), ("to_v", two, 1, 2)]
 
     def _encoder_of_fused(self, blocks: "list[Node]", context: "int | None", inner: int) -> None:
@@ -259,7 +259,7 @@ class _Reader:
                     self.encoder = with_encoder
 
     def _feed_forward(self, ff: Node, inner: int) -> str:
-        _must_be(ff, upstream.FeedForward)
+        must_be(ff, upstream.FeedForward)
         net = ff["net"]
         act = net["0"]
         name = _activation(act)
@@ -279,7 +279,7 @@ class _Reader:
         for block in blocks:
             pos_embed = block.get("pos_embed")
             if pos_embed is not None:
-                _must_be(pos_embed, upstream.SinusoidalPositionalEmbedding)
+                must_be(pos_embed, upstream.SinusoidalPositionalEmbedding)
                 indices.append(len(self.weights))
                 self._tensor(pos_embed, "pe", (1, rows, inner))
         return tuple(indices)
@@ -326,9 +326,9 @@ class _Reader:
         self.weights.append(Weight(node.indices[name], part, parts))
 
     def _norm(self, node: Node, inner: int, eps: float, affine: bool) -> None:
-        _must_be(node, nn.LayerNorm)
-        _expect(node, "eps", eps)
-        _expect(node, "normalized_shape", (inner,))
+        must_be(node, nn.LayerNorm)
+        expect(node, "eps", eps)
+        expect(node, "normalized_shape", (inner,))
         for name in ("weight", "bias"):
             if affine:
                 self._tensor(node, name, (inner,))
@@ -412,7 +412,7 @@ def _linear_inside(node: Node, root: Node) -> Node:
         node = _pieces(node, root, ("input",))
     if node.kind is upstream.peft_linear():
         node = node["base_layer"]
-    _must_be(node, nn.Linear)
+    must_be(node, nn.Linear)
     return node
 
 
@@ -429,7 +429,7 @@ def _check_adapters(layer: Node, adapters: "tuple[Any, ...]", shape: "tuple[int,
             raise NotNative(f"{layer.path} has a LoRA with dropout, in training")
         a, b = layer[f"lora_A.{name}"], layer[f"lora_B.{name}"]
         for factor in (a, b):
-            _must_be(factor, nn.Linear)
+            must_be(factor, nn.Linear)
             if factor.shapes.get("bias") is not None:
                 raise NotNative(f"{layer.path} has a LoRA with a bias")
         rank = (a.shapes.get("weight") or (0,))[0]
@@ -445,7 +445,7 @@ def _activation(node: Node) -> str:
             raise NotNative(f"{node.path} has approximate {approximate}")
         return "gelu" if approximate == "none" else "gelu-approximate"
     if node.kind in (upstream.SwiGLU, upstream.LinearActivation):
-        _must_be(node["activation"], nn.SiLU)
+        must_be(node["activation"], nn.SiLU)
         return "swiglu" if node.kind is upstream.SwiGLU else "linear-silu"
     names = {upstream.GEGLU: "geglu", upstream.ApproximateGELU: "geglu-approximate"}
     if node.kind not in names:
@@ -476,10 +476,10 @@ def _processors(block: Node) -> "tuple[type, ...]":
 
 def _timesteps(node: Node, channels: int, shift: int) -> None:
     """The sinusoid of a timestep or a frame: so many channels, cosines first."""
-    _must_be(node, upstream.Timesteps)
+    must_be(node, upstream.Timesteps)
     wanted = {"num_channels": channels, "flip_sin_to_cos": True, "downscale_freq_shift": shift, "scale": 1}
     for name, value in wanted.items():
-        _expect(node, name, value)
+        expect(node, name, value)
 
 
 def _drop_rate(node: Node) -> float:
@@ -489,15 +489,3 @@ def _drop_rate(node: Node) -> float:
     if not 0 <= rate <= 1:
         raise NotNative(f"{node.path} drops at a rate of {rate}")
     return rate
-
-
-def _must_be(node: Node, kind: Any) -> None:
-    if node.kind is not kind:
-        raise NotNative(f"{node.path} is a {class_name(node.kind)}")
-
-
-def _expect(node: Node, name: str, value: Any) -> None:
-    found = node.values.get(name)
-    if found != value:
-        said = "an epsilon of its own" if name == "eps" else f"a {name} of its own"
-        raise NotNative(f"{node.path} has {said}, {found}")

@@ -178,10 +178,6 @@ class OwnTiles : public TileSource {
   Tile tile_;
 };
 
-}  // namespace
-
-namespace {
-
 /// Runs `body` on threads of the executor: of a region that is there already, where a processor or handler of a call
 /// calls a model, or of one of its own.
 void run_in_region(const Lent& lent, int threads, const std::function<void()>& body) {
