@@ -61,6 +61,12 @@ class Cancelled : public Error {
   Cancelled() : Error("cancelled by on_progress: the outputs are undefined") {}
 };
 
+/// Processes that share a call cannot reach each other, or one of them has failed. What the call was to write is
+/// undefined.
+class CommunicationError : public Error {
+  using Error::Error;
+};
+
 /// The operating system refused: a file that cannot be opened, read, written or renamed.
 class IoError : public Error {
  public:

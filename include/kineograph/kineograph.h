@@ -3,6 +3,7 @@
 
 #include "kineograph/attention.h"
 #include "kineograph/checkpoint.h"
+#include "kineograph/communicator.h"
 #include "kineograph/config.h"
 #include "kineograph/convert.h"
 #include "kineograph/error.h"

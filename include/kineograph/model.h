@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kineograph/attention.h"
+#include "kineograph/communicator.h"
 #include "kineograph/config.h"
 #include "kineograph/context.h"
 #include "kineograph/error.h"
@@ -92,6 +93,19 @@ struct ForwardOptions {
   ProgressHandler on_progress = {};
   /// Threads of the call; null for the model's (ModelOptions::executor). num_threads 0 is then its concurrency().
   Executor* executor = nullptr;
+  /// Several processes, ranks, that share the call: each calls with some rows of pixels of every frame, of one model,
+  /// and gets those rows' sample. Null: all rows are here. hidden_states is (B*F, C, rows, W), of discrete latents
+  /// (B*F, rows * sample_size); `rows` may differ from rank to rank and may be 0; encoder_hidden_states with a row a
+  /// pixel has this rank's pixels. All other arguments are those of every rank. Rows are added up in the picture's
+  /// order: any number of ranks gives the same bits, given the same instruction set. backward gives the gradients of
+  /// parameters, and of encoder_hidden_states a row a video, by this rank's rows: their sum over the ranks is the
+  /// whole's. Attention processors see this rank's pixels, counted from its first one. Where ranks disagree about the
+  /// call all of them throw ArgumentError; where one fails the others throw CommunicationError.
+  Communicator* communicator = nullptr;
+  /// With a communicator: the row of the whole picture that hidden_states' first row of pixels is.
+  std::int64_t first_image_row = 0;
+  /// With a communicator: rows of pixels of the whole picture, H of all ranks together.
+  std::int64_t total_image_rows = 0;
 };
 
 /// One parameter of the model: its name in diffusers' state dict, and its values.

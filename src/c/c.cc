@@ -50,6 +50,8 @@ kineograph_status guarded(Body&& body) noexcept {
     return fail(KINEOGRAPH_FORMAT_ERROR, error.what());
   } catch (const CheckpointError& error) {
     return fail(KINEOGRAPH_CHECKPOINT_ERROR, error.what());
+  } catch (const CommunicationError& error) {
+    return fail(KINEOGRAPH_IO_ERROR, error.what());
   } catch (const IoError& error) {
     return fail(KINEOGRAPH_IO_ERROR, error.what());
   } catch (const Cancelled& error) {

@@ -125,6 +125,7 @@ struct ImagePrompt {
 };
 
 class Progress;
+class Ranks;
 
 /// A checked call. Views are of the caller's memory, or of `made`.
 struct Inputs {
@@ -160,8 +161,19 @@ struct Inputs {
   std::uint64_t forward = 0;     ///< AttentionCall::forward
   /// Told of every tile, which may throw Cancelled; null where the caller does not want to know.
   Progress* progress = nullptr;
+  /// What the processes that share the pictures exchange; null where all rows are here.
+  Ranks* ranks = nullptr;
+  std::int64_t first_row = 0;   ///< of the whole picture: hidden_states' first row of pixels
+  std::int64_t total_rows = 0;  ///< of the whole picture; 0: height
   /// Copies that the model made of the caller's arguments, where an engine cannot read them as they are.
   std::vector<Tensor> made;
+
+  /// Rows of pixels of the whole picture.
+  std::int64_t picture_rows() const { return total_rows != 0 ? total_rows : height; }
+  /// Number of a pixel of hidden_states among those of all videos' whole pictures.
+  std::int64_t place(std::int64_t video, std::int64_t pixel) const {
+    return (video * picture_rows() + first_row) * width + pixel;
+  }
 };
 
 /// Threads that a call asks for.

@@ -5,11 +5,13 @@
 #include <vector>
 
 #include "base/threads.h"
+#include "engine/conditioning.h"
 #include "engine/engine.h"
 #include "engine/progress.h"
 #include "model/arguments.h"
 #include "model/impl.h"
 #include "model/inputs.h"
+#include "model/joint_call.h"
 #include "model/parameters.h"
 #include "model/views.h"
 
@@ -136,6 +138,15 @@ void check_gradient(const std::string& where, const MutableTensorView& view, con
   check_view(where, view);
 }
 
+/// The gradients of no pixels.
+void clear(const engine::Gradients& gradients, const std::vector<model::SlotOf<MutableTensorView>>& slots) {
+  const auto zero = [](const MutableTensorView& view) {
+    if (view) engine::from_doubles(std::vector<double>(static_cast<std::size_t>(view.numel())), view);
+  };
+  zero(gradients.encoder_hidden_states);
+  for (const auto& slot : slots) zero(*slot.view);
+}
+
 engine::Inputs read_call(const TransformerTemporalModel& model, const TensorView& hidden_states,
                          const ForwardOptions& options) {
   return model::read_inputs(model.config(), model.dtype(),
@@ -147,11 +158,20 @@ engine::Inputs read_call(const TransformerTemporalModel& model, const TensorView
 
 void TransformerTemporalModel::forward(TensorView hidden_states, MutableTensorView sample,
                                        const ForwardOptions& options) const {
-  run(*impl_, read_call(*this, hidden_states, options), sample, options.on_progress);
+  model::JointCall call(options.communicator);
+  engine::Inputs inputs = read_call(*this, hidden_states, options);
+  check_output(config(), hidden_states, output_shape(config(), hidden_states), sample);
+  call.begin(config(), inputs);
+  call.run([&] { forward_into(*impl_, inputs, sample, options.on_progress); });
 }
 TransformerTemporalModelOutput TransformerTemporalModel::forward(TensorView hidden_states,
                                                                  const ForwardOptions& options) const {
-  return {run(*impl_, read_call(*this, hidden_states, options), options.on_progress)};
+  model::JointCall call(options.communicator);
+  engine::Inputs inputs = read_call(*this, hidden_states, options);
+  Tensor sample(config().is_discrete() ? DType::f32 : hidden_states.dtype(), output_shape(config(), hidden_states));
+  call.begin(config(), inputs);
+  call.run([&] { forward_into(*impl_, inputs, sample.mutable_view(), options.on_progress); });
+  return {std::move(sample)};
 }
 std::size_t TransformerTemporalModel::workspace_bytes(TensorView hidden_states, const ForwardOptions& options) const {
   return workspace_of(*impl_, read_call(*this, hidden_states, options));
@@ -185,6 +205,7 @@ std::size_t TransformerSpatioTemporalModel::workspace_bytes(
 
 void TransformerTemporalModel::backward(TensorView hidden_states, TensorView sample_gradient,
                                         const Gradients& gradients, const ForwardOptions& options) const {
+  model::JointCall call(options.communicator);
   if (options.attention_processors != nullptr && !options.attention_processors->empty())
     throw ArgumentError("attention_processors", "none in backward", "some", "A processor has no gradient.");
   if (options.context)
@@ -231,7 +252,11 @@ void TransformerTemporalModel::backward(TensorView hidden_states, TensorView sam
     *slot->view = view;
   }
   check_apart_from_each_other(std::move(all_written));
-  run_call(*impl_, inputs, options.on_progress, [&] { impl_->plan().backward(inputs, sample_gradient, wanted); });
+  call.begin(config(), inputs, &wanted);
+  if (options.communicator != nullptr && inputs.height == 0) clear(wanted, slots);
+  call.run([&] {
+    run_call(*impl_, inputs, options.on_progress, [&] { impl_->plan().backward(inputs, sample_gradient, wanted); });
+  });
 }
 
 }  // namespace kineograph

@@ -32,11 +32,14 @@ void read_hidden_states(const TransformerTemporalConfig& config, const TensorVie
   if (options.num_frames < 1) refuse("num_frames", "1 or more", std::to_string(options.num_frames));
   if (config.is_discrete()) {
     const std::int64_t side = *config.sample_size;
-    if (!hidden_states || hidden_states.dtype() != DType::i64 || hidden_states.rank() != 2 ||
-        hidden_states.size(1) != side * side)
+    const bool fits = hidden_states && hidden_states.dtype() == DType::i64 && hidden_states.rank() == 2 &&
+                      (hidden_states.size(1) == side * side ||
+                       (options.communicator != nullptr && hidden_states.size(1) % side == 0));
+    if (!fits)
       refuse(where, "i64 (B*F, " + std::to_string(side * side) + ") for num_vector_embeds",
              hidden_states ? dtype_and_shape(hidden_states) : "none");
-    inputs.height = inputs.width = side;
+    inputs.height = hidden_states.size(1) / side;
+    inputs.width = side;
   } else {
     read_image(config, hidden_states, "B*F", inputs);
   }
@@ -51,6 +54,29 @@ void read_hidden_states(const TransformerTemporalConfig& config, const TensorVie
   inputs.num_frames = options.num_frames;
   inputs.num_videos = hidden_states.size(0) / options.num_frames;
   inputs.hidden_states = hidden_states;
+}
+
+/// The rows of the whole picture that hidden_states has.
+void read_rows(const TransformerTemporalConfig& config, const ForwardOptions& options, engine::Inputs& inputs) {
+  const std::int64_t first = options.first_image_row, total = options.total_image_rows;
+  if (options.communicator == nullptr) {
+    if (first != 0) refuse("first_image_row", "0 without a communicator", std::to_string(first));
+    if (total != 0 && total != inputs.height)
+      refuse("total_image_rows", "0 without a communicator", std::to_string(total));
+    return;
+  }
+  if (config.is_discrete() && total != *config.sample_size)
+    refuse("total_image_rows", "sample_size " + std::to_string(*config.sample_size), std::to_string(total));
+  if (total < 1 || total < inputs.height)
+    refuse("total_image_rows", "the rows of all ranks together, " + std::to_string(inputs.height) + " of them here",
+           std::to_string(total));
+  if (first < 0 || first > total - inputs.height)
+    refuse("first_image_row",
+           "0 to " + std::to_string(total - inputs.height) + " for " + std::to_string(inputs.height) + " rows of " +
+               std::to_string(total),
+           std::to_string(first));
+  inputs.first_row = first;
+  inputs.total_rows = total;
 }
 
 void check_classes(const TransformerTemporalConfig& config, const TensorView& classes) {
@@ -130,6 +156,7 @@ engine::Inputs read_inputs(const TransformerTemporalConfig& config, DType dtype,
   engine::Inputs inputs;
   if (options.num_frames >= 1) read_context(config, dtype, options, inputs);
   read_hidden_states(config, hidden_states, options, inputs);
+  read_rows(config, options, inputs);
   if (config.is_discrete()) check_classes(config, hidden_states);
   read_encoder(config, options, inputs);
   read_conditioning(config, options.timestep, options.class_labels, options.training_seed, options.on_warning, "video",

@@ -13,6 +13,7 @@
 #include "engine/cpu/schedule/schedule.h"
 #include "engine/cpu/schedule/targets.h"
 #include "engine/engine.h"
+#include "engine/ranks.h"
 #include "kineograph/error.h"
 
 namespace kineograph::engine::cpu {
@@ -30,7 +31,7 @@ class CpuPlan : public Plan {
     Call call;
     describe(request(inputs, {}, Purpose::inference), call);
     return static_cast<std::size_t>(threads_of(inputs)) * sizes(call).bytes() +
-           call.group_sets() * model_.channels * 3 * sizeof(float);
+           call.group_sets() * (model_.channels * 3 * sizeof(float) + group_rows(call) * sizeof(Moments));
   }
 
   void forward(const Inputs& inputs, const MutableTensorView& output) const override {
@@ -41,9 +42,10 @@ class CpuPlan : public Plan {
                           "The engine reference takes them.");
     BackwardPlan* const training = dropout ? &trained(inputs) : nullptr;
     const Pool<CallMemory>::Borrowed memory(calls_);
+    const CallRequest asked = request(inputs, output, dropout ? Purpose::training : Purpose::inference);
+    share_moments(asked, threads, *memory);
     const auto body = [&] {
-      const Call& call =
-          make_call(request(inputs, output, dropout ? Purpose::training : Purpose::inference), threads, *memory);
+      const Call& call = make_call(asked, threads, *memory);
       if (dropout) return training->run_forward(call, threads);
       walk_tiles(call, target_, tile_shape(call), threads, sizes(call), workspaces_);
     };
@@ -54,16 +56,27 @@ class CpuPlan : public Plan {
     const int threads = threads_of(inputs);
     BackwardPlan& training = trained(inputs);
     const Pool<CallMemory>::Borrowed memory(calls_);
-    const auto body = [&] {
-      const Call& call = make_call(request(inputs, {}, Purpose::training), threads, *memory);
-      training.run(call, memory->modulations.conditioning, gradients, image_of(d_output, inputs.width), threads);
-    };
-    run_on(lent_to(inputs), threads, std::cref(body));
+    const CallRequest asked = request(inputs, {}, Purpose::training);
+    share_moments(asked, threads, *memory);
+    const auto make = [&] { make_call(asked, threads, *memory); };
+    run_on(lent_to(inputs), threads, std::cref(make));
+    training.run(memory->call, memory->modulations.conditioning, gradients, image_of(d_output, inputs.width),
+                 lent_to(inputs), threads);
   }
 
  private:
   CallRequest request(const Inputs& inputs, const MutableTensorView& output, Purpose purpose) const {
     return {model_, weights_, target_, inputs, output, purpose};
+  }
+  /// Of a picture that several processes share: takes the moments of this one's rows, and fetches the others'. While it
+  /// waits it keeps none of the arena's places.
+  void share_moments(const CallRequest& asked, int threads, CallMemory& memory) const {
+    Ranks* const ranks = asked.inputs.ranks;
+    if (ranks == nullptr || model_.config.is_discrete()) return;
+    describe(asked, memory.call);
+    const auto body = [&] { take_moments(memory.call, target_, threads, memory.group_norm); };
+    run_on(lent_to(asked.inputs), threads, std::cref(body));
+    memory.group_norm.rows = ranks->gather_moments(memory.group_norm.rows);
   }
   TileShape tile_shape(const Call& call) const {
     // As many runs as fill a window: what weights are read for.
@@ -73,6 +86,12 @@ class CpuPlan : public Plan {
   }
   WorkspaceSizes sizes(const Call& call) const {
     return workspace_sizes(model_, tile_shape(call), call.attended_frames, call.context_tokens, call.context_dim);
+  }
+
+  /// Moments of a set of GroupNorm's statistics.
+  std::size_t group_rows(const Call& call) const {
+    return model_.config.is_discrete() ? 0
+                                       : call.picture_rows() * static_cast<std::size_t>(model_.config.norm_num_groups);
   }
 
   Lent lent_to(const Inputs& inputs) const { return {inputs.executor, lent_.memory}; }

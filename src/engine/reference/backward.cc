@@ -5,6 +5,7 @@
 #include "base/threads.h"
 #include "engine/epsilons.h"
 #include "engine/progress.h"
+#include "engine/ranks.h"
 
 namespace kineograph::engine::reference {
 namespace {
@@ -100,7 +101,8 @@ class Backward {
           for (std::size_t c = 0; c < inner; ++c) {
             const double d = d_x[token * inner + c];
             sums_.weights.latent_emb[static_cast<std::size_t>(id) * inner + c] += d;
-            sums_.weights.latent_height_emb[static_cast<std::size_t>(pixel / in_.width) * inner + c] += d;
+            sums_.weights.latent_height_emb[static_cast<std::size_t>(in_.first_row + pixel / in_.width) * inner + c] +=
+                d;
             sums_.weights.latent_width_emb[static_cast<std::size_t>(pixel % in_.width) * inner + c] += d;
           }
         } else {
@@ -198,44 +200,85 @@ class Backward {
   Sums& sums_;
 };
 
-/// GroupNorm's backward over one set of statistics. With h = (x - mean) r and g = d_n weight:
-/// d_x = r (g - mean(g) - h mean(g h)), and the residual's d_output.
-void group_norm_backward(const Passage& passage, const TensorView& d_output, const Array& d_image,
-                         const MutableTensorView& d_input, NormLayer& sums) {
-  const Inputs& in = passage.inputs;
-  const std::int64_t channels = in.channels, pixels = in.height * in.width, rows = in.num_videos * in.num_frames;
-  const std::int64_t frames = passage.scope == GroupNormScope::frame ? 1 : in.num_frames;
-  const std::int64_t per_group = channels / passage.config.norm_num_groups;
-  const auto count = static_cast<double>(frames * per_group * pixels);
-  const TensorView& input = in.hidden_states;
-  for (std::int64_t set = 0; set < rows / frames; ++set)
-    for (std::int64_t group = 0; group < passage.config.norm_num_groups; ++group) {
-      const MeanVariance& m = passage.statistics(set * frames, group * per_group);
-      const double inverse = 1.0 / std::sqrt(m.variance + kGroupNormEpsilon);
-      const auto each = [&](auto&& visit) {
-        for (std::int64_t row = set * frames; row < (set + 1) * frames; ++row)
-          for (std::int64_t c = group * per_group; c < (group + 1) * per_group; ++c)
-            for (std::int64_t pixel = 0; pixel < pixels; ++pixel) {
-              const double h = (read(input, passage.offset(input, row, c, pixel)) - m.mean) * inverse;
-              visit(row, c, pixel, h, d_image[static_cast<std::size_t>((row * channels + c) * pixels + pixel)]);
-            }
-      };
+/// GroupNorm's backward. With h = (x - mean) r and g = d_n weight: d_x = r (g - mean(g) - h mean(g h)) over each set of
+/// statistics, and the residual's d_output.
+class GroupNormBackward {
+ public:
+  GroupNormBackward(const Passage& passage, const Array& d_image)
+      : passage_(passage), in_(passage.inputs), d_image_(d_image) {}
+
+  void run(const TensorView& d_output, const MutableTensorView& d_input, NormLayer& sums) {
+    Array rows = sum_rows(sums);
+    if (!d_input) return;
+    if (in_.ranks != nullptr) rows = in_.ranks->gather_sums(rows);
+    const std::int64_t total = in_.picture_rows();
+    const auto count = static_cast<double>(frames_ * per_group_ * total * in_.width);
+    each_set([&](std::int64_t set, std::int64_t group) {
       double mean = 0.0, along = 0.0;
-      each([&](std::int64_t, std::int64_t c, std::int64_t, double h, double d) {
-        const auto channel = static_cast<std::size_t>(c);
-        sums.weight[channel] += d * h;
-        sums.bias[channel] += d;
-        mean += d * passage.layers.norm.weight[channel] / count;
-        along += d * passage.layers.norm.weight[channel] * h / count;
-      });
-      if (!d_input) continue;
-      each([&](std::int64_t row, std::int64_t c, std::int64_t pixel, double h, double d) {
-        const double g = d * passage.layers.norm.weight[static_cast<std::size_t>(c)];
-        write(d_input, passage.offset(d_input, row, c, pixel),
-              inverse * (g - mean - h * along) + read(d_output, passage.offset(d_output, row, c, pixel)));
-      });
-    }
-}
+      for (std::int64_t h = 0; h < total; ++h) {
+        const std::size_t at = 2 * static_cast<std::size_t>((set * total + h) * groups_ + group);
+        mean += rows[at] / count;
+        along += rows[at + 1] / count;
+      }
+      const double inverse = inverse_of(set, group);
+      for (std::int64_t h = 0; h < in_.height; ++h)
+        each(set, group, h, [&](std::int64_t row, std::int64_t c, std::int64_t pixel, double n, double d) {
+          write(
+              d_input, passage_.offset(d_input, row, c, pixel),
+              inverse * (d * weight(c) - mean - n * along) + read(d_output, passage_.offset(d_output, row, c, pixel)));
+        });
+    });
+  }
+
+ private:
+  template <class Visit>
+  void each_set(Visit&& visit) const {
+    for (std::int64_t set = 0; set < in_.num_videos * in_.num_frames / frames_; ++set)
+      for (std::int64_t group = 0; group < groups_; ++group) visit(set, group);
+  }
+
+  /// visit(row b*F+f, channel, pixel, h, d_n) for the values of a set and group in one row of pixels.
+  template <class Visit>
+  void each(std::int64_t set, std::int64_t group, std::int64_t h, Visit&& visit) const {
+    const MeanVariance& m = passage_.statistics(set * frames_, group * per_group_);
+    const double inverse = inverse_of(set, group);
+    const std::int64_t pixels = in_.height * in_.width;
+    for (std::int64_t row = set * frames_; row < (set + 1) * frames_; ++row)
+      for (std::int64_t c = group * per_group_; c < (group + 1) * per_group_; ++c)
+        for (std::int64_t pixel = h * in_.width; pixel < (h + 1) * in_.width; ++pixel)
+          visit(row, c, pixel,
+                (read(in_.hidden_states, passage_.offset(in_.hidden_states, row, c, pixel)) - m.mean) * inverse,
+                d_image_[static_cast<std::size_t>((row * in_.channels + c) * pixels + pixel)]);
+  }
+
+  /// The sums of g and of g h in every row of pixels, (sets, H, groups, 2); and the norm's own gradients.
+  Array sum_rows(NormLayer& sums) const {
+    Array rows(static_cast<std::size_t>(2 * in_.num_videos * in_.num_frames / frames_ * in_.height * groups_));
+    each_set([&](std::int64_t set, std::int64_t group) {
+      for (std::int64_t h = 0; h < in_.height; ++h) {
+        const std::size_t at = 2 * static_cast<std::size_t>((set * in_.height + h) * groups_ + group);
+        each(set, group, h, [&](std::int64_t, std::int64_t c, std::int64_t, double n, double d) {
+          sums.weight[static_cast<std::size_t>(c)] += d * n;
+          sums.bias[static_cast<std::size_t>(c)] += d;
+          rows[at] += d * weight(c);
+          rows[at + 1] += d * weight(c) * n;
+        });
+      }
+    });
+    return rows;
+  }
+
+  double inverse_of(std::int64_t set, std::int64_t group) const {
+    return 1.0 / std::sqrt(passage_.statistics(set * frames_, group * per_group_).variance + kGroupNormEpsilon);
+  }
+  double weight(std::int64_t c) const { return passage_.layers.norm.weight[static_cast<std::size_t>(c)]; }
+
+  const Passage& passage_;
+  const Inputs& in_;
+  const Array& d_image_;
+  std::int64_t groups_ = passage_.config.norm_num_groups, per_group_ = in_.channels / groups_;
+  std::int64_t frames_ = passage_.scope == GroupNormScope::frame ? 1 : in_.num_frames;  ///< of a set
+};
 
 }  // namespace
 
@@ -265,7 +308,7 @@ void run_backward(const Passage& passage, const Weights& weights, const TensorVi
     add(total.encoder, sums[worker].encoder);
   }
   if (!passage.config.is_discrete())
-    group_norm_backward(passage, d_output, d_image, gradients.hidden_states, total.weights.norm);
+    GroupNormBackward(passage, d_image).run(d_output, gradients.hidden_states, total.weights.norm);
   conditioning_backward(passage.config, weights, in, total.conditioning, gradients.weights);
   if (gradients.encoder_hidden_states) from_doubles(total.encoder, gradients.encoder_hidden_states);
   store(total.weights, gradients.weights);

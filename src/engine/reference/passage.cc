@@ -8,6 +8,7 @@
 #include "base/threads.h"
 #include "engine/epsilons.h"
 #include "engine/progress.h"
+#include "engine/ranks.h"
 
 namespace kineograph::engine::reference {
 namespace {
@@ -64,24 +65,33 @@ void Passage::take_statistics(int threads) {
   const bool per_frame = scope == GroupNormScope::frame;
   const std::int64_t frames = per_frame ? 1 : inputs.num_frames, sets = inputs.num_videos * inputs.num_frames / frames;
   const std::int64_t groups = config.norm_num_groups, per_group = inputs.channels / groups;
-  const std::int64_t pixels = inputs.height * inputs.width;
-  statistics_.resize(static_cast<std::size_t>(sets * groups));
+  // Of a row of pixels each, (sets, H, groups): the rows of a picture may be several processes'.
+  std::vector<Moments> rows(static_cast<std::size_t>(sets * inputs.height * groups));
   parallel_for(sets * groups, threads, inputs.executor, [&](std::int64_t i) {
     const std::int64_t set = i / groups, group = i % groups;
-    const auto each = [&](auto&& visit) {
-      for (std::int64_t f = 0; f < frames; ++f)
-        for (std::int64_t c = group * per_group; c < (group + 1) * per_group; ++c)
-          for (std::int64_t p = 0; p < pixels; ++p)
-            visit(read(inputs.hidden_states, offset(inputs.hidden_states, set * frames + f, c, p)));
-    };
-    const auto count = static_cast<double>(frames * per_group * pixels);
-    MeanVariance m;
-    each([&](double v) { m.mean += v; });
-    m.mean /= count;
-    each([&](double v) { m.variance += (v - m.mean) * (v - m.mean); });
-    m.variance /= count;
-    statistics_[static_cast<std::size_t>(i)] = m;
+    for (std::int64_t h = 0; h < inputs.height; ++h) {
+      const auto each = [&](auto&& visit) {
+        for (std::int64_t f = 0; f < frames; ++f)
+          for (std::int64_t c = group * per_group; c < (group + 1) * per_group; ++c)
+            for (std::int64_t p = h * inputs.width; p < (h + 1) * inputs.width; ++p)
+              visit(read(inputs.hidden_states, offset(inputs.hidden_states, set * frames + f, c, p)));
+      };
+      Moments m;
+      m.count = static_cast<double>(frames * per_group * inputs.width);
+      each([&](double v) { m.mean += v; });
+      m.mean /= m.count;
+      each([&](double v) { m.m2 += (v - m.mean) * (v - m.mean); });
+      rows[static_cast<std::size_t>((set * inputs.height + h) * groups + group)] = m;
+    }
   });
+  if (inputs.ranks != nullptr) rows = inputs.ranks->gather_moments(rows);
+  statistics_.clear();
+  for (std::int64_t i = 0; i < sets * groups; ++i) {
+    Moments all;
+    for (std::int64_t h = 0; h < inputs.picture_rows(); ++h)
+      append(all, rows[static_cast<std::size_t>((i / groups * inputs.picture_rows() + h) * groups + i % groups)]);
+    statistics_.push_back({all.mean, all.m2 / all.count});
+  }
 }
 
 const MeanVariance& Passage::statistics(std::int64_t row, std::int64_t channel) const {
@@ -101,7 +111,7 @@ Array Passage::enter(const Run& run, Array* normalised) const {
       for (std::int64_t f = 0; f < frames; ++f) {
         const std::int64_t pixel = run.first + p;
         const auto id = static_cast<std::size_t>(classes[(run.video * frames + f) * strides[0] + pixel * strides[1]]);
-        const auto row = static_cast<std::size_t>(pixel / inputs.width);
+        const auto row = static_cast<std::size_t>(inputs.first_row + pixel / inputs.width);
         const auto col = static_cast<std::size_t>(pixel % inputs.width);
         for (std::size_t c = 0; c < inner; ++c)
           x[static_cast<std::size_t>(p * frames + f) * inner + c] = layers.latent_emb[id * inner + c] +
@@ -329,7 +339,7 @@ std::optional<Dropout> Passage::dropout(std::size_t layer, DropoutSite site) con
 
 void Passage::drop(const std::optional<Dropout>& dropout, const Run& run, std::size_t width, Array& x) const {
   if (!dropout) return;
-  const std::int64_t first = (run.video * inputs.height * inputs.width + run.first) * inputs.num_frames;
+  const std::int64_t first = inputs.place(run.video, run.first) * inputs.num_frames;
   for (std::size_t i = 0; i < x.size(); ++i)
     x[i] *= (*dropout)(first + static_cast<std::int64_t>(i / width), static_cast<std::int64_t>(i % width));
 }

@@ -3,11 +3,13 @@
 #include <tbb/info.h>
 
 #include <algorithm>
+#include <functional>
 
 #include "base/assert.h"
 #include "engine/cpu/backward/finish.h"
 #include "engine/cpu/call/make.h"
 #include "engine/cpu/schedule/schedule.h"
+#include "engine/ranks.h"
 
 namespace kineograph::engine::cpu {
 namespace {
@@ -46,7 +48,7 @@ BackwardPlan::BackwardPlan(const Weights& weights, const PackedModel& model, con
       trained_(pack_trained(model.config, weights, trained_arithmetic(model), target.max_rows)) {}
 
 void BackwardPlan::run(const Call& call, const Conditioning& conditioning, const Gradients& gradients,
-                       const Image& d_output, int threads) {
+                       const Image& d_output, const Lent& lent, int threads) {
   const Pool<State>::Borrowed state(states_);
   clear(state->sums, call, gradients);
   // Tiles add to these in the caller's memory.
@@ -62,9 +64,20 @@ void BackwardPlan::run(const Call& call, const Conditioning& conditioning, const
   backward.d_input = image_of(gradients.hidden_states, call.inputs->width);
   backward.gradients = &gradients;
   backward.sums = &state->sums;
-  walk(backward, *state, threads);
-  if (backward.d_input) finish_input(backward, threads);
-  finish_parameters(backward, weights_);
+  Ranks* const ranks = backward.d_input ? call.inputs->ranks : nullptr;
+  std::vector<double> rows;
+  const auto there_and_back = [&] {
+    walk(backward, *state, threads);
+    if (ranks != nullptr) rows = sum_rows(backward, threads);
+  };
+  run_on(lent, threads, std::cref(there_and_back));
+  if (ranks != nullptr) rows = ranks->gather_sums(rows);
+  const auto finish = [&] {
+    if (backward.d_input)
+      finish_input(backward, ranks != nullptr ? means_of(call, rows) : group_means(backward), threads);
+    finish_parameters(backward, weights_);
+  };
+  run_on(lent, threads, std::cref(finish));
 }
 
 void BackwardPlan::run_forward(const Call& call, int threads) {

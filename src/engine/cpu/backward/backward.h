@@ -25,8 +25,8 @@ struct BackwardCall {
   bool forward_only = false;  ///< a forward with dropout: writes call->output, and no gradients
 };
 
-/// The walk of training for one model: weights packed for it, and memory that is kept from call to call. Runs in the
-/// caller's arena. The number of threads never changes a bit.
+/// The walk of training for one model: weights packed for it, and memory that is kept from call to call. The number of
+/// threads never changes a bit.
 class BackwardPlan {
  public:
   /// Both outlive it.
@@ -34,10 +34,11 @@ class BackwardPlan {
   BackwardPlan(const BackwardPlan&) = delete;
   BackwardPlan& operator=(const BackwardPlan&) = delete;
 
-  /// Writes `gradients`. `call` is made for training.
+  /// Writes `gradients`. `call` is made for training. On threads that it takes by run_on: none is kept while it waits
+  /// for other processes.
   void run(const Call& call, const Conditioning& conditioning, const Gradients& gradients, const Image& d_output,
-           int threads);
-  /// A forward with dropout, by the same walk.
+           const Lent& lent, int threads);
+  /// A forward with dropout, by the same walk, in the caller's arena.
   void run_forward(const Call& call, int threads);
 
  private:

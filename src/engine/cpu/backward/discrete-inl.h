@@ -29,7 +29,7 @@ class BackwardDiscrete : public BackwardFeedForward {
         for (std::size_t c = 0; c < inner_; ++c) {
           const auto d = static_cast<double>(d_x(panel)[c * kPanel + lane]);
           sums.latent[id * inner_ + c] += d;
-          sums.height[pixel / call_.width * inner_ + c] += d;
+          sums.height[(call_.first_row + pixel / call_.width) * inner_ + c] += d;
           sums.width[pixel % call_.width * inner_ + c] += d;
         }
       });

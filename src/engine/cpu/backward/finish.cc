@@ -1,5 +1,7 @@
 #include "engine/cpu/backward/finish.h"
 
+#include <array>
+
 #include "base/half.h"
 #include "engine/conditioning.h"
 #include "engine/cpu/pack/parallel.h"
@@ -32,26 +34,64 @@ struct InputSlope {
   }
 };
 
-/// With h = (x - mean) r and g = d_n weight: d_x = r (g - mean(g) - h mean(g h)), over the channel's group.
-InputSlope input_slope(const BackwardCall& backward, std::size_t row, std::size_t c) {
+/// The offset of a row of pixels of a channel of a frame.
+std::int64_t row_offset(const Image& image, std::size_t frame, std::size_t c, std::size_t h) {
+  return static_cast<std::int64_t>(frame) * image.stride_n + static_cast<std::int64_t>(c) * image.stride_c +
+         static_cast<std::int64_t>(h) * image.stride_h;
+}
+
+/// Values that a set of GroupNorm's statistics has of each group, in the whole picture.
+double group_count(const Call& call) {
+  const std::size_t per_group = call.model->channels / static_cast<std::size_t>(call.model->config.norm_num_groups);
+  return static_cast<double>(per_group * call.picture_rows() * call.width *
+                             (call.group_set_per_frame ? 1 : call.frames));
+}
+
+/// Pixels that are taken up at a time, on the stack: however wide the image, nothing is allocated.
+constexpr std::size_t kPiece = 256;
+
+/// The sums of g and of g h over a group's channels in a row of pixels of a frame; d_n lies in d_input.
+std::array<double, 2> sum_row(const BackwardCall& backward, std::size_t frame, std::size_t group, std::size_t h) {
   const Call& call = *backward.call;
   const PackedModel& model = *call.model;
-  const NormSums& sums = backward.sums->group_norm;
-  const std::size_t channels = model.channels;
-  const std::size_t per_group = channels / static_cast<std::size_t>(model.config.norm_num_groups);
-  const double count = static_cast<double>(per_group * call.pixels * (call.group_set_per_frame ? 1 : call.frames));
-  const std::size_t first = c / per_group * per_group, set = call.group_set_per_frame ? row : row / call.frames;
-  double mean = 0.0, along = 0.0;
-  for (std::size_t k = first; k < first + per_group; ++k) {
-    const double weight = static_cast<double>(model.norm_weight[k]);
-    mean += weight * sums.plain[set * channels + k] / count;
-    along += weight * sums.along[set * channels + k] / count;
+  const std::size_t per_group = model.channels / static_cast<std::size_t>(model.config.norm_num_groups);
+  const std::size_t set = call.group_set_per_frame ? frame : frame / call.frames;
+  std::array<double, 2> sums{};
+  for (std::size_t c = group * per_group; c < (group + 1) * per_group; ++c) {
+    const std::size_t at = set * model.channels + c;
+    const double weight = static_cast<double>(model.norm_weight[c]);
+    for (std::size_t w = 0; w < call.width; w += kPiece) {
+      const std::size_t here = std::min(kPiece, call.width - w);
+      float x[kPiece], d[kPiece];
+      const auto read = [&](const Image& image, float* to) {
+        read_row(image, row_offset(image, frame, c, h) + static_cast<std::int64_t>(w) * image.stride_w, here, to);
+      };
+      read(call.input, x);
+      read(backward.d_input, d);
+      for (std::size_t j = 0; j < here; ++j) {
+        const double g = weight * static_cast<double>(d[j]);
+        sums[0] += g;
+        sums[1] += g * static_cast<double>((x[j] - call.group_mean[at]) * call.group_scale[at] + call.group_shift[at]);
+      }
+    }
   }
-  const std::size_t at = set * channels + c;
+  return sums;
+}
+
+/// d_x = r (g - mean(g) - h mean(g h)), and the residual's d_output.
+InputSlope input_slope(const BackwardCall& backward, const GroupMeans& means, std::size_t row, std::size_t c) {
+  const Call& call = *backward.call;
+  const PackedModel& model = *call.model;
+  const auto groups = static_cast<std::size_t>(model.config.norm_num_groups);
+  const std::size_t set = call.group_set_per_frame ? row : row / call.frames, at = set * model.channels + c;
+  const std::size_t group = set * groups + c / (model.channels / groups);
   const float r = call.group_scale[at];
-  return {
-      model.norm_weight[c] * r, -r * static_cast<float>(along), -r * static_cast<float>(mean), call.group_mean[at], r,
-      call.group_shift[at]};
+  return {model.norm_weight[c] * r,
+          -r * static_cast<float>(means.along[group]),
+          -r * static_cast<float>(means.plain[group]),
+          call.group_mean[at],
+          r,
+          call.group_shift[at]};
 }
 
 /// Scale and shift of norm1, norm2 and norm3 in a conditioning.
@@ -132,21 +172,63 @@ void finish_group_norm(const NormSums& sums, std::size_t channels, const NormOf<
 
 }  // namespace
 
-void finish_input(const BackwardCall& backward, int threads) {
+std::vector<double> sum_rows(const BackwardCall& backward, int threads) {
+  const Call& call = *backward.call;
+  const auto groups = static_cast<std::size_t>(call.model->config.norm_num_groups);
+  const std::size_t frames = call.group_set_per_frame ? 1 : call.frames, sets = call.group_sets();
+  Vector rows(2 * sets * call.height * groups);
+  for_each_index(threads, sets * groups, [&](std::size_t i) {
+    const std::size_t set = i / groups, group = i % groups;
+    for (std::size_t f = 0; f < frames; ++f)
+      for (std::size_t h = 0; h < call.height; ++h) {
+        const auto [plain, along] = sum_row(backward, set * frames + f, group, h);
+        double* const row = rows.data() + 2 * ((set * call.height + h) * groups + group);
+        row[0] += plain;
+        row[1] += along;
+      }
+  });
+  return rows;
+}
+
+GroupMeans means_of(const Call& call, const std::vector<double>& rows) {
+  const auto groups = static_cast<std::size_t>(call.model->config.norm_num_groups);
+  const std::size_t sets = call.group_sets(), height = call.picture_rows();
+  GroupMeans means{Vector(sets * groups), Vector(sets * groups)};
+  for (std::size_t i = 0; i < sets * height * groups; ++i) {
+    const std::size_t at = i / (height * groups) * groups + i % groups;
+    means.plain[at] += rows[2 * i] / group_count(call);
+    means.along[at] += rows[2 * i + 1] / group_count(call);
+  }
+  return means;
+}
+
+GroupMeans group_means(const BackwardCall& backward) {
+  const Call& call = *backward.call;
+  const PackedModel& model = *call.model;
+  const auto groups = static_cast<std::size_t>(model.config.norm_num_groups);
+  const NormSums& sums = backward.sums->group_norm;
+  GroupMeans means{Vector(call.group_sets() * groups), Vector(call.group_sets() * groups)};
+  for (std::size_t i = 0; i < sums.plain.size(); ++i) {
+    const std::size_t c = i % model.channels, at = i / model.channels * groups + c / (model.channels / groups);
+    const double weight = static_cast<double>(model.norm_weight[c]);
+    means.plain[at] += weight * sums.plain[i] / group_count(call);
+    means.along[at] += weight * sums.along[i] / group_count(call);
+  }
+  return means;
+}
+
+void finish_input(const BackwardCall& backward, const GroupMeans& means, int threads) {
   const Call& call = *backward.call;
   const std::size_t channels = call.model->channels;
   for_each_index(threads, call.videos * call.frames * channels, [&](std::size_t i) {
     const std::size_t row = i / channels, c = i % channels;
-    const InputSlope slope = input_slope(backward, row, c);
-    // A piece at a time, on the stack: however wide the image, nothing is allocated.
-    constexpr std::size_t kPiece = 256;
+    const InputSlope slope = input_slope(backward, means, row, c);
     float x[kPiece], d_output[kPiece], d[kPiece];
     for (std::size_t h = 0; h < call.height; ++h)
       for (std::size_t w = 0; w < call.width; w += kPiece) {
         const std::size_t here = std::min(kPiece, call.width - w);
         const auto offset = [&](const Image& image) {
-          return static_cast<std::int64_t>(row) * image.stride_n + static_cast<std::int64_t>(c) * image.stride_c +
-                 static_cast<std::int64_t>(h) * image.stride_h + static_cast<std::int64_t>(w) * image.stride_w;
+          return row_offset(image, row, c, h) + static_cast<std::int64_t>(w) * image.stride_w;
         };
         read_row(call.input, offset(call.input), here, x);
         read_row(backward.d_output, offset(backward.d_output), here, d_output);

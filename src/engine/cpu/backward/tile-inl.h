@@ -196,7 +196,8 @@ class BackwardTile : public TileBase {
     for (std::size_t v = 2 * range.begin; v < std::min(2 * range.end, shape_.vectors()); ++v)
       for (std::size_t lane = 0; lane < kLanes; ++lane) {
         const std::size_t pixel = tile_.first + v % shape_.runs * kLanes + lane;
-        const std::size_t token = pixel * shape_.frames + v / shape_.runs;
+        const std::size_t place = call_.place(pixel / call_.pixels, pixel % call_.pixels);
+        const std::size_t token = place * shape_.frames + v / shape_.runs;
         float* value = rows(v / 2) + v % 2 * kLanes + lane;
         for (std::size_t c = 0; c < width; ++c)
           value[c * kPanel] *=

@@ -45,9 +45,10 @@ struct ContextTokens {
 struct Call {
   const PackedModel* model = nullptr;
   std::size_t videos = 0, frames = 0, height = 0, width = 0;
-  std::size_t pixels = 0;           ///< H * W
-  std::size_t attended_frames = 0;  ///< F, or the frames of a window
-  Image input, output;              ///< output: of a forward; absent on the way back
+  std::size_t pixels = 0;                     ///< H * W
+  std::size_t first_row = 0, total_rows = 0;  ///< as in Inputs
+  std::size_t attended_frames = 0;            ///< F, or the frames of a window
+  Image input, output;                        ///< output: of a forward; absent on the way back
   const Inputs* inputs = nullptr;
 
   /// (x - mean[c]) * scale[c] + shift[c] is the input GroupNorm, on the way back without its weight and bias; a set of
@@ -78,6 +79,11 @@ struct Call {
   }
   /// Sets of GroupNorm's values.
   std::size_t group_sets() const { return videos * (group_set_per_frame ? frames : 1); }
+  /// As Inputs::picture_rows and Inputs::place.
+  std::size_t picture_rows() const { return total_rows != 0 ? total_rows : height; }
+  std::size_t place(std::size_t video, std::size_t pixel) const {
+    return (video * picture_rows() + first_row) * width + pixel;
+  }
   /// Pixels that are cut into tiles as one row of them.
   std::size_t segment_pixels() const { return tiles_may_span_videos ? videos * pixels : pixels; }
 };

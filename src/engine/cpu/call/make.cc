@@ -47,6 +47,8 @@ void describe(const CallRequest& request, Call& call) {
   call.height = static_cast<std::size_t>(inputs.height);
   call.width = static_cast<std::size_t>(inputs.width);
   call.pixels = call.height * call.width;
+  call.first_row = static_cast<std::size_t>(inputs.first_row);
+  call.total_rows = static_cast<std::size_t>(inputs.total_rows);
   call.attended_frames = static_cast<std::size_t>(inputs.context.attended_frames(inputs.num_frames));
   call.group_set_per_frame = config.group_norm_scope == GroupNormScope::frame;
   call.input = config.is_discrete() ? Image() : image_of(inputs.hidden_states, inputs.width);
@@ -69,7 +71,8 @@ const Call& make_call(const CallRequest& request, int threads, CallMemory& memor
   const bool inference = request.purpose == Purpose::inference;
   if (!request.model.config.is_discrete()) {
     // Training meets the norm's weight and bias by themselves.
-    compute_group_norm(call, request.target, inference, threads, memory.group_norm);
+    if (call.inputs->ranks == nullptr) take_moments(call, request.target, threads, memory.group_norm);
+    make_tables(call, inference, memory.group_norm);
     call.group_mean = memory.group_norm.mean.data();
     call.group_scale = memory.group_norm.scale.data();
     call.group_shift = memory.group_norm.shift.data();

@@ -35,7 +35,8 @@ bool any_processor(const Inputs& inputs);
 /// Fills the extents of `call`, which the sizes of working memory depend on, and where its tensors lie.
 void describe(const CallRequest& request, Call& call);
 
-/// Describes a call, takes GroupNorm's statistics, modulates the norms, and projects a conditioning that a video's
+/// Describes a call, takes GroupNorm's statistics (of a picture that several processes share: makes them of
+/// memory.group_norm.rows, which are there already), modulates the norms, and projects a conditioning that a video's
 /// pixels share, on `threads` threads of the caller's arena.
 const Call& make_call(const CallRequest& request, int threads, CallMemory& memory);
 

@@ -9,52 +9,51 @@
 namespace kineograph::engine::cpu {
 namespace {
 
-/// Moments of one channel of one frame.
-Moments plane_moments(const Call& call, const Target& target, std::int64_t offset) {
+/// Moments of `channels` channels, from `channel` on, of a row of pixels of a frame.
+Moments row_moments(const Call& call, const Target& target, std::size_t frame, std::size_t channel,
+                    std::size_t channels, std::size_t h) {
   const Image& image = call.input;
-  const auto size = static_cast<std::int64_t>(size_of(image.dtype));
-  const auto height = static_cast<std::int64_t>(call.height), width = static_cast<std::int64_t>(call.width);
-  const std::byte* plane = image.data + offset * size;
-  if (image.stride_w == 1 && (image.stride_h == width || height == 1))
-    return target.moments(plane, image.dtype, call.pixels);
-  Moments all;
-  std::vector<float> row(call.width);
-  for (std::int64_t h = 0; h < height; ++h) {
-    dispatch_floating(image.dtype, [&]<class T>(T) {
-      const T* from = reinterpret_cast<const T*>(plane) + h * image.stride_h;
-      for (std::int64_t w = 0; w < width; ++w) row[static_cast<std::size_t>(w)] = to_float(from[w * image.stride_w]);
-    });
-    append(all, target.moments(row.data(), DType::f32, row.size()));
-  }
-  return all;
+  const auto at = [](std::size_t i) { return static_cast<std::int64_t>(i); };
+  const std::int64_t offset = at(frame) * image.stride_n + at(channel) * image.stride_c + at(h) * image.stride_h;
+  const std::byte* pixels = image.data + offset * static_cast<std::int64_t>(size_of(image.dtype));
+  if (image.stride_w == 1) return target.moments(pixels, image.dtype, call.width, channels, image.stride_c);
+  std::vector<float> row(channels * call.width);
+  dispatch_floating(image.dtype, [&]<class T>(T) {
+    const T* from = reinterpret_cast<const T*>(pixels);
+    for (std::size_t c = 0; c < channels; ++c)
+      for (std::size_t w = 0; w < call.width; ++w)
+        row[c * call.width + w] = to_float(from[at(c) * image.stride_c + at(w) * image.stride_w]);
+  });
+  return target.moments(row.data(), DType::f32, call.width, channels, at(call.width));
 }
 
 }  // namespace
 
-void compute_group_norm(const Call& call, const Target& target, bool affine, int threads, GroupNormTables& tables) {
+void take_moments(const Call& call, const Target& target, int threads, GroupNormTables& tables) {
+  const auto groups = static_cast<std::size_t>(call.model->config.norm_num_groups);
+  const std::size_t per_group = call.model->channels / groups, frames = call.group_set_per_frame ? 1 : call.frames;
+  tables.rows.assign(call.group_sets() * call.height * groups, {});
+  for_each_index(threads, call.group_sets() * groups, [&](std::size_t i) {
+    const std::size_t set = i / groups, group = i % groups;
+    for (std::size_t f = 0; f < frames; ++f)
+      for (std::size_t h = 0; h < call.height; ++h)
+        append(tables.rows[(set * call.height + h) * groups + group],
+               row_moments(call, target, set * frames + f, group * per_group, per_group, h));
+  });
+}
+
+void make_tables(const Call& call, bool affine, GroupNormTables& tables) {
   const PackedModel& model = *call.model;
   const auto groups = static_cast<std::size_t>(model.config.norm_num_groups);
-  const std::size_t channels = model.channels, per_group = channels / groups;
-  const std::size_t rows = call.videos * call.frames;
-  tables.moments.resize(rows * groups);
-  for_each_index(threads, rows * groups, [&](std::size_t i) {
-    Moments all;
-    for (std::size_t c = i % groups * per_group; c < (i % groups + 1) * per_group; ++c)
-      append(all, plane_moments(call, target,
-                                static_cast<std::int64_t>(i / groups) * call.input.stride_n +
-                                    static_cast<std::int64_t>(c) * call.input.stride_c));
-    tables.moments[i] = all;
-  });
-  const std::size_t frames_per_set = call.group_set_per_frame ? 1 : call.frames;
-  const std::size_t sets = rows / frames_per_set;
+  const std::size_t channels = model.channels, per_group = channels / groups, sets = call.group_sets();
   tables.mean.resize(sets * channels);
   tables.scale.resize(sets * channels);
   tables.shift.resize(sets * channels);
   for (std::size_t set = 0; set < sets; ++set)
     for (std::size_t g = 0; g < groups; ++g) {
       Moments all;
-      for (std::size_t f = 0; f < frames_per_set; ++f)
-        append(all, tables.moments[(set * frames_per_set + f) * groups + g]);
+      for (std::size_t h = 0; h < call.picture_rows(); ++h)
+        append(all, tables.rows[(set * call.picture_rows() + h) * groups + g]);
       const double inverse = 1.0 / std::sqrt(all.m2 / all.count + kGroupNormEpsilon);
       // The mean is subtracted in two parts, so that a large one costs no digits.
       const auto high = static_cast<float>(all.mean);

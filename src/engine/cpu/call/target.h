@@ -4,8 +4,8 @@
 #include <cstddef>
 #include <string_view>
 
+#include "base/moments.h"
 #include "engine/cpu/call/call.h"
-#include "engine/cpu/kernels/moments.h"
 
 namespace kineograph::engine::cpu {
 
@@ -38,8 +38,9 @@ struct Target {
   void (*walk_backward)(const BackwardCall&, const Tile&, Team&, Turns&, BackwardBuffers&) = nullptr;
   /// Floats of Workspace::scores that it needs a thread.
   std::size_t (*backward_scratch)(std::size_t queries, std::size_t keys) = nullptr;
-  /// Moments of `count` neighbouring pixels.
-  Moments (*moments)(const void* pixels, DType dtype, std::size_t count) = nullptr;
+  /// Moments of `runs` runs of `count` neighbouring pixels, their first ones `stride` pixels apart.
+  Moments (*moments)(const void* pixels, DType dtype, std::size_t count, std::size_t runs,
+                     std::ptrdiff_t stride) = nullptr;
   /// GFLOP/s that products on registers reach on one thread in about `seconds`, for the peak of benchmarks.
   double (*peak_flops)(Arithmetic arithmetic, double seconds) = nullptr;
   /// Applies function `which` (see VectorFunction) to n floats; for tests.

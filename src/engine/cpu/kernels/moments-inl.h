@@ -1,4 +1,4 @@
-// Moments of a run of neighbouring pixels.
+// Moments of runs of neighbouring pixels.
 #if defined(KINEOGRAPH_CPU_KERNELS_MOMENTS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KINEOGRAPH_CPU_KERNELS_MOMENTS_INL_H_
 #undef KINEOGRAPH_CPU_KERNELS_MOMENTS_INL_H_
@@ -6,7 +6,7 @@
 #define KINEOGRAPH_CPU_KERNELS_MOMENTS_INL_H_
 #endif
 
-#include "engine/cpu/kernels/moments.h"
+#include "base/moments.h"
 #include "engine/cpu/kernels/pixels-inl.h"
 
 KINEOGRAPH_BEFORE_NAMESPACE
@@ -57,10 +57,36 @@ Moments ChunkMoments(const T* pixels, std::size_t count) {
   return {n, static_cast<double>(rough) + missed / n, std::max(0.0, m2 - missed * missed / n)};
 }
 
+/// `count` pixels -> floats at `to`.
 template <class T>
-Moments PixelMoments(const T* pixels, std::size_t count) {
+HWY_INLINE void CopyAsFloats(const T* from, std::size_t count, float* to) {
+  std::size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    __builtin_prefetch(from + i + 1024);
+    hn::StoreU(LoadPixels(from + i), D(), to + i);
+  }
+  for (; i < count; ++i) to[i] = to_float(from[i]);
+}
+
+/// Runs that are short are laid side by side, so that a sum over lanes is taken once a chunk. What is summed with what
+/// depends on `count` and `runs` only: neither on the dtype nor on where the runs lie.
+template <class T>
+Moments PixelMoments(const T* pixels, std::size_t count, std::size_t runs, std::ptrdiff_t stride) {
+  const auto run = [&](std::size_t i) { return pixels + static_cast<std::ptrdiff_t>(i) * stride; };
   Moments all;
-  for (std::size_t i = 0; i < count; i += kChunk) append(all, ChunkMoments(pixels + i, std::min(kChunk, count - i)));
+  if (2 * count > kChunk) {
+    for (std::size_t r = 0; r < runs; ++r)
+      for (std::size_t i = 0; i < count; i += kChunk)
+        append(all, ChunkMoments(run(r) + i, std::min(kChunk, count - i)));
+    return all;
+  }
+  HWY_ALIGN float chunk[kChunk];
+  const std::size_t most = kChunk / count;
+  for (std::size_t r = 0; r < runs; r += most) {
+    const std::size_t here = std::min(most, runs - r);
+    for (std::size_t i = 0; i < here; ++i) CopyAsFloats(run(r + i), count, chunk + i * count);
+    append(all, ChunkMoments(chunk, here * count));
+  }
   return all;
 }
 

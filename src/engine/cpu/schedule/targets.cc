@@ -31,9 +31,9 @@ bool WalkTile(const Call& call, const Tile& tile, bool gathered, TileSource* nex
   return Walk<kArithmetic>(call, tile, team, workspace).Run(gathered, next);
 }
 
-cpu::Moments MomentsOf(const void* pixels, DType dtype, std::size_t count) {
-  cpu::Moments result;
-  DispatchPixels(dtype, [&]<class T>(T) { result = PixelMoments(static_cast<const T*>(pixels), count); });
+Moments MomentsOf(const void* pixels, DType dtype, std::size_t count, std::size_t runs, std::ptrdiff_t stride) {
+  Moments result;
+  DispatchPixels(dtype, [&]<class T>(T) { result = PixelMoments(static_cast<const T*>(pixels), count, runs, stride); });
   return result;
 }
 

@@ -235,7 +235,8 @@ class RowsPlan : public Plan {
   /// Statistics, conditioning, and what rows attend to besides pixels.
   void prepare(const Inputs& inputs, int threads, RowsState& state) const {
     RowsCall& call = state.call;
-    compute_group_norm(call.rows, target_, true, threads, state.group_norm);
+    take_moments(call.rows, target_, threads, state.group_norm);
+    make_tables(call.rows, true, state.group_norm);
     for (Call* one : {&call.rows, &call.clips}) {
       one->group_mean = state.group_norm.mean.data();
       one->group_scale = state.group_norm.scale.data();

@@ -166,7 +166,7 @@ class TileBase {
     std::fill(x(range.begin), x(range.end), 0.0f);
     EachToken(range, [&](std::size_t panel, std::size_t lane, std::size_t row, std::size_t pixel) {
       const float* emb = model_.latent_emb.data() + ClassAt(row, pixel) * inner;
-      const float* height = model_.latent_height_emb.data() + pixel / call_.width * inner;
+      const float* height = model_.latent_height_emb.data() + (call_.first_row + pixel / call_.width) * inner;
       const float* width = model_.latent_width_emb.data() + pixel % call_.width * inner;
       for (std::size_t c = 0; c < inner; ++c) x(panel)[c * kPanel + lane] = emb[c] + (height[c] + width[c]);
     });

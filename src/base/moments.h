@@ -1,7 +1,7 @@
 // Moments of values that arrive a run at a time.
 #pragma once
 
-namespace kineograph::engine::cpu {
+namespace kineograph {
 
 /// Count, mean and sum of squared deviations of a run of values.
 struct Moments {
@@ -18,4 +18,4 @@ inline void append(Moments& a, const Moments& b) {
   a.count = count;
 }
 
-}  // namespace kineograph::engine::cpu
+}  // namespace kineograph
