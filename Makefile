@@ -9,6 +9,7 @@
 #   make fuzz-engine  hold the engines to each other on configurations that a fuzzer chooses, for SECONDS
 #   make sanitize  random cases, gradients and concurrent calls with sanitizers, all in build/sanitize (half an hour)
 #   make torture kill a saving process at random moments for SECONDS
+#   make cuda-tests  many random cases of the CUDA engine on the emulated device, and nvcc for every architecture
 #   make lint    clang-format, ruff and clang-tidy over everything, changing nothing
 #   make docs    the public headers' pages and the Python package's, build/docs
 PRESET ?= release
@@ -19,7 +20,7 @@ PYTHON_EXTRAS ?=
 
 SECONDS ?= 60
 
-.PHONY: build test python mutation fuzz fuzz-engine sanitize torture demo lint docs deps install clean
+.PHONY: build test python mutation fuzz fuzz-engine sanitize torture cuda-tests demo lint docs deps install clean
 
 build:
 	@scripts/install-dependencies.sh --check
@@ -53,6 +54,11 @@ sanitize: deps
 
 torture: build
 	KINEOGRAPH_TORTURE_SECONDS=$(SECONDS) $(BUILD)/bin/save_test --gtest_filter='*Torture*'
+
+cuda-tests: build
+	KINEOGRAPH_CASES=300 $(BUILD)/bin/emulated_cuda_test
+	python3 tests/cuda/faults_test.py . c++ all
+	python3 tests/cuda/compile_test.py . all
 
 lint:
 	@scripts/install-dependencies.sh lint

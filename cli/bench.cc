@@ -125,7 +125,7 @@ class Measurement {
   /// The worst error; throws Error where it is larger than the arithmetic explains.
   double checked_error() const {
     const double max_error = check(shape_, model_);
-    const double allowed = mixin(model_).compute_dtype() == DType::bf16 ? 0.05 : 1e-5;
+    const double allowed = mixin(model_).compute_dtype() == DType::f32 ? 1e-5 : 0.05;
     if (!(max_error <= allowed))
       throw Error("bench " + shape_.id, "an answer within " + std::to_string(allowed) + " of the reference",
                   std::to_string(max_error));

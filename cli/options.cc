@@ -27,6 +27,16 @@ CLI::Validator check(std::string what, Good good) {
           ""};
 }
 
+/// Why the library has no such engine here, if it knows, as a further sentence without its full stop.
+std::string why_absent(const std::string& engine) {
+  try {
+    (void)instruction_sets(engine);
+  } catch (const ArgumentError& error) {
+    if (!error.hint().empty()) return ". " + error.hint().substr(0, error.hint().size() - 1);
+  }
+  return {};
+}
+
 std::string short_number(double value) {
   char text[32];
   std::snprintf(text, sizeof text, "%g", value);
@@ -77,10 +87,15 @@ CLI::Validator one_of(std::vector<std::string> names) {
 }
 
 CLI::Option* add_choice(CLI::App& command, const std::string& name, std::string& value, std::vector<std::string> names,
-                        const std::string& help) {
+                        const std::string& help, Explain explain) {
   std::string shown;
   for (const std::string& known : names) shown += (shown.empty() ? "" : "|") + known;
-  CLI::Option* option = command.add_option(name, value, help)->check(one_of(std::move(names)))->type_name(shown);
+  const CLI::Validator known = one_of(std::move(names));
+  const auto problem = [known, explain](std::string& text) -> std::string {
+    const std::string found = known(text);
+    return found.empty() || explain == nullptr ? found : found + explain(text);
+  };
+  CLI::Option* option = command.add_option(name, value, help)->check(CLI::Validator(problem, ""))->type_name(shown);
   return value.empty() ? option : option->capture_default_str();
 }
 
@@ -94,7 +109,7 @@ ModelOptions EngineArguments::model_options() const {
 }
 
 void add_engine_choice(CLI::App& command, std::string& engine, int& threads) {
-  add_choice(command, "--engine", engine, engine_names(), "Engine to compute with");
+  add_choice(command, "--engine", engine, engine_names(), "Engine to compute with", why_absent);
   add_whole_number(command, "--threads", threads, 0, kMostThreads, "Threads; 0 for KINEOGRAPH_NUM_THREADS or all cores")
       ->capture_default_str();
 }
@@ -102,7 +117,10 @@ void add_engine_choice(CLI::App& command, std::string& engine, int& threads) {
 void add_engine_options(CLI::App& command, EngineArguments& arguments) {
   add_engine_choice(command, arguments.engine, arguments.threads);
   command.add_option("--isa", arguments.isa, "Instruction set to force (see kineograph --version)")->type_name("NAME");
-  add_choice(command, "--dtype", arguments.dtype, {"auto", "f32", "bf16"},
+  std::vector<std::string> dtypes = {"auto", "f32", "bf16"};
+  const std::vector<std::string> names = engine_names();
+  if (std::find(names.begin(), names.end(), "cuda") != names.end()) dtypes.insert(dtypes.begin() + 2, "f16");
+  add_choice(command, "--dtype", arguments.dtype, std::move(dtypes),
              "Type that inputs of matrix products are rounded to; auto follows the model's weights");
 }
 

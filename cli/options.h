@@ -21,9 +21,11 @@ CLI::Validator number(double least, double most);
 /// One of `names`.
 CLI::Validator one_of(std::vector<std::string> names);
 
+/// More about a value that is none of the names, as ". A sentence without its full stop"; may be empty.
+using Explain = std::string (*)(const std::string& value);
 /// Adds an option for one of `names`, shown in the help.
 CLI::Option* add_choice(CLI::App& command, const std::string& name, std::string& value, std::vector<std::string> names,
-                        const std::string& help);
+                        const std::string& help, Explain explain = nullptr);
 /// Adds an option for a whole number from `least` on, or to `most`.
 template <class T>
 CLI::Option* add_whole_number(CLI::App& command, const std::string& name, T& value, std::int64_t least,

@@ -5,6 +5,9 @@
 #include <sstream>
 
 namespace kineograph::testing {
+
+double unit_roundoff(DType dtype) { return dtype == DType::bf16 ? 0x1p-8 : dtype == DType::f16 ? 0x1p-11 : 0x1p-23; }
+
 namespace {
 
 /// Distance from one value of a dtype to the next, at `magnitude`.
@@ -18,8 +21,7 @@ double spacing(DType dtype, double magnitude) {
 /// the GEMM inputs' epsilon to a stream of the branch's size. The factor covers the peaked softmax of weights twice the
 /// usual size, whose scores multiply the error they come with. Storing the output adds one spacing of its dtype.
 double tolerance(const Computation& computation, double branch, double scale) {
-  const double epsilon = computation.compute == DType::bf16 ? 0x1p-8 : 0x1p-23;
-  return 4.0 * epsilon * computation.stages * std::max(branch, 0.05 * scale) +
+  return 4.0 * unit_roundoff(computation.compute) * computation.stages * std::max(branch, 0.05 * scale) +
          1.01 * spacing(computation.output, scale);
 }
 

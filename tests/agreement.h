@@ -7,6 +7,9 @@
 
 namespace kineograph::testing {
 
+/// Largest relative error of a value that is rounded to a compute dtype; for f32 a sum's, twice that.
+double unit_roundoff(DType dtype);
+
 /// The computation whose answers are compared.
 struct Computation {
   TensorView input;  ///< what the output adds its branch to; empty for none

@@ -16,7 +16,10 @@ struct Runner {
   std::string name() const;
 };
 
-/// The reference, and every engine with every instruction set of this machine in f32 and bf16.
+/// Names of the engines that take every model and every call: all but cuda, which tests/cuda holds to the reference.
+std::vector<std::string> host_engines();
+
+/// The reference, and every one of host_engines() with every instruction set of this machine in f32 and bf16.
 std::vector<Runner> runners();
 
 /// How far a runner's answer of largest value `scale` may lie from an f64 run rounded to f32, for an input of dtype

@@ -6,7 +6,10 @@ namespace kineograph::testing {
 
 using namespace engine;
 
-RandomCase::RandomCase(std::uint64_t seed) : Draws(seed) { draw_all(); }
+/// The next multiple of 8.
+static std::int64_t eights(std::int64_t width) { return (width + 7) / 8 * 8; }
+
+RandomCase::RandomCase(std::uint64_t seed, Options options) : Draws(seed), options_(options) { draw_all(); }
 RandomCase::RandomCase(std::span<const std::uint8_t> bytes) : Draws(bytes) { draw_all(); }
 
 void RandomCase::draw_all() {
@@ -48,6 +51,7 @@ AdaNorm RandomCase::ada_norm(std::int64_t chunks) {
 void RandomCase::draw_config() {
   config.num_attention_heads = pick(1, 5);
   config.attention_head_dim = pick(1, 3) == 1 ? pick(1, 20) : 4 * pick(1, 6);
+  if (options_ == Options::cuda) config.attention_head_dim = eights(config.attention_head_dim);
   const std::int64_t depth = pick(1, 8);
   config.num_layers = depth == 1 ? 0 : depth <= 3 ? 2 : 1;
   config.attention_bias = chance(0.3);
@@ -55,21 +59,23 @@ void RandomCase::draw_config() {
   config.norm_elementwise_affine = chance(0.8);
   config.double_self_attention = chance(0.5);
   if (chance(0.5)) config.cross_attention_dim = chance(0.5) ? pick(1, 40) : config.inner_dim();
+  if (options_ == Options::cuda && config.cross_attention_dim)
+    config.cross_attention_dim = eights(*config.cross_attention_dim);
   if (chance(0.5)) {
     config.positional_embeddings = PositionalEmbeddings::sinusoidal;
     config.num_positional_embeddings = pick(35, 40);
   }
-  if (chance(0.3)) {
+  if (options_ == Options::all && chance(0.3)) {
     config.norm_type = chance(0.5) ? NormType::ada_norm : NormType::ada_norm_zero;
     config.num_embeds_ada_norm = pick(1, 9);
   }
   if (chance(0.3)) config.group_norm_scope = GroupNormScope::frame;
-  if (chance(0.15)) {
+  if (options_ == Options::all && chance(0.15)) {
     config.num_vector_embeds = pick(2, 30);
     config.sample_size = pick(1, 6);
   } else {
     config.norm_num_groups = pick(1, 4);
-    config.in_channels = config.norm_num_groups * pick(1, 20);
+    config.in_channels = config.norm_num_groups * (options_ == Options::cuda ? 8 * pick(1, 5) : pick(1, 20));
   }
   constexpr DType kDTypes[] = {DType::f32, DType::f32, DType::f16, DType::bf16};
   weight_dtype_ = kDTypes[pick(0, 3)];

@@ -13,7 +13,9 @@ namespace kineograph::testing {
 /// and every option occurs.
 class RandomCase : Draws {
  public:
-  explicit RandomCase(std::uint64_t seed);
+  /// `cuda`: what engine cuda takes: widths are multiples of 8, norms are plain, no discrete latents.
+  enum class Options { all, cuda };
+  explicit RandomCase(std::uint64_t seed, Options options = Options::all);
   explicit RandomCase(std::span<const std::uint8_t> bytes);
   RandomCase(const RandomCase&) = delete;
   RandomCase& operator=(const RandomCase&) = delete;
@@ -40,6 +42,7 @@ class RandomCase : Draws {
   void draw_weights();
   void draw_inputs();
 
+  Options options_ = Options::all;
   DType input_dtype_ = DType::f32;
   bool channels_last_ = false;
 };

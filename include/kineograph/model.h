@@ -38,8 +38,8 @@ using ProgressHandler = std::function<bool(double)>;
 struct ModelOptions {
   /// "auto", or the name of an engine (see engines()).
   std::string engine = "auto";
-  /// Dtype that inputs of matrix products are rounded to: f32 or bf16; nullopt follows the checkpoint (f16 and f32
-  /// files compute in f32).
+  /// Dtype that inputs of matrix products are rounded to: f32 or bf16, on engine cuda f16 or bf16; nullopt follows the
+  /// checkpoint (f16 files compute in f32 on the other engines; engine cuda has no f32).
   std::optional<DType> compute_dtype = {};
   /// Overrides the configuration's group_norm_scope.
   std::optional<GroupNormScope> group_norm_scope = {};
@@ -151,7 +151,7 @@ class ModelMixin {
   std::string_view engine() const noexcept;
   /// The instruction set that the engine chose, e.g. "avx512".
   std::string_view isa() const noexcept;
-  /// The dtype that inputs of matrix products are rounded to: f32 or bf16.
+  /// The dtype that inputs of matrix products are rounded to: f32 or bf16, on engine cuda f16 or bf16.
   DType compute_dtype() const noexcept;
   struct Impl;  // the library's own
 

@@ -65,8 +65,9 @@ class TransformerTemporalModel(NativeModel):
 
         Args:
             dtype: "f32", "f16" or "bf16", of the weights.
-            engine: "auto", "cpu" or "reference".
-            compute_dtype: what products round their inputs to, "f32" or "bf16"; "auto" follows the weights.
+            engine: "auto" or one of `engines()`.
+            compute_dtype: what products round their inputs to, "f32" or "bf16", on engine cuda "f16" or "bf16"; "auto"
+                follows the weights.
             isa: an instruction set of ``instruction_sets(engine)`` to force; empty for the best one.
             config: diffusers' configuration keys, and `norm_type`, `num_embeds_ada_norm`, `num_vector_embeds`,
                 `group_norm_scope`.

@@ -209,7 +209,7 @@ inline std::string attention_name(std::size_t layer, std::size_t attention) {
 }
 
 struct PrepareOptions {
-  DType compute_dtype = DType::f32;  // f32 or bf16
+  DType compute_dtype = DType::f32;  // one of the engine's
   std::string isa;                   // empty: the best one
   /// Of ModelOptions; null for the library's own.
   Executor* executor = nullptr;
@@ -228,6 +228,8 @@ class Engine {
   virtual std::string_view name() const noexcept = 0;
   /// Best first; never empty for an engine that can run here.
   virtual std::vector<std::string> instruction_sets() const = 0;
+  /// What inputs of matrix products can be rounded to.
+  virtual std::vector<DType> compute_dtypes() const { return {DType::f32, DType::bf16}; }
   /// GFLOP/s that multiply-adds on registers reach on `threads` threads at once; 0 for an engine without such a limit.
   virtual double peak_gflops(const std::string& /*isa*/, DType /*compute_dtype*/, int /*threads*/) const { return 0.0; }
   /// The choice that prepare would make, without its work; absent for a model that the engine does not run. Throws
@@ -240,10 +242,15 @@ class Engine {
                                               const PrepareOptions& options) const = 0;
 };
 
-/// Every engine that is built and can run here, best first.
+/// Every engine that is built and can run here, best first; cuda last: a model in the host's memory is for it to take
+/// by name only.
 const std::vector<const Engine*>& engines();
 const Engine& reference_engine();
 /// Null where the fused engine is not built.
 const Engine* cpu_engine();
+/// Null where the CUDA engine is not built, or there is no device that its kernels run on.
+const Engine* cuda_engine();
+/// Why cuda_engine() is null, as the end of a sentence.
+std::string why_no_cuda();
 
 }  // namespace kineograph::engine

@@ -7,6 +7,7 @@ const std::vector<const Engine*>& engines() {
     std::vector<const Engine*> found;
     if (const Engine* cpu = cpu_engine()) found.push_back(cpu);
     found.push_back(&reference_engine());
+    if (const Engine* cuda = cuda_engine()) found.push_back(cuda);
     return found;
   }();
   return all;

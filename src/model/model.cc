@@ -31,7 +31,8 @@ const engine::Engine& find_engine(const std::string& name) {
   if (name == "auto") return *engine::engines().front();
   for (const engine::Engine* known : engine::engines())
     if (known->name() == name) return *known;
-  throw ArgumentError("engine", "auto or one of " + join(engines()), name);
+  throw ArgumentError("engine", "auto or one of " + join(engines()), name,
+                      name == "cuda" ? "There is no engine cuda here: " + engine::why_no_cuda() + "." : "");
 }
 
 /// The dtype that holds most elements.
@@ -125,13 +126,24 @@ std::vector<const engine::Engine*> candidates(const std::string& name) {
   return {&find_engine(name)};
 }
 
+/// What was asked for; else the weights' own dtype where the engine computes in it; else f32.
+DType choose_compute_dtype(const engine::Engine& engine, DType weights, std::optional<DType> asked) {
+  const std::vector<DType> known = engine.compute_dtypes();
+  const auto is_known = [&](DType dtype) { return std::find(known.begin(), known.end(), dtype) != known.end(); };
+  const DType chosen = asked.value_or(is_known(weights) ? weights : DType::f32);
+  if (is_known(chosen)) return chosen;
+  std::string names;
+  for (const DType dtype : known) names += (names.empty() ? "" : " or ") + std::string(name_of(dtype));
+  throw ArgumentError("compute_dtype" + (engine.name() == "cuda" ? " of engine cuda" : std::string()), names,
+                      std::string(name_of(chosen)),
+                      asked ? "" : "It follows the weights, which are " + std::string(name_of(weights)) + ".");
+}
+
 void choose_engine(ModelMixin::Impl& impl, const ModelOptions& options) {
   impl.dtype = main_dtype(impl.parameters);
-  const DType compute = options.compute_dtype.value_or(impl.dtype == DType::bf16 ? DType::bf16 : DType::f32);
-  if (compute != DType::f32 && compute != DType::bf16)
-    throw ArgumentError("compute_dtype", "f32 or bf16", std::string(name_of(compute)));
-  impl.prepared = {compute, options.isa, options.executor, options.memory};
   for (const engine::Engine* engine : candidates(options.engine)) {
+    impl.prepared = {choose_compute_dtype(*engine, impl.dtype, options.compute_dtype), options.isa, options.executor,
+                     options.memory};
     if (!options.isa.empty()) {
       const std::vector<std::string> known = engine->instruction_sets();
       if (std::find(known.begin(), known.end(), options.isa) == known.end())

@@ -1,4 +1,6 @@
 // Wrong command lines and their exact messages.
+#include <algorithm>
+
 #include "program.h"
 
 namespace kineograph {
@@ -173,6 +175,17 @@ TEST_F(UsageTest, WrongCommandLinesAreExplained) {
   EXPECT_EQ(files(), before) << "a wrong command line wrote something";
 }
 
+TEST_F(UsageTest, AnEngineThatIsNotHereIsRefusedWithItsReason) {
+  const std::vector<std::string> here = engines();
+  if (std::find(here.begin(), here.end(), "cuda") != here.end()) GTEST_SKIP() << "engine cuda is here";
+  const Result result = sh("kineograph run -m module -i clip.safetensors -o o.npy --engine cuda");
+  EXPECT_EQ(result.code, 2);
+  const std::string message =
+      "kineograph: error: --engine: expected auto, cpu or reference, found cuda. There is no engine cuda here: ";
+  EXPECT_EQ(result.err.substr(0, message.size()), message);
+  EXPECT_TRUE(result.err.ends_with(". See kineograph run --help.\n")) << result.err;
+  EXPECT_EQ(result.err.find(".."), std::string::npos) << result.err;
+}
 TEST_F(UsageTest, HelpIsGivenWhereItIsAskedFor) {
   const Result help = sh("kineograph --help");
   EXPECT_EQ(help.code, 0);

@@ -16,6 +16,7 @@ ALLOWED = {
     "src/checkpoint": ["src/base"],
     "src/engine": ["src/base"],  # engine.h, the registry, and what engines share
     "src/engine/reference": ["src/engine", "src/base"],
+    "src/engine/cuda": ["src/engine", "src/base"],
     # The rooms of the fused engine, from the ground up: pack, kernels, call, tile, forward, schedule, backward,
     # spatial, the plan.
     # Kernels know pointers and extents: no call, no workspace.

@@ -1,0 +1,31 @@
+# KINEOGRAPH_BUILD_CUDA: whether src/engine/cuda is built. Its kernels need sm_80 or newer, its sources nvcc 12 (C++20),
+# and sm_120 nvcc 12.8; CMAKE_CUDA_ARCHITECTURES names others.
+set_property(CACHE KINEOGRAPH_CUDA_ENGINE PROPERTY STRINGS AUTO ON OFF)
+if(NOT KINEOGRAPH_CUDA_ENGINE MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "KINEOGRAPH_CUDA_ENGINE: expected AUTO, ON or OFF, found ${KINEOGRAPH_CUDA_ENGINE}")
+endif()
+set(KINEOGRAPH_BUILD_CUDA OFF)
+if(NOT KINEOGRAPH_CUDA_ENGINE STREQUAL OFF)
+  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES 80 86 89 90 120)
+  endif()
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    enable_language(CUDA)
+    if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+      set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20) # CMake 3.25 does not know that nvcc 12 has it
+      set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+    endif()
+    find_package(CUDAToolkit QUIET)
+    if(TARGET CUDA::cudart_static AND CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12)
+      set(KINEOGRAPH_BUILD_CUDA ON)
+    endif()
+  endif()
+  if(KINEOGRAPH_CUDA_ENGINE STREQUAL ON AND NOT KINEOGRAPH_BUILD_CUDA)
+    message(FATAL_ERROR "KINEOGRAPH_CUDA_ENGINE is ON: expected nvcc 12 or newer and CUDA's static runtime, found nvcc: "
+                        "${CMAKE_CUDA_COMPILER} ${CMAKE_CUDA_COMPILER_VERSION}, toolkit: ${CUDAToolkit_LIBRARY_DIR}. "
+                        "CMAKE_CUDA_COMPILER names nvcc.")
+  endif()
+endif()
+message(STATUS "Engine cuda: ${KINEOGRAPH_BUILD_CUDA}")
