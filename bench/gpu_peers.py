@@ -33,7 +33,10 @@ def arguments():
     parser.add_argument("--dtypes", nargs="+", choices=list(ALLOWED), default=list(ALLOWED), help="default: both")
     parser.add_argument("--repeats", type=int, default=20, help="timed calls; the median counts")
     parser.add_argument("--output", default="gpu_peers.json", help="file of the results")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.repeats < 1:
+        parser.error(f"--repeats: expected a whole number from 1, found {options.repeats}")
+    return options
 
 
 def timed(call, repeats, wait):
@@ -92,8 +95,10 @@ def our_row(kineograph, name, module, x, want, frames, repeats, allowed, engine=
 
 def main():
     options = arguments()
-    import torch
-
+    try:
+        import torch
+    except ModuleNotFoundError:
+        sys.exit("gpu_peers: PyTorch is not installed; nothing was measured")
     if not torch.cuda.is_available():
         sys.exit("gpu_peers: this machine has no CUDA device that PyTorch can use; nothing was measured")
     import kineograph
