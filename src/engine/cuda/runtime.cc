@@ -20,16 +20,18 @@ struct Found {
   std::string architecture, why_not;
 };
 
+/// A driver that fails here costs a program this engine, no more.
 Found find() {
   int count = 0, device = 0, major = 0, minor = 0;
-  const cudaError_t code = cudaGetDeviceCount(&count);
-  if (code != cudaSuccess || count == 0) {
+  cudaError_t code = cudaGetDeviceCount(&count);
+  if (code == cudaSuccess && count == 0) return {"", "no CUDA device: none is visible"};
+  if (code == cudaSuccess) code = cudaGetDevice(&device);
+  if (code == cudaSuccess) code = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  if (code == cudaSuccess) code = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  if (code != cudaSuccess) {
     (void)cudaGetLastError();
-    return {"", "no CUDA device: " + std::string(code == cudaSuccess ? "none is visible" : cudaGetErrorString(code))};
+    return {"", "no CUDA device: " + std::string(cudaGetErrorString(code))};
   }
-  check(cudaGetDevice(&device), "the current device");
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "a device's capability");
-  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "a device's capability");
   const std::string name = "sm_" + std::to_string(10 * major + minor);
   if (major < kLeastMajor) return {"", "the CUDA device is " + name + ", the kernels need sm_80 or newer"};
   return {name, ""};
