@@ -10,6 +10,7 @@
 #include <variant>
 #include <vector>
 
+#include "kineograph/export.h"
 #include "kineograph/tensor.h"
 
 namespace kineograph {
@@ -43,7 +44,7 @@ struct AttentionCall {
 /// Calls may come from several threads at once, in any order of pixels. A processor may throw: the other threads stop
 /// at their next tile, the exception is thrown by forward, whose output is then undefined, and the model is as before.
 /// It may call any model's forward or backward, its own model's too.
-class AttentionProcessor {
+class KINEOGRAPH_API AttentionProcessor {
  public:
   virtual ~AttentionProcessor() = default;
   /// Writes call.output. Views may be f32 or f64 (all four the same) and strided.
@@ -53,14 +54,14 @@ class AttentionProcessor {
 };
 
 /// The default computation, as a processor.
-class DefaultAttentionProcessor : public AttentionProcessor {
+class KINEOGRAPH_API DefaultAttentionProcessor : public AttentionProcessor {
  public:
   void operator()(const AttentionCall& call) override;
 };
 
 /// Computes the default attention and keeps the probabilities of the forward that started last. Any thread may read or
 /// clear them at any time: while that forward runs, pixels it has not come to yet are 0.
-class AttentionRecorder : public AttentionProcessor {
+class KINEOGRAPH_API AttentionRecorder : public AttentionProcessor {
  public:
   void operator()(const AttentionCall& call) override;
 

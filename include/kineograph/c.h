@@ -1,7 +1,8 @@
 /* The library for C, and for languages that call C.
  *
  * Every function that can fail returns a status; the text of the calling thread's last failure is
- * kineograph_last_error()'s. No exception crosses this header and nothing is printed. Strings are UTF-8. Results
+ * kineograph_last_error()'s. No exception crosses this header. Nothing is printed, but
+ * for one line on stderr where the processor has no vectors that the fused engine knows. Strings are UTF-8. Results
  * are written through pointers only when a function returns KINEOGRAPH_OK, but for the tensors of forward and backward,
  * which are undefined after a failure inside the computation. Structs begin with their size in bytes, so that
  * members can be added: set them up with the KINEOGRAPH_..._INIT macros.

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "kineograph/error.h"
+#include "kineograph/export.h"
 #include "kineograph/tensor.h"
 
 namespace kineograph {
@@ -31,7 +32,7 @@ struct OpenOptions {
 
 /// A safetensors file, a set of shards with an index, or a torch archive, mapped into memory. Views live as long as any
 /// copy of it. Torch archives are read without running anything in them.
-class Checkpoint {
+class KINEOGRAPH_API Checkpoint {
  public:
   /// Opens a .safetensors file, an .index.json of shards, a torch archive (.ckpt, .pth, .bin, .pt: told by its bytes),
   /// or a folder that diffusers or transformers wrote. Every header is checked whole before this returns. Throws
@@ -89,7 +90,8 @@ class Checkpoint {
 
 /// Writes a safetensors file atomically: a half-written file never takes the name `path`. Tensors are written row-major
 /// in the order that diffusers' library uses (by dtype size, then name), so equal contents give equal bytes.
-void save_safetensors(const std::filesystem::path& path, const std::vector<std::pair<std::string, TensorView>>& tensors,
-                      const std::map<std::string, std::string>& metadata = {});
+KINEOGRAPH_API void save_safetensors(const std::filesystem::path& path,
+                                     const std::vector<std::pair<std::string, TensorView>>& tensors,
+                                     const std::map<std::string, std::string>& metadata = {});
 
 }  // namespace kineograph

@@ -11,6 +11,8 @@
 #include <variant>
 #include <vector>
 
+#include "kineograph/export.h"
+
 namespace kineograph {
 
 /// The six activations of diffusers' FeedForward.
@@ -26,10 +28,10 @@ enum class GroupNormScope { clip, frame };
 /// Added to the tokens in front of each attention.
 enum class PositionalEmbeddings { none, sinusoidal };
 
-std::string_view name_of(Activation value) noexcept;
-std::string_view name_of(NormType value) noexcept;
-std::string_view name_of(GroupNormScope value) noexcept;
-std::string_view name_of(PositionalEmbeddings value) noexcept;
+KINEOGRAPH_API std::string_view name_of(Activation value) noexcept;
+KINEOGRAPH_API std::string_view name_of(NormType value) noexcept;
+KINEOGRAPH_API std::string_view name_of(GroupNormScope value) noexcept;
+KINEOGRAPH_API std::string_view name_of(PositionalEmbeddings value) noexcept;
 
 /// Called with one sentence for what is accepted but worth knowing.
 using WarningHandler = std::function<void(std::string_view)>;
@@ -88,7 +90,7 @@ struct TransformerConfig {
 /// Configuration of TransformerTemporalModel. Names and defaults are diffusers'; see docs/model.md for each key.
 /// out_channels is accepted and unused, as in diffusers; norm_type, num_embeds_ada_norm and num_vector_embeds are
 /// names on other classes of diffusers, which its temporal model documents or accepts but does not pass on.
-struct TransformerTemporalConfig : TransformerConfig {
+struct KINEOGRAPH_API TransformerTemporalConfig : TransformerConfig {
   GroupNormScope group_norm_scope = GroupNormScope::clip;  ///< ours
 
   TransformerTemporalConfig() { double_self_attention = true; }
@@ -116,7 +118,7 @@ struct TransformerTemporalConfig : TransformerConfig {
 /// Configuration of Transformer2DModel over continuous latents (N, C, H, W). Patched and vectorised inputs (DiT,
 /// PixArt, VQ-Diffusion), other values of norm_type and GLIGEN's attention_type are refused by name. A config.json with
 /// num_embeds_ada_norm and norm_type "layer_norm" or none means "ada_norm", as in diffusers.
-struct Transformer2DConfig : TransformerConfig {
+struct KINEOGRAPH_API Transformer2DConfig : TransformerConfig {
   /// proj_in and proj_out are Linear layers instead of 1 x 1 convolutions: the same numbers from weights of another
   /// shape.
   bool use_linear_projection = false;
@@ -146,7 +148,7 @@ struct Transformer2DConfig : TransformerConfig {
 
 /// Configuration of TransformerSpatioTemporalModel: num_attention_heads, attention_head_dim, in_channels (320),
 /// out_channels (unused), num_layers and cross_attention_dim, the arguments of diffusers' class. in_channels equals I.
-struct TransformerSpatioTemporalConfig : TransformerConfig {
+struct KINEOGRAPH_API TransformerSpatioTemporalConfig : TransformerConfig {
   TransformerSpatioTemporalConfig() { in_channels = 320; }
 
   /// As TransformerTemporalConfig's.
@@ -171,12 +173,12 @@ using ModelConfig = std::variant<TransformerTemporalConfig, Transformer2DConfig,
 
 /// The configuration in a config.json of any of the three: its _class_name says which, TransformerTemporalModel where
 /// it has none. Throws IoError and ConfigError, also for another class.
-ModelConfig read_config(const std::filesystem::path& path, UnknownKeys unknown = UnknownKeys::refuse,
-                        const WarningHandler& on_warning = {});
+KINEOGRAPH_API ModelConfig read_config(const std::filesystem::path& path, UnknownKeys unknown = UnknownKeys::refuse,
+                                       const WarningHandler& on_warning = {});
 /// What the three have in common.
-const TransformerConfig& common(const ModelConfig& config) noexcept;
+KINEOGRAPH_API const TransformerConfig& common(const ModelConfig& config) noexcept;
 /// diffusers' class: "TransformerTemporalModel", "Transformer2DModel" or "TransformerSpatioTemporalModel".
-std::string_view class_name(const ModelConfig& config) noexcept;
+KINEOGRAPH_API std::string_view class_name(const ModelConfig& config) noexcept;
 
 /// A published model's module, ready for from_config.
 struct Preset {
@@ -185,6 +187,6 @@ struct Preset {
   ModelConfig config;            ///< as the published files have it
 };
 /// All of them, model by model.
-const std::vector<Preset>& presets();
+KINEOGRAPH_API const std::vector<Preset>& presets();
 
 }  // namespace kineograph

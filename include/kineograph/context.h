@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <string_view>
 
+#include "kineograph/export.h"
+
 namespace kineograph {
 
 /// Weights of a window's frames in the average of windows that overlap, as diffusers' FreeNoise names them.
@@ -12,9 +14,9 @@ enum class ContextWeighting {
   pyramid,                   ///< 1, 2, 3, 2, 1
   delayed_reverse_sawtooth,  ///< 0.01, 0.01, 3, 2, 1
 };
-std::string_view name_of(ContextWeighting value) noexcept;
+KINEOGRAPH_API std::string_view name_of(ContextWeighting value) noexcept;
 /// By its name; throws ArgumentError, which is about `where`.
-ContextWeighting context_weighting(std::string_view name, std::string_view where = "context.weighting");
+KINEOGRAPH_API ContextWeighting context_weighting(std::string_view name, std::string_view where = "context.weighting");
 
 /// FreeNoise, for clips longer than those a model was trained with: in each block the attentions run in windows of
 /// `length` frames, every `stride` frames and once more flush with the end, each with positions of its own; frames in

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kineograph/checkpoint.h"
+#include "kineograph/export.h"
 #include "kineograph/lora.h"
 #include "kineograph/modules.h"
 
@@ -48,6 +49,7 @@ struct ConvertReport {
 /// Writes `output` tensor by tensor; files appear whole or not at all. 8-bit floats are written as f16 where no dtype
 /// is asked for. Throws ArgumentError for what the layout cannot hold, CheckpointError for a checkpoint without modules
 /// or with several sets of them and for LoRAs that match nothing, FormatError for damaged tensors, IoError.
-ConvertReport convert(const Checkpoint& checkpoint, const std::filesystem::path& output, const ConvertOptions& options);
+KINEOGRAPH_API ConvertReport convert(const Checkpoint& checkpoint, const std::filesystem::path& output,
+                                     const ConvertOptions& options);
 
 }  // namespace kineograph

@@ -5,12 +5,14 @@
 #include <string>
 #include <system_error>
 
+#include "kineograph/export.h"
+
 namespace kineograph {
 
 /// Base of every exception the library throws. what() reads
 /// "<where>: expected <expected>, found <found>. <hint>", in one line, without control characters and cut off where a
 /// part is very long; the parts are kept as they are for programs.
-class Error : public std::runtime_error {
+class KINEOGRAPH_API Error : public std::runtime_error {
  public:
   /// Of the parts; `hint` may be empty: what is likely wrong, or what to do.
   Error(std::string where, std::string expected, std::string found, std::string hint = {});
@@ -36,27 +38,27 @@ class Error : public std::runtime_error {
 };
 
 /// A configuration that is unknown, inconsistent or out of range.
-class ConfigError : public Error {
+class KINEOGRAPH_API ConfigError : public Error {
   using Error::Error;
 };
 
 /// A file whose bytes are not what its format says (truncated, overlapping, lying about sizes).
-class FormatError : public Error {
+class KINEOGRAPH_API FormatError : public Error {
   using Error::Error;
 };
 
 /// A checkpoint whose tensors do not fit the configuration (missing, extra, misshapen; all named at once).
-class CheckpointError : public Error {
+class KINEOGRAPH_API CheckpointError : public Error {
   using Error::Error;
 };
 
 /// An argument of forward() of the wrong shape, dtype or range.
-class ArgumentError : public Error {
+class KINEOGRAPH_API ArgumentError : public Error {
   using Error::Error;
 };
 
 /// A call that its on_progress ended. What it was to write is undefined: some of it is there.
-class Cancelled : public Error {
+class KINEOGRAPH_API Cancelled : public Error {
  public:
   Cancelled() : Error("cancelled by on_progress: the outputs are undefined") {}
 };
@@ -68,7 +70,7 @@ class CommunicationError : public Error {
 };
 
 /// The operating system refused: a file that cannot be opened, read, written or renamed.
-class IoError : public Error {
+class KINEOGRAPH_API IoError : public Error {
  public:
   using Error::Error;
   /// With the system's own reason; what() reads "<where>: no such file or folder".

@@ -12,3 +12,4 @@
 #include "kineograph/model.h"
 #include "kineograph/modules.h"
 #include "kineograph/tensor.h"
+#include "kineograph/version.h"

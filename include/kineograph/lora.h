@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kineograph/checkpoint.h"
+#include "kineograph/export.h"
 #include "kineograph/model.h"
 #include "kineograph/modules.h"
 
@@ -26,7 +27,7 @@ struct LoraOptions {
 /// kohya (to_q.lora.down, lora_down, .alpha; kohya's underscores for dots), of PEFT (to_q.lora_A, lora_A.NAME, with its
 /// lora_alpha, alpha_pattern and use_rslora from diffusers' metadata or from the adapter_config.json beside it) and of
 /// loralib (to_q.lora_A without .weight).
-class Lora {
+class KINEOGRAPH_API Lora {
  public:
   /// The addition to one weight: factor * up * down.
   struct Delta {
@@ -78,12 +79,12 @@ using LoraStack = std::vector<std::pair<Lora, double>>;
 /// weight + sum of scale * factor * up * down over the deltas of `parameter` in `module`, in f64 and rounded once, as
 /// `dtype`; an empty tensor where no LoRA has one, or only with a scale of 0. Throws CheckpointError for a delta of
 /// another shape than `weight`.
-Tensor merged_weight(const LoraStack& loras, std::string_view module, std::string_view parameter, TensorView weight,
-                     DType dtype);
+KINEOGRAPH_API Tensor merged_weight(const LoraStack& loras, std::string_view module, std::string_view parameter,
+                                    TensorView weight, DType dtype);
 
 /// A model that takes and drops LoRAs. The base's weights are never changed: without LoRAs the model is the base to the
 /// last bit. For one thread; models that were handed out stay as they were.
-class AdaptedModel {
+class KINEOGRAPH_API AdaptedModel {
  public:
   /// `module` is the path by which LoRAs know the base.
   AdaptedModel(TransformerTemporalModel base, std::string module, ModelOptions options = {});

@@ -17,6 +17,7 @@
 #include "kineograph/context.h"
 #include "kineograph/error.h"
 #include "kineograph/executor.h"
+#include "kineograph/export.h"
 #include "kineograph/tensor.h"
 
 namespace kineograph {
@@ -135,7 +136,7 @@ struct Gradients {
 /// tensors of the same file with the same configuration and options while one of them lives: the file is told by
 /// device, number, size and times, and one that changed less than two seconds before it was opened is nobody's copy. A
 /// model whose weights are drawn packs them at its first call, so that one that is only saved packs none.
-class ModelMixin {
+class KINEOGRAPH_API ModelMixin {
  public:
   /// Writes config.json and diffusion_pytorch_model[.variant].safetensors: both or neither.
   void save_pretrained(const std::filesystem::path& directory, std::string_view variant = {}) const;
@@ -162,7 +163,7 @@ class ModelMixin {
 };
 
 /// diffusers' TransformerTemporalModel.
-class TransformerTemporalModel : public ModelMixin {
+class KINEOGRAPH_API TransformerTemporalModel : public ModelMixin {
  public:
   /// Opens a folder that diffusers' save_pretrained wrote: config.json and
   /// diffusion_pytorch_model[.variant].safetensors, or its shards. Weights are memory-mapped.
@@ -248,7 +249,7 @@ struct Transformer2DForwardOptions {
 
 /// diffusers' Transformer2DModel over continuous latents: the transformer over the pixels of an image that the UNets of
 /// Stable Diffusion, AnimateDiff, ModelScope and I2VGen-XL use.
-class Transformer2DModel : public ModelMixin {
+class KINEOGRAPH_API Transformer2DModel : public ModelMixin {
  public:
   /// As TransformerTemporalModel's.
   static Transformer2DModel from_pretrained(const std::filesystem::path& directory, ModelOptions options = {});
@@ -296,7 +297,7 @@ struct TransformerSpatioTemporalForwardOptions {
 
 /// diffusers' TransformerSpatioTemporalModel: Stable Video Diffusion's transformer over the pixels of a frame and the
 /// frames of a video in turn.
-class TransformerSpatioTemporalModel : public ModelMixin {
+class KINEOGRAPH_API TransformerSpatioTemporalModel : public ModelMixin {
  public:
   /// As TransformerTemporalModel's.
   static TransformerSpatioTemporalModel from_pretrained(const std::filesystem::path& directory,
@@ -329,13 +330,14 @@ class TransformerSpatioTemporalModel : public ModelMixin {
 };
 
 /// Names that ModelOptions::engine takes besides "auto", best first.
-std::vector<std::string> engines();
+KINEOGRAPH_API std::vector<std::string> engines();
 /// Instruction sets this machine can run for an engine, best first.
-std::vector<std::string> instruction_sets(std::string_view engine);
+KINEOGRAPH_API std::vector<std::string> instruction_sets(std::string_view engine);
 /// The machine's limit, for benchmarks: GFLOP/s that multiply-adds on registers reach on `threads` threads (0: all) in
 /// a tenth of a second or so. 0 for an engine that is not bound by it. Throws ArgumentError for unknown names.
-double peak_gflops(std::string_view engine, const std::string& isa, DType compute_dtype, int threads = 0);
+KINEOGRAPH_API double peak_gflops(std::string_view engine, const std::string& isa, DType compute_dtype,
+                                  int threads = 0);
 /// "0.1.0"
-std::string_view version() noexcept;
+KINEOGRAPH_API std::string_view version() noexcept;
 
 }  // namespace kineograph

@@ -10,6 +10,7 @@
 
 #include "kineograph/checkpoint.h"
 #include "kineograph/config.h"
+#include "kineograph/export.h"
 #include "kineograph/model.h"
 
 namespace kineograph {
@@ -24,9 +25,9 @@ enum class Layout {
   animatediff,     ///< the original AnimateDiff's motion modules, AnimateLCM, SparseCtrl, HotshotXL
   modelscope,      ///< ModelScope's and VGen's original UNet, with Conv1d projections
 };
-std::string_view name_of(Layout layout) noexcept;
+KINEOGRAPH_API std::string_view name_of(Layout layout) noexcept;
 /// Whether its modules are AnimateDiff's motion modules, which a MotionAdapter holds.
-bool is_motion(Layout layout) noexcept;
+KINEOGRAPH_API bool is_motion(Layout layout) noexcept;
 
 /// What an 8-bit weight is multiplied by: one number, or one a row, (out) or (out, 1), as f32, f16 or bf16.
 struct WeightScale {
@@ -35,7 +36,7 @@ struct WeightScale {
 };
 
 /// One module of a checkpoint, under diffusers' names whatever they are in the file.
-struct CheckpointModule {
+struct KINEOGRAPH_API CheckpointModule {
   std::string name;  ///< its path in diffusers, such as "down_blocks.0.attentions.1"; empty for a single module
   /// Keys of its configuration that neither the tensors' shapes nor a config.json say: the published models' values.
   std::vector<std::string> assumed;
@@ -78,30 +79,32 @@ struct ModuleSet {
 /// before; paths that share no module are one set. What no shape says comes from a config.json beside the file. Throws
 /// ConfigError for such a file that is damaged or does not fit, or where the published values do not; CheckpointError
 /// for two tensors in one place.
-std::vector<ModuleSet> module_sets(const Checkpoint& checkpoint);
+KINEOGRAPH_API std::vector<ModuleSet> module_sets(const Checkpoint& checkpoint);
 
 /// The modules of a checkpoint's only set; empty where it has none. Throws what module_sets does, and CheckpointError,
 /// which names their paths, for several sets.
-std::vector<TemporalModule> temporal_modules(const Checkpoint& checkpoint);
+KINEOGRAPH_API std::vector<TemporalModule> temporal_modules(const Checkpoint& checkpoint);
 
 /// What a checkpoint without temporal modules seems to hold, and which command or option helps, as a sentence: a LoRA,
 /// quantised weights, another model. Empty where nothing is known.
-std::string other_contents(const Checkpoint& checkpoint);
+KINEOGRAPH_API std::string other_contents(const Checkpoint& checkpoint);
 
 /// One of them as a model, by its path in diffusers; an empty name for the only one. Its tensors' checksums are
 /// checked. Throws ArgumentError for a name that is not there, and what temporal_modules and from_state_dict throw.
-TransformerTemporalModel load(const Checkpoint& checkpoint, std::string_view name = {}, ModelOptions options = {});
+KINEOGRAPH_API TransformerTemporalModel load(const Checkpoint& checkpoint, std::string_view name = {},
+                                             ModelOptions options = {});
 
 /// The Transformer2DModels and TransformerSpatioTemporalModels in a checkpoint, whole or not: in diffusers'
 /// UNet2DConditionModel, UNetMotionModel, UNet3DConditionModel, I2VGenXLUNet and UNetSpatioTemporalConditionModel, in
 /// the original UNets of Stable Diffusion, ModelScope and Stable Video Diffusion, or by themselves. Throws as
 /// temporal_modules.
-std::vector<SpatialModule> spatial_modules(const Checkpoint& checkpoint);
+KINEOGRAPH_API std::vector<SpatialModule> spatial_modules(const Checkpoint& checkpoint);
 
 /// A spatial module as a model of its class.
 using SpatialModel = std::variant<Transformer2DModel, TransformerSpatioTemporalModel>;
 
 /// One of them as a model, by its path in diffusers; an empty name for the only one. As load.
-SpatialModel load_spatial(const Checkpoint& checkpoint, std::string_view name = {}, ModelOptions options = {});
+KINEOGRAPH_API SpatialModel load_spatial(const Checkpoint& checkpoint, std::string_view name = {},
+                                         ModelOptions options = {});
 
 }  // namespace kineograph

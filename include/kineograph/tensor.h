@@ -11,6 +11,8 @@
 #include <string_view>
 #include <type_traits>
 
+#include "kineograph/export.h"
+
 namespace kineograph {
 
 /// Element types that checkpoints hold. The model computes on f32, f16 and bf16; indices are i64 or i32. The 8-bit
@@ -18,11 +20,11 @@ namespace kineograph {
 enum class DType : std::uint8_t { f64, f32, f16, bf16, i64, i32, i16, i8, u8, boolean, f8_e4m3fn, f8_e5m2 };
 
 /// Bytes of one element.
-std::size_t size_of(DType dtype) noexcept;
+KINEOGRAPH_API std::size_t size_of(DType dtype) noexcept;
 /// "f32", "bf16", ...
-std::string_view name_of(DType dtype) noexcept;
+KINEOGRAPH_API std::string_view name_of(DType dtype) noexcept;
 /// f16, bf16, f32 or f64.
-bool is_floating(DType dtype) noexcept;
+KINEOGRAPH_API bool is_floating(DType dtype) noexcept;
 
 /// IEEE 754's binary16 as its bits; arithmetic is done after conversion to float.
 struct f16 {
@@ -62,7 +64,7 @@ constexpr DType dtype_of() {
 }
 
 /// Extents or strides of at most kMaxRank axes, held in place: making one never allocates.
-class Dims {
+class KINEOGRAPH_API Dims {
  public:
   static constexpr std::size_t kMaxRank = 8;  ///< most axes
 
@@ -99,14 +101,14 @@ using Shape = Dims;
 
 /// Number of elements; 1 for rank 0. Throws FormatError when the product does not fit in 63 bits or an extent is
 /// negative.
-std::int64_t element_count(const Shape& shape);
+KINEOGRAPH_API std::int64_t element_count(const Shape& shape);
 /// Strides in elements of a row-major tensor.
-Dims contiguous_strides(const Shape& shape);
+KINEOGRAPH_API Dims contiguous_strides(const Shape& shape);
 /// "[2, 320, 64, 64]"
-std::string to_string(const Dims& dims);
+KINEOGRAPH_API std::string to_string(const Dims& dims);
 
 /// A read-only view of somebody else's memory. Strides count elements. A default-made view is "no tensor".
-class TensorView {
+class KINEOGRAPH_API TensorView {
  public:
   TensorView() = default;
   /// Row-major elements at `data`.
@@ -151,7 +153,7 @@ class TensorView {
 };
 
 /// The same over memory that may be written.
-class MutableTensorView : public TensorView {
+class KINEOGRAPH_API MutableTensorView : public TensorView {
  public:
   MutableTensorView() = default;
   /// Row-major elements at `data`, as TensorView's.
@@ -173,7 +175,7 @@ class MutableTensorView : public TensorView {
 };
 
 /// An owning, row-major tensor; the memory is aligned to 64 bytes and starts as zeros. Copies share nothing.
-class Tensor {
+class KINEOGRAPH_API Tensor {
  public:
   Tensor() = default;
   /// Zeros. Throws FormatError for a shape whose elements cannot be counted, std::bad_alloc.
@@ -220,6 +222,6 @@ class Tensor {
 };
 
 /// A row-major copy of `source` as `dtype` (floating to floating: rounded to nearest even).
-Tensor convert(TensorView source, DType dtype);
+KINEOGRAPH_API Tensor convert(TensorView source, DType dtype);
 
 }  // namespace kineograph

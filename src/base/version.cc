@@ -1,3 +1,5 @@
+#include "kineograph/version.h"
+
 #include "kineograph/model.h"
 
 namespace kineograph {
