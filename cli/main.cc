@@ -8,6 +8,7 @@
 #include "commands.h"
 #include "kineograph/kineograph.h"
 #include "messages.h"
+#include "pages.h"
 #include "signals.h"
 #include "usage.h"
 
@@ -27,6 +28,7 @@ int run_program(std::vector<std::string> arguments) {
   CLI::App program("diffusers' TransformerTemporalModel: make, inspect, convert, run, train, restore video.",
                    "kineograph");
   program.set_version_flag("--version", version_text, "Version, engines and their instruction sets, best first");
+  add_pages(program);
   program.require_subcommand(1);
   program.footer("kineograph help COMMAND explains a command and gives an example.");
   add_init(program);

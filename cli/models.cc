@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "base/program_path.h"
 #include "kineograph/error.h"
 
 namespace kineograph::cli {
@@ -11,7 +12,7 @@ namespace {
 std::filesystem::path models_folder() {
   if (const char* given = std::getenv("KINEOGRAPH_MODELS"); given != nullptr && *given != '\0') return given;
   std::error_code error;
-  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
+  const std::filesystem::path program = program_path(error);
   if (error) throw IoError("the program's own path", "to find its models beside", error, "Set KINEOGRAPH_MODELS.");
   return (program.parent_path() / ".." / "share" / "kineograph" / "models").lexically_normal();
 }
