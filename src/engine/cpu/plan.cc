@@ -1,6 +1,7 @@
 // The fused engine: GroupNorm statistics, then tiles that walk through all layers in cache.
 #include "engine/cpu/spatial/plan.h"
 
+#include <cstdio>
 #include <functional>
 #include <numeric>
 
@@ -177,7 +178,16 @@ namespace kineograph::engine {
 
 const Engine* cpu_engine() {
   static const cpu::CpuEngine engine;
-  return cpu::targets().empty() ? nullptr : &engine;
+  static const bool runs = [] {
+    if (!cpu::targets().empty()) return true;
+    // Once a process, and nowhere else: it is the machine's, and no call's, that the answer comes slowly.
+    std::fputs(
+        "kineograph: warning: this processor has none of the instruction sets that the fused engine is compiled "
+        "for; the reference engine computes, many times slower\n",
+        stderr);
+    return false;
+  }();
+  return runs ? &engine : nullptr;
 }
 
 }  // namespace kineograph::engine

@@ -32,7 +32,7 @@ HWY_INLINE void StorePixels(Vec v, bf16* p) {
   hn::StoreU(hn::DemoteTo(d16, hn::BitCast(DI(), RoundToBf16(v))), d16, reinterpret_cast<std::uint16_t*>(p));
 }
 HWY_INLINE void StorePixels(Vec v, f16* p) {
-#if HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_EMU128
+#if HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_SSE2 || HWY_TARGET == HWY_EMU128
   // Highway 1.0.3 truncates where the machine has no conversion of its own.
   HWY_ALIGN float lanes[kLanes];
   hn::Store(v, D(), lanes);

@@ -10,6 +10,31 @@
 
 namespace kineograph::engine::cpu {
 
+#if defined(__x86_64__)
+// __builtin_cpu_supports knows, too, whether the system saves the registers.
+bool has_sse4() {
+  return __builtin_cpu_supports("ssse3") && __builtin_cpu_supports("sse4.1") && __builtin_cpu_supports("sse4.2") &&
+         __builtin_cpu_supports("popcnt");
+}
+
+bool has_avx2() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  constexpr unsigned kF16c = 1u << 29;  // not every compiler's __builtin_cpu_supports knows it
+  return has_sse4() && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __get_cpuid(1, &eax, &ebx, &ecx, &edx) &&
+         (ecx & kF16c) != 0;
+}
+
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512cd") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#else
+bool has_sse4() { return false; }
+bool has_avx2() { return false; }
+bool has_avx512() { return false; }
+#endif
+
 bool has_bf16_dot_products() {
 #if defined(__x86_64__)
   return __builtin_cpu_supports("avx512bf16");

@@ -3,6 +3,12 @@
 
 namespace kineograph::engine::cpu {
 
+// x86: whether what Highway compiles for SSE4, AVX2 or AVX3 runs here. Highway itself also asks for AES and PCLMUL,
+// which the engine has no use for and some hypervisors and the first Core i7 do not have.
+bool has_sse4();
+bool has_avx2();
+bool has_avx512();
+
 /// Dot products of bf16 pairs (AVX512-BF16).
 bool has_bf16_dot_products();
 

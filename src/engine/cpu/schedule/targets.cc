@@ -184,7 +184,7 @@ std::vector<Target> FindTargets() {
   if (dot_products && has_amx()) found.push_back(N_AVX3_DL::Describe("amx_bf16", Arithmetic::bf16_amx));
 #endif
 #if HWY_TARGETS & HWY_AVX3
-  if (supported & HWY_AVX3) found.push_back(N_AVX3::Describe("avx512"));
+  if (has_avx512()) found.push_back(N_AVX3::Describe("avx512"));
 #endif
 #if HWY_TARGETS & HWY_AVX3_DL
   if (dot_products)
@@ -192,16 +192,21 @@ std::vector<Target> FindTargets() {
                  N_AVX3_DL::Describe("avx512_bf16", Arithmetic::bf16));
 #endif
 #if HWY_TARGETS & HWY_AVX2
-  if (supported & HWY_AVX2) found.push_back(N_AVX2::Describe("avx2"));
+  if (has_avx2()) found.push_back(N_AVX2::Describe("avx2"));
 #endif
 #if HWY_TARGETS & HWY_SSE4
-  if (supported & HWY_SSE4) found.push_back(N_SSE4::Describe("sse4"));
+  if (has_sse4()) found.push_back(N_SSE4::Describe("sse4"));
 #endif
+#elif HWY_ARCH_ARM && HWY_STATIC_TARGET == HWY_NEON_WITHOUT_AES
+  found.push_back(N_NEON_WITHOUT_AES::Describe("neon"));
 #elif HWY_TARGETS & HWY_NEON
   if (supported & HWY_NEON) found.push_back(N_NEON::Describe("neon"));
 #endif
-    // What the compiler was told to assume is always there: portable code when that is nothing in particular.
-#if HWY_STATIC_TARGET == HWY_EMU128
+    // What the compiler was told to assume is always there: SSE2 or, where that is nothing in particular, portable
+    // code.
+#if HWY_ARCH_X86 && HWY_STATIC_TARGET == HWY_SSE2
+  found.push_back(N_SSE2::Describe("sse2"));
+#elif HWY_STATIC_TARGET == HWY_EMU128
   found.push_back(N_EMU128::Describe("portable"));
 #endif
   return found;
