@@ -18,6 +18,7 @@
 #include <system_error>
 #include <utility>
 
+#include "base/system.h"
 #include "kineograph/error.h"
 
 namespace kineograph {
@@ -104,7 +105,7 @@ void remove_strays(const fs::path& path) noexcept {
 
 /// Exchanges two names at once; false where the system cannot, or one of them leads to nothing.
 bool exchange(const char* a, const char* b) noexcept {
-#ifdef RENAME_EXCHANGE
+#if KINEOGRAPH_LINUX && defined(RENAME_EXCHANGE)
   return ::renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE) == 0;
 #else
   (void)a, (void)b;
@@ -158,7 +159,7 @@ std::string AtomicFile::name_for_others() const {
 
 /// A file that vanishes with the process, however that ends; not every file system has such.
 bool AtomicFile::open_nameless(const fs::path& folder) {
-#ifdef O_TMPFILE
+#if KINEOGRAPH_LINUX && defined(O_TMPFILE)
   descriptor_.value = ::open(folder.c_str(), O_WRONLY | O_TMPFILE | O_CLOEXEC, 0666);
   if (descriptor_.value < 0) return false;
   if (::access(descriptor_path().c_str(), F_OK) == 0) return true;

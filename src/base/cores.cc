@@ -6,7 +6,9 @@
 #include <iterator>
 #include <string>
 #include <thread>
-#ifdef __linux__
+
+#include "base/system.h"
+#if KINEOGRAPH_LINUX
 #include <sched.h>
 #endif
 
@@ -16,7 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 
 int bound_cores() {
-#ifdef __linux__
+#if KINEOGRAPH_LINUX
   // A machine may have more cores than a cpu_set_t; the call says so by failing.
   for (int most = CPU_SETSIZE; most <= 1 << 16; most *= 4) {
     cpu_set_t* const set = CPU_ALLOC(static_cast<std::size_t>(most));

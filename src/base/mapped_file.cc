@@ -1,18 +1,22 @@
 #include "base/mapped_file.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <system_error>
 
+#include "base/system.h"
 #include "kineograph/error.h"
+#if KINEOGRAPH_MAPS_FILES
+#include <sys/mman.h>
+#endif
 
 namespace kineograph::checkpoint {
 namespace {
@@ -23,6 +27,23 @@ constexpr std::size_t kMostText = std::size_t{64} << 20;
   throw IoError(path.string(), expected, std::error_code(errno, std::generic_category()));
 }
 
+timespec modified_at(const struct stat& status) {
+#ifdef __APPLE__
+  return status.st_mtimespec;
+#else
+  return status.st_mtim;
+#endif
+}
+
+/// Of the inode: names, owners and rights too.
+timespec status_changed_at(const struct stat& status) {
+#ifdef __APPLE__
+  return status.st_ctimespec;
+#else
+  return status.st_ctim;
+#endif
+}
+
 /// Of a file that has been at rest for two seconds, the coarsest step of a file system's clock.
 std::string identity_of(const struct stat& status) {
   const auto number = [](const timespec& time) {
@@ -30,9 +51,9 @@ std::string identity_of(const struct stat& status) {
   };
   timespec now{};
   ::clock_gettime(CLOCK_REALTIME, &now);
-  if (std::max(status.st_mtim.tv_sec, status.st_ctim.tv_sec) > now.tv_sec - 2) return {};
+  if (std::max(modified_at(status).tv_sec, status_changed_at(status).tv_sec) > now.tv_sec - 2) return {};
   return std::to_string(status.st_dev) + ":" + std::to_string(status.st_ino) + ":" + std::to_string(status.st_size) +
-         ":" + number(status.st_mtim) + ":" + number(status.st_ctim);
+         ":" + number(modified_at(status)) + ":" + number(status_changed_at(status));
 }
 
 /// Every map there is, by its first address. Never destroyed: maps may outlive static destructors. A handler of SIGBUS
@@ -61,6 +82,34 @@ const MappedFile* file_at(const void* address) {
   return registry().at(address);
 }
 
+/// The first `size` bytes of a file, in memory.
+const std::byte* hold(const std::filesystem::path& path, int descriptor, std::size_t size) {
+#if KINEOGRAPH_MAPS_FILES
+  void* mapped = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
+  if (mapped == MAP_FAILED) fail(path, "a file that can be mapped");
+  return static_cast<const std::byte*>(mapped);
+#else
+  auto bytes = std::make_unique<std::byte[]>(size);
+  for (std::size_t done = 0; done < size;) {
+    const ssize_t read = ::read(descriptor, bytes.get() + done, size - done);
+    if (read < 0 && errno == EINTR) continue;
+    if (read < 0) fail(path, "a file that can be read");
+    if (read == 0)
+      throw IoError(path.string(), "a file of " + std::to_string(size) + " bytes", "one cut off meanwhile");
+    done += static_cast<std::size_t>(read);
+  }
+  return bytes.release();
+#endif
+}
+
+void let_go(const std::byte* data, [[maybe_unused]] std::size_t size) noexcept {
+#if KINEOGRAPH_MAPS_FILES
+  ::munmap(const_cast<std::byte*>(data), size);
+#else
+  delete[] data;
+#endif
+}
+
 std::uintptr_t key_of(const std::byte* data) { return reinterpret_cast<std::uintptr_t>(data); }
 
 }  // namespace
@@ -76,17 +125,15 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
     if (::fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode))
       throw IoError(path.string(), "a regular file", "something else");
     size_ = static_cast<std::size_t>(status.st_size);
-    changed_ = status.st_mtim;
+    changed_ = modified_at(status);
     identity_ = identity_of(status);
     if (size_ != 0) {
-      void* mapped = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0);
-      if (mapped == MAP_FAILED) fail(path, "a file that can be mapped");
-      data_ = static_cast<const std::byte*>(mapped);
+      data_ = hold(path, descriptor, size_);
       const std::lock_guard lock(registry().mutex);
       registry().files.emplace(key_of(data_), this);
     }
   } catch (...) {
-    if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+    if (data_ != nullptr) let_go(data_, size_);
     ::close(descriptor);
     throw;
   }
@@ -99,7 +146,7 @@ MappedFile::~MappedFile() {
       const std::lock_guard lock(registry().mutex);
       registry().files.erase(key_of(data_));
     }
-    ::munmap(const_cast<std::byte*>(data_), size_);
+    let_go(data_, size_);
   }
   ::close(descriptor_);
 }
@@ -107,8 +154,9 @@ MappedFile::~MappedFile() {
 void MappedFile::check_unchanged() const {
   struct stat now {};
   if (::fstat(descriptor_, &now) != 0) fail(path_, "a file that can be looked at");
-  const bool same = static_cast<std::size_t>(now.st_size) == size_ && now.st_mtim.tv_sec == changed_.tv_sec &&
-                    now.st_mtim.tv_nsec == changed_.tv_nsec;
+  const timespec changed = modified_at(now);
+  const bool same = static_cast<std::size_t>(now.st_size) == size_ && changed.tv_sec == changed_.tv_sec &&
+                    changed.tv_nsec == changed_.tv_nsec;
   if (!same)
     throw IoError(path_.string(), "the file as it was when it was opened",
                   now.st_size == static_cast<off_t>(size_) ? "one that was written to since" : "one of another size",
@@ -136,12 +184,14 @@ const char* mapped_file_at(const void* address) noexcept {
   return file == nullptr ? nullptr : file->path().c_str();
 }
 
-void MappedFile::release(std::span<const std::byte> part) const noexcept {
+void MappedFile::release([[maybe_unused]] std::span<const std::byte> part) const noexcept {
+#if KINEOGRAPH_MAPS_FILES
   if (part.empty() || part.data() < data_ || part.data() + part.size() > data_ + size_) return;
   const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
   const std::size_t first = static_cast<std::size_t>(part.data() - data_) / page * page;
   const std::size_t last = static_cast<std::size_t>(part.data() - data_) + part.size();
   ::madvise(const_cast<std::byte*>(data_) + first, last - first, MADV_DONTNEED);
+#endif
 }
 
 std::string read_text(const std::filesystem::path& path) {

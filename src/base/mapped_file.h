@@ -1,4 +1,4 @@
-// A file in memory, read by the operating system when it is touched.
+// A file in memory, read by the operating system when it is touched; at once where the system maps no files.
 #pragma once
 
 #include <cstddef>

@@ -2,14 +2,15 @@
 
 #include <cstdint>
 
-#ifdef __linux__
+#include "base/system.h"
+#if KINEOGRAPH_LINUX
 #include <sys/mman.h>
 #endif
 
 namespace kineograph {
 
 void prefer_large_pages([[maybe_unused]] void* data, [[maybe_unused]] std::size_t bytes) noexcept {
-#ifdef MADV_HUGEPAGE
+#if KINEOGRAPH_LINUX && defined(MADV_HUGEPAGE)
   const auto begin = reinterpret_cast<std::uintptr_t>(data);
   const std::uintptr_t first = (begin + kLargePage - 1) / kLargePage * kLargePage;
   const std::uintptr_t last = (begin + bytes) / kLargePage * kLargePage;
