@@ -8,7 +8,7 @@ mkdir -p build/docs
 doxygen docs/Doxyfile
 [ -x "$environment/bin/python" ] || python3 -m venv "$environment"
 pip=("$environment/bin/python" -m pip install --quiet --disable-pip-version-check)
-"${pip[@]}" pdoc "scikit-build-core>=0.10" "nanobind>=2.4" ninja numpy
+"${pip[@]}" pdoc "scikit-build-core>=0.10" "nanobind>=2.4" hatch-fancy-pypi-readme ninja numpy
 "${pip[@]}" --no-build-isolation --no-deps .
 modules=(kineograph)
 # The drop-in classes import torch, which is gigabytes: their pages are made where it is there.

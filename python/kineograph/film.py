@@ -17,8 +17,6 @@ import os
 import pathlib
 import shutil
 import subprocess
-import sys
-import sysconfig
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -36,27 +34,18 @@ _PACKAGE = pathlib.Path(__file__).resolve().parent
 
 def _shipped_model() -> pathlib.Path:
     """The folder of the model that comes with the package."""
-    roots = [
-        pathlib.Path(sysconfig.get_path("data")) / "share/kineograph/models",
-        _PACKAGE.parent / "share/kineograph/models",
-    ]
-    if "KINEOGRAPH_MODELS" in os.environ:
-        roots = [pathlib.Path(os.environ["KINEOGRAPH_MODELS"])]
-    for root in roots:
-        if (root / "restore").is_dir():
-            return root / "restore"
-    raise IoError(f"a shipped model: expected {' or '.join(str(root / 'restore') for root in roots)}, found neither")
+    folder = pathlib.Path(os.environ.get("KINEOGRAPH_MODELS") or _PACKAGE / "share/kineograph/models") / "restore"
+    if not folder.is_dir():
+        raise IoError(f"a shipped model: expected {folder}, found no folder")
+    return folder
 
 
 def _program() -> str:
-    """The program ``kineograph`` that comes with the package, else the one on the PATH."""
-    beside = [pathlib.Path(sysconfig.get_path("scripts")), pathlib.Path(sys.executable).parent, _PACKAGE.parent / "bin"]
-    for folder in beside:
-        if os.access(folder / "kineograph", os.X_OK):
-            return str(folder / "kineograph")
-    found = shutil.which("kineograph")
+    """The program ``kineograph`` that the package holds, else the one on the PATH."""
+    program = _PACKAGE / "bin/kineograph"
+    found = str(program) if os.access(program, os.X_OK) else shutil.which("kineograph")
     if found is None:
-        raise IoError("the program kineograph: expected beside this Python or on the PATH, found nowhere")
+        raise IoError(f"the program kineograph: expected {program} or one on the PATH, found neither")
     return found
 
 
