@@ -23,7 +23,7 @@ echo "ruff"
 "$environment/bin/ruff" format --quiet --check . || failed=1
 
 # clang-tidy reads what the compiler reads: the commands of the release preset.
-[ -f build/release/compile_commands.json ] || scripts/configure.sh release >/dev/null
+scripts/configure.sh release -DKINEOGRAPH_TESTS=ON >/dev/null
 python3 scripts/lint_database.py build/release/compile_commands.json build/lint/compile_commands.json >build/lint/sources
 if [ "$scope" = changed ]; then
   base=${LINT_BASE:-$(git merge-base HEAD origin/main 2>/dev/null || git rev-parse -q --verify HEAD~1 || git rev-parse HEAD)}

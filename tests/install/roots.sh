@@ -1,0 +1,59 @@
+# shellcheck shell=bash
+# Bare systems to install in, for tests/install/run.sh: a root of a Debian suite is made once by debootstrap and kept under
+# $KINEOGRAPH_ROOTS; every test gets a copy of its own, which goes when it ends. Needs root.
+
+roots=${KINEOGRAPH_ROOTS:-/var/tmp/kineograph-roots}
+
+# What this machine knows of its network and its registries, for a root's apt and pip.
+lend_network() {
+  local file
+  mkdir -p "$1/etc/apt/apt.conf.d" "$1/etc/ssl/certs"
+  for file in /etc/resolv.conf /etc/hosts /etc/pip.conf /etc/ssl/certs/ca-certificates.crt /etc/apt/apt.conf.d/[0-9][0-9]*; do
+    case "$(basename "$file")" in docker-*|70debconf|01autoremove*|20packagekit|50*) continue ;; esac
+    if [ -f "$file" ]; then cp "$file" "$1$file"; fi
+  done
+}
+
+# base SUITE: the kept root of a suite, with nothing that debootstrap's minbase has not.
+base() {
+  if [ ! -e "$roots/$1/.whole" ]; then
+    mkdir -p "$roots"
+    rm -rf "${roots:?}/$1"
+    debootstrap --variant=minbase "$1" "$roots/$1" ${KINEOGRAPH_MIRROR:+"$KINEOGRAPH_MIRROR"} >"$roots/$1.log" 2>&1 || { tail "$roots/$1.log" >&2; return 1; }
+    lend_network "$roots/$1"
+    chroot "$roots/$1" apt-get update -qq
+    touch "$roots/$1/.whole"
+  fi
+}
+
+# fresh SUITE: sets $root to a copy of that root, with the tree's files in /source.
+fresh() {
+  base "$1" || return 1
+  root=$(mktemp -d "$roots/copy.XXXXXX")
+  cp -a --reflink=auto "$roots/$1/." "$root"
+  mount --bind /proc "$root/proc"
+  mkdir "$root/source"
+  git ls-files -z --cached --others --exclude-standard | xargs -0 sh -c 'for file; do if [ -f "$file" ]; then printf "%s\0" "$file"; fi; done' - |
+    tar --null -T - -c | tar -x -C "$root/source"
+}
+
+# gone: takes the copy away; as a trap, too.
+gone() {
+  if [ -n "${root:-}" ] && [ -d "$root" ]; then
+    umount "$root/proc" 2>/dev/null || true
+    rm -rf --one-file-system "$root"
+  fi
+  root=
+}
+# inside COMMANDS: a shell in the copy, in its /source, with an environment of its own.
+inside() {
+  local variables=() name
+  for name in $(compgen -e); do
+    case "$name" in PIP_FIND_LINKS) ;; PIP_*|*_proxy|*_PROXY) variables+=("$name=${!name}") ;; esac
+  done
+  chroot "$root" env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
+    DEBIAN_FRONTEND=noninteractive "${variables[@]}" bash -euo pipefail -c "cd /source; $1"
+}
+
+# install PACKAGES...: by apt, in the copy.
+install_in_root() { inside "apt-get install -y -qq --no-install-recommends $* >/dev/null"; }

@@ -1,0 +1,159 @@
+#!/usr/bin/env bash
+# Installs kineograph as newcomers and packagers do, in bare systems. Needs root, debootstrap and a network; says what is
+# skipped without. usage: run.sh [TEST...]; all of them take most of an hour on two cores.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. tests/install/roots.sh
+
+# The block of commands in README.md below a heading.
+readme_block() {
+  python3 - "$1" <<'PYTHON'
+import re
+import sys
+
+section = open("README.md").read().split(f"\n## {sys.argv[1]}\n")[1]
+print(re.search(r"```sh[^\n]*\n(.*?)```", section, re.S)[1])
+PYTHON
+}
+
+# The README's two first blocks, as they stand. `make test` has tests of its own; torch is gigabytes.
+readme() {
+  fresh "$1"
+  install_in_root make ca-certificates
+  inside "$(readme_block Build | grep -v '^make test')"
+  local block
+  block=$(readme_block 'In diffusers')
+  if [ -z "${KINEOGRAPH_INSTALL_TORCH:-}" ]; then block=${block//.\[diffusers\]/.}; fi
+  inside "$block
+    kineograph restore demo/damaged.y4m /tmp/restored.y4m --frames 2
+    cd /; python -c 'import kineograph; print(kineograph.__file__)'"
+  gone
+}
+readme_bookworm() { readme bookworm; }
+readme_trixie() { readme trixie; }
+
+# The newer compiler, Highway, oneTBB and CLI11: no warning, the goldens, and the exact messages of wrong command lines.
+trixie() {
+  fresh trixie
+  install_in_root make ca-certificates
+  inside "scripts/install-dependencies.sh test
+    scripts/configure.sh release -DCMAKE_CXX_FLAGS=-Werror
+    cmake --build build/release --parallel $(nproc) --target kineograph_program golden_test spatial_golden_test usage_test
+    for test in golden_test spatial_golden_test usage_test; do build/release/bin/\$test --gtest_brief=1; done
+    build/release/bin/kineograph --version"
+  gone
+}
+
+# Arm: built across, run under qemu-user on a processor without AES (Raspberry Pi 4).
+aarch64() {
+  fresh bookworm
+  install_in_root ca-certificates python3
+  inside "dpkg --add-architecture arm64; apt-get update -qq"
+  install_in_root g++-aarch64-linux-gnu cmake ninja-build qemu-user-static libhwy-dev:arm64 libtbb-dev:arm64 \
+    zlib1g-dev:arm64 libgtest-dev:arm64 nlohmann-json3-dev libcli11-dev libxxhash-dev:arm64
+  inside "cmake --preset release -G Ninja -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+      -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DCMAKE_CXX_FLAGS=-Werror -DCMAKE_CROSSCOMPILING_EMULATOR=/usr/bin/qemu-aarch64-static
+    cmake --build build/release --parallel $(nproc) --target kineograph_program golden_test y4m_test safetensors_test
+    for test in golden_test y4m_test safetensors_test; do qemu-aarch64-static -cpu cortex-a72 build/release/bin/\$test --gtest_brief=1; done
+    qemu-aarch64-static -cpu cortex-a72 build/release/bin/kineograph --version | grep 'engine cpu: neon'"
+  gone
+}
+
+# A wheel works where nothing but Python is, the shipped model and the program in it.
+wheel() {
+  scripts/wheels.sh
+  fresh bookworm
+  install_in_root python3-venv
+  mkdir "$root/wheels"
+  cp build/wheels/*.whl "$root/wheels"
+  cp tests/install/wheel_check.py "$root/wheels"
+  inside "rm -rf /source/*; cd /; python3 -m venv /environment
+    /environment/bin/pip install --quiet /wheels/*.whl
+    /environment/bin/python /wheels/wheel_check.py /environment/bin/kineograph"
+  gone
+}
+
+# Debian packages: made, installed with what they depend on, used, taken away whole.
+deb() {
+  make deb
+  fresh bookworm
+  cp build/release/packages/*.deb "$root"
+  install_in_root /kineograph_*.deb
+  inside "kineograph --version
+    kineograph init --preset modelscope-320 -o /tmp/module
+    kineograph inspect /tmp/module | grep TransformerTemporalModel"
+  install_in_root g++ pkg-config /libkineograph-dev_*.deb
+  inside "g++ -std=c++20 examples/embed/main.cc -o /tmp/embed \$(pkg-config --cflags --libs kineograph); /tmp/embed
+    gcc examples/c/main.c -o /tmp/c \$(pkg-config --cflags --libs kineograph_c); /tmp/c
+    apt-get purge -y -qq kineograph libkineograph-dev >/dev/null
+    [ -z \"\$(find /usr -name '*kineograph*')\" ]"
+  gone
+}
+
+# KINEOGRAPH_FETCH with Debian's source packages in place of the network; a shared library, installed and used.
+fetch() {
+  fresh trixie
+  install_in_root g++ cmake ninja-build zlib1g-dev pkg-config dpkg-dev
+  inside "sed 's/^deb /deb-src /' /etc/apt/sources.list >/etc/apt/sources.list.d/source.list; apt-get update -qq
+    mkdir /libraries; cd /libraries
+    for name in highway onetbb nlohmann-json3 xxhash googletest; do
+      apt-get source -qq --download-only \$name >/dev/null
+      mkdir \$name; tar -x --strip-components=1 -C \$name -f \${name}_*.orig.tar.*
+    done
+    # One instruction set is enough to see that the parts fit.
+    cmake -S /source -B /build -G Ninja -DKINEOGRAPH_FETCH=ON -DBUILD_SHARED_LIBS=ON -DKINEOGRAPH_CLI=OFF -DKINEOGRAPH_TESTS=OFF \
+      -DCMAKE_CXX_FLAGS=-DHWY_COMPILE_ONLY_STATIC -DFETCHCONTENT_FULLY_DISCONNECTED=ON \
+      -DFETCHCONTENT_SOURCE_DIR_HIGHWAY=/libraries/highway -DFETCHCONTENT_SOURCE_DIR_ONETBB=/libraries/onetbb \
+      -DFETCHCONTENT_SOURCE_DIR_NLOHMANN_JSON=/libraries/nlohmann-json3
+    cmake --build /build --parallel $(nproc)
+    cmake --install /build --prefix /installed >/dev/null
+    mv /installed /moved; rm -rf /build
+    cmake -S examples/embed -B /embed -DCMAKE_PREFIX_PATH=/moved; cmake --build /embed; /embed/embed
+    PKG_CONFIG_PATH=\$(dirname \"\$(find /moved -name kineograph_c.pc)\")
+    export PKG_CONFIG_PATH
+    gcc examples/c/main.c -o /tmp/c \$(pkg-config --cflags --libs kineograph_c) -Wl,-rpath,\$(pkg-config --variable=libdir kineograph_c); /tmp/c"
+  gone
+}
+
+# The manual page and the completions, by the tools that read them.
+pages() {
+  local program=build/release/bin/kineograph
+  "$program" --man | mandoc -T lint -W warning
+  for shell in bash zsh fish; do "$program" --completion $shell >"build/completion.$shell"; "$shell" -n "build/completion.$shell"; done
+  fish -c "source build/completion.fish; complete -C 'kineograph run --dtype '" | grep -q '^bf16'
+  fish -c "source build/completion.fish; complete -C 'kineograph res'" | grep -q '^restore'
+}
+
+# Processors that hide AES, and one with no vectors that Highway 1.0.3 knows, as qemu plays them.
+processors() {
+  local program=build/release/bin/kineograph
+  qemu-x86_64-static -cpu Haswell,-aes,-pclmulqdq "$program" --version 2>/dev/null | grep -x 'engine cpu: avx2 sse4'
+  qemu-x86_64-static -cpu Nehalem "$program" --version 2>/dev/null | grep -x 'engine cpu: sse4'
+  qemu-x86_64-static -cpu qemu64 "$program" --version 2>&1 | grep -c 'has none of the instruction sets' | grep -x 1
+}
+
+tests=(pages processors deb wheel fetch trixie aarch64 readme_bookworm readme_trixie)
+[ $# -eq 0 ] || tests=("$@")
+if [ "$(id -u)" -ne 0 ] || ! command -v debootstrap >/dev/null; then
+  echo "skipped: bare systems are made by debootstrap, as root" >&2
+  exit 0
+fi
+failed=()
+for test in "${tests[@]}"; do
+  start=$SECONDS
+  echo "$test" >&2
+  # Not as a condition, inside which `set -e` would stop at nothing.
+  set +e
+  (set -e; trap gone EXIT; "$test") >"build/install-test.$test.log" 2>&1
+  code=$?
+  set -e
+  if [ $code -eq 0 ]; then
+    echo "  passed, $((SECONDS - start)) s" >&2
+  else
+    failed+=("$test")
+    tail -20 "build/install-test.$test.log" >&2
+    echo "  failed, $((SECONDS - start)) s: build/install-test.$test.log" >&2
+  fi
+done
+echo "$((${#tests[@]} - ${#failed[@]})) passed, ${#failed[@]} failed"
+[ ${#failed[@]} -eq 0 ]
