@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <limits>
 #include <vector>
 
 #include "base/threads.h"
@@ -28,10 +29,11 @@ using model::overlap;
 /// over all that the smaller ones reach.
 bool has_places_of_its_own(const TensorView& view) {
   std::array<std::pair<std::int64_t, std::int64_t>, Dims::kMaxRank> axes;  // stride, extent; no call allocates
+  axes.fill({std::numeric_limits<std::int64_t>::max(), 1});
   std::size_t count = 0;
   for (std::size_t axis = 0; axis < view.rank(); ++axis)
     if (view.size(axis) > 1) axes[count++] = {std::abs(view.strides()[axis]), view.size(axis)};
-  std::sort(axes.begin(), axes.begin() + static_cast<std::ptrdiff_t>(count));
+  std::sort(axes.begin(), axes.end());  // those of no axis last; of a part, GCC 12 warns that it might be more than all
   std::int64_t reach = 0;
   for (std::size_t i = 0; i < count; ++i) {
     const auto& [stride, size] = axes[i];
