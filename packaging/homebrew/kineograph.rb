@@ -1,8 +1,6 @@
 class Kineograph < Formula
   desc "TransformerTemporalModel of diffusers on CPUs, and restored video"
-  homepage "https://github.com/kineograph/kineograph"
-  url "https://github.com/kineograph/kineograph/archive/refs/tags/v0.1.0.tar.gz"
-  sha256 "0000000000000000000000000000000000000000000000000000000000000000" # of the release's archive
+  # A tap adds: homepage, url and sha256 of a release's archive.
   license "Apache-2.0"
 
   depends_on "cli11" => :build

@@ -1,9 +1,5 @@
-vcpkg_from_github(
-  OUT_SOURCE_PATH SOURCE_PATH
-  REPO kineograph/kineograph
-  REF "v${VERSION}"
-  SHA512 0  # of the release's archive
-  HEAD_REF main)
+# As an overlay port of this tree; a registry's port has vcpkg_from_github with a release and its SHA512 here.
+get_filename_component(SOURCE_PATH "${CMAKE_CURRENT_LIST_DIR}/../.." ABSOLUTE)
 
 vcpkg_check_features(OUT_FEATURE_OPTIONS FEATURE_OPTIONS FEATURES tools KINEOGRAPH_CLI)
 vcpkg_cmake_configure(SOURCE_PATH "${SOURCE_PATH}" OPTIONS ${FEATURE_OPTIONS} -DKINEOGRAPH_TESTS=OFF -DKINEOGRAPH_C=OFF)

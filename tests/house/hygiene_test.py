@@ -14,7 +14,6 @@ PLAIN_PATHS = re.compile(r"(?<![\w.])/(?:work|home|root|Users)/")
 ADDRESS = re.compile(r"https?://([^/\s\"')>\]]+)")
 HOSTS = {
     "github.com",
-    "raw.githubusercontent.com",
     "git-lfs.github.com",
     "huggingface.co",
     "arxiv.org",
