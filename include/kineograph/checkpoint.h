@@ -83,7 +83,7 @@ class KINEOGRAPH_API Checkpoint {
   std::shared_ptr<const void> owner() const noexcept;
 
  private:
-  struct Impl;
+  struct KINEOGRAPH_LOCAL Impl;
   explicit Checkpoint(std::shared_ptr<const Impl> impl) : impl_(std::move(impl)) {}
   std::shared_ptr<const Impl> impl_;
 };

@@ -16,3 +16,10 @@
 #else
 #define KINEOGRAPH_API
 #endif
+
+// A class inside an exported one that is the library's own.
+#if defined(__GNUC__) && !defined(_WIN32)
+#define KINEOGRAPH_LOCAL __attribute__((visibility("hidden")))
+#else
+#define KINEOGRAPH_LOCAL
+#endif

