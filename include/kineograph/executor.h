@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <functional>
 
+#include "kineograph/export.h"
+
 namespace kineograph {
 
 /// A pool of threads. ModelOptions and ForwardOptions take one; without, the library has threads of its own. The number
@@ -19,7 +21,7 @@ namespace kineograph {
 ///     };
 ///
 /// kineograph/tbb_executor.h is one over an arena of oneTBB.
-class Executor {
+class KINEOGRAPH_API Executor {
  public:
   virtual ~Executor() = default;
   /// The most bodies that run at once, 1 or more: the threads of a call that asks for no number.
