@@ -9,7 +9,7 @@
 namespace kineograph::cli {
 namespace {
 
-/// What the help shows of an option, taken apart.
+/// An option as the help shows it, taken apart.
 struct Entry {
   std::vector<std::string> names = {};    // "-m", "--model"; none for a positional alone
   std::string value = {};                 // FILE, N, auto|f32|bf16; empty for a flag

@@ -44,7 +44,7 @@ kineograph_publish(xxhash ${github}/Cyan4973/xxHash/archive/refs/tags/v0.8.3.tar
 kineograph_publish(googletest ${github}/google/googletest/archive/refs/tags/v1.16.0.tar.gz
                    78c676fc63881529bf97bf9d45948d905a66833fbfa5318ea2cd7478cb98f399)
 
-# Makes the targets of one, as this project uses them: no tests and no examples. What the library links is installed with it.
+# Makes the targets of one, as this project uses them: no tests and no examples. Libraries that kineograph links are installed with it.
 function(kineograph_fetch name)
   set(CMAKE_POLICY_DEFAULT_CMP0077 NEW)  # the settings below hold though the library makes options of them
   set(CMAKE_POLICY_DEFAULT_CMP0135 NEW)

@@ -1,4 +1,4 @@
-# What `cmake --install` writes. Component runtime: the program, its models, man page and completions, shared libraries;
+# The files of `cmake --install`. Component runtime: the program, its models, man page and completions, shared libraries;
 # devel: headers, the archive, and the packages that find_package(kineograph) and pkg-config find.
 include(CMakePackageConfigHelpers)
 

@@ -1,4 +1,4 @@
-// Where the running program lies.
+// The running program's own path.
 #pragma once
 
 #include <filesystem>

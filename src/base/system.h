@@ -1,4 +1,4 @@
-// What the operating system has. Calls that not every system knows stand in one file each, with a portable way beside
+// Features of the operating system. Calls that not every system knows stand in one file each, with a portable way beside
 // them; tests/portable compiles those files as if there were none.
 #pragma once
 

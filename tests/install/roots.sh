@@ -4,7 +4,7 @@
 
 roots=${KINEOGRAPH_ROOTS:-/var/tmp/kineograph-roots}
 
-# What this machine knows of its network and its registries, for a root's apt and pip.
+# This machine's settings of its network and its registries, for a root's apt and pip.
 lend_network() {
   local file
   mkdir -p "$1/etc/apt/apt.conf.d" "$1/etc/ssl/certs"

@@ -1,4 +1,4 @@
-// What is different without Linux's own calls.
+// Behaviour that differs without Linux's own calls.
 #include <gtest/gtest.h>
 #include <unistd.h>
 

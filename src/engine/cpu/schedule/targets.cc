@@ -202,8 +202,8 @@ std::vector<Target> FindTargets() {
 #elif HWY_TARGETS & HWY_NEON
   if (supported & HWY_NEON) found.push_back(N_NEON::Describe("neon"));
 #endif
-    // What the compiler was told to assume is always there: SSE2 or, where that is nothing in particular, portable
-    // code.
+    // Instructions that the compiler was told to assume are always there: SSE2 or, where that is nothing in
+    // particular, portable code.
 #if HWY_ARCH_X86 && HWY_STATIC_TARGET == HWY_SSE2
   found.push_back(N_SSE2::Describe("sse2"));
 #elif HWY_STATIC_TARGET == HWY_EMU128
