@@ -253,8 +253,7 @@ void AtomicFile::take_name(bool may_give_back) {
 
 bool AtomicFile::give_name_back() noexcept {
   if (special_) return false;
-  if (swapped_)
-    return exchange(temporary_.c_str(), path_.c_str()) || ::rename(temporary_.c_str(), path_.c_str()) == 0;
+  if (swapped_) return exchange(temporary_.c_str(), path_.c_str()) || ::rename(temporary_.c_str(), path_.c_str()) == 0;
   return !existed_ && ::unlink(path_.c_str()) == 0;
 }
 

@@ -1,5 +1,5 @@
-// Features of the operating system. Calls that not every system knows stand in one file each, with a portable way beside
-// them; tests/portable compiles those files as if there were none.
+// Features of the operating system. Calls that not every system knows stand in one file each, with a portable way
+// beside them; tests/portable compiles those files as if there were none.
 #pragma once
 
 // Linux's own: /proc, O_TMPFILE, RENAME_EXCHANGE, the cores a process is bound to, large pages.

@@ -15,7 +15,7 @@ MARK = r"KINEOGRAPH_(?:C_)?API"
 MARKED_CLASS = re.compile(rf"^(?:class|struct) {MARK} (\w+)", re.M)
 MARKED_FUNCTION = re.compile(rf"^{MARK}\s+[\w:<>,*&\s]+?[\s*&](\w+)\(", re.M)
 CLASS = re.compile(rf"^(?:class|struct) (?:{MARK} )?(\w+)[^;]*?{{", re.M)
-FUNCTION = re.compile(r"^[A-Za-z][\w:<>,*&\s]*?[\s*&](\w+)\([^{]*?;", re.M)
+FUNCTION = re.compile(r"^[A-Za-z][\w:<>,*&\s]*?[\s*&](\w+)\(", re.M)
 # The class, or the function, that a demangled name of the namespace is of.
 DEMANGLED = re.compile(r"(?:typeinfo (?:name )?for |vtable for )?(?:kineograph::)?(\w+)(.*)", re.S)
 
@@ -46,7 +46,7 @@ for symbol in exported:
 errors += [f"declared and not exported: {name}" for name in sorted(functions - seen)]
 if archive:
     declared = set(CLASS.findall(text)) | set(FUNCTION.findall(text))
-    assert declared >= classes | functions, classes | functions - declared
+    assert declared >= classes | functions, (classes | functions) - declared
     for symbol, kind in symbols(archive).items():
         found = re.match(r"kineograph::(\w+)(.*)", symbol, re.S)
         if kind == "T" and found and found[1] in declared and not local(found[2]) and symbol not in exported:
