@@ -3,12 +3,14 @@
 
 #include <span>
 
+#include "kineograph/export.h"
+
 namespace kineograph {
 
 /// The other processes of a call: MPI's ranks, torch.distributed's, threads of a test. One object serves one call at a
 /// time; its functions are called by one thread at a time, which need not be the one that called forward (for MPI:
 /// MPI_THREAD_SERIALIZED).
-class Communicator {
+class KINEOGRAPH_API Communicator {
  public:
   virtual ~Communicator() = default;
   /// This process' number, 0 to size() - 1.

@@ -65,7 +65,7 @@ class KINEOGRAPH_API Cancelled : public Error {
 
 /// Processes that share a call cannot reach each other, or one of them has failed. What the call was to write is
 /// undefined.
-class CommunicationError : public Error {
+class KINEOGRAPH_API CommunicationError : public Error {
   using Error::Error;
 };
 
