@@ -13,6 +13,7 @@ for name in python wheels; do
   "$python" -m pip install "${quiet[@]}" --require-hashes -r "scripts/requirements/$name.txt"
 done
 rm -rf build/wheels/plain build/wheels/*.whl
+export CXX=${CXX:-c++}  # as scripts/test-python.sh names it
 arguments=(--no-build-isolation --no-deps)
 if command -v ccache >/dev/null; then arguments+=(--config-settings=cmake.define.CMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
 "$python" -m pip wheel "${quiet[@]}" "${arguments[@]}" --wheel-dir build/wheels/plain .
