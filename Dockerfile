@@ -1,6 +1,6 @@
 # The program with ffmpeg beside it:  docker build -t kineograph . && docker run -v "$PWD:/films" kineograph restore a.mp4 b.mp4
 FROM debian:12 AS build
-RUN apt-get update && apt-get install -y --no-install-recommends make ca-certificates
+RUN apt-get update && apt-get install -y --no-install-recommends make ca-certificates dpkg-dev
 COPY . /source
 WORKDIR /source
 RUN make deps deb
