@@ -49,8 +49,9 @@ if archive:
     assert declared >= classes | functions, (classes | functions) - declared
     for symbol, kind in symbols(archive).items():
         # Inline functions are their callers'; types that are thrown or inherited are to be one in all of a program.
-        found = re.match(r"(typeinfo for )?kineograph::(\w+)(.*)", symbol, re.S)
-        meant = found and (found[1] or kind == "T") and found[2] in declared and not local(found[3])
+        function = re.match(r"kineograph::(\w+)(.*)", symbol, re.S) if kind == "T" else None
+        found = function or re.fullmatch(r"typeinfo for kineograph::(\w+)()", symbol)
+        meant = found and found[1] in declared and not local(found[2])
         if meant and symbol not in exported:
             errors.append(f"declared and not marked with KINEOGRAPH_API: {symbol}")
 print(f"{len(exported)} symbols of {len(functions)} functions and {len(classes)} classes", *errors, sep="\n")
