@@ -7,6 +7,7 @@
 
 #include "fingerprint.h"
 #include "models.h"
+#include "ranks.h"
 #include "restoration.h"
 
 namespace nb = nanobind;
@@ -37,6 +38,8 @@ void translate(const std::exception_ptr& pointer, void*) {
     raise("CheckpointError", error);
   } catch (const ArgumentError& error) {
     raise("ArgumentError", error);
+  } catch (const CommunicationError& error) {
+    raise("CommunicationError", error);
   } catch (const IoError& error) {
     raise("IoError", error);
   } catch (const Cancelled& error) {
@@ -92,13 +95,15 @@ TransformerTemporalModel from_pretrained(const std::string& directory, const std
 /// What a forward and its backward are given alike, with the arrays that keep its memory.
 struct Call {
   Call(nb::handle hidden_states, std::int64_t num_frames, nb::handle encoder_hidden_states, nb::handle timestep,
-       nb::handle class_labels, std::optional<std::uint64_t> training_seed, int num_threads, nb::handle on_progress)
+       nb::handle class_labels, std::optional<std::uint64_t> training_seed, int num_threads, nb::handle on_progress,
+       const RanksArgument& shared)
       : array(as_array("hidden_states", hidden_states)),
         input(view_of("hidden_states", array)),
         encoder("encoder_hidden_states", encoder_hidden_states),
         time("timestep", timestep),
         labels("class_labels", class_labels),
-        progress(on_progress) {
+        progress(on_progress),
+        ranks(shared) {
     options.num_frames = num_frames;
     options.encoder_hidden_states = encoder.view;
     options.timestep = time.view;
@@ -107,6 +112,7 @@ struct Call {
     options.num_threads = num_threads;
     options.on_warning = warnings.handler();
     options.on_progress = progress.handler();
+    ranks.set(options);
   }
   Call(const Call&) = delete;  // its options point into it
 
@@ -115,6 +121,7 @@ struct Call {
   OptionalView encoder, time, labels;
   Warnings warnings;
   CallProgress progress;
+  CallRanks ranks;
   ForwardOptions options;
 };
 
@@ -122,9 +129,9 @@ nb::object forward(const TransformerTemporalModel& model, nb::handle hidden_stat
                    nb::handle encoder_hidden_states, nb::handle timestep, nb::handle class_labels,
                    const Kwargs& cross_attention_kwargs, nb::handle out,
                    const std::shared_ptr<AttentionRecorder>& recorder, std::optional<std::uint64_t> training_seed,
-                   int num_threads, nb::handle on_progress, const Context& context) {
+                   int num_threads, nb::handle on_progress, const Context& context, const RanksArgument& ranks) {
   Call call(hidden_states, num_frames, encoder_hidden_states, timestep, class_labels, training_seed, num_threads,
-            on_progress);
+            on_progress, ranks);
   if (context)
     call.options.context = {std::get<0>(*context), std::get<1>(*context), context_weighting(std::get<2>(*context))};
   CrossAttentionKwargs kwargs;
@@ -207,9 +214,9 @@ class GradientArrays {
 NamedArrays backward(const TransformerTemporalModel& model, nb::handle hidden_states, nb::handle sample_gradient,
                      const NamedArrays& wanted, std::int64_t num_frames, nb::handle encoder_hidden_states,
                      nb::handle timestep, nb::handle class_labels, std::optional<std::uint64_t> training_seed,
-                     int num_threads, nb::handle on_progress) {
+                     int num_threads, nb::handle on_progress, const RanksArgument& ranks) {
   Call call(hidden_states, num_frames, encoder_hidden_states, timestep, class_labels, training_seed, num_threads,
-            on_progress);
+            on_progress, ranks);
   const OptionalView by_sample("sample_gradient", sample_gradient);
   GradientArrays gradients(model, call, wanted, framework_of(hidden_states));
   {
@@ -249,10 +256,10 @@ NB_MODULE(_native, m) {
       .def("forward", forward, "hidden_states"_a.none(), "num_frames"_a, "encoder_hidden_states"_a.none(),
            "timestep"_a.none(), "class_labels"_a.none(), "cross_attention_kwargs"_a, "out"_a.none(),
            "recorder"_a.none(), "training_seed"_a.none(), "num_threads"_a, "on_progress"_a.none() = nb::none(),
-           "context"_a.none() = nb::none())
+           "context"_a.none() = nb::none(), "ranks"_a.none() = nb::none())
       .def("backward", backward, "hidden_states"_a.none(), "sample_gradient"_a.none(), "wanted"_a, "num_frames"_a,
            "encoder_hidden_states"_a.none(), "timestep"_a.none(), "class_labels"_a.none(), "training_seed"_a.none(),
-           "num_threads"_a, "on_progress"_a.none() = nb::none())
+           "num_threads"_a, "on_progress"_a.none() = nb::none(), "ranks"_a.none() = nb::none())
       .def_prop_ro("attention_names", &TransformerTemporalModel::attention_names);
   bind_restoration(m);
 

@@ -13,9 +13,19 @@ Without torch::
 from . import film
 from ._native import engines, instruction_sets
 from ._native import version as _version
-from .api import accelerate, record_attention, restore, revert
+from .api import accelerate, parallelize, record_attention, restore, revert
 from .context import ContextOptions
-from .errors import ArgumentError, Cancelled, CheckpointError, ConfigError, Error, FormatError, IoError, UpstreamError
+from .errors import (
+    ArgumentError,
+    Cancelled,
+    CheckpointError,
+    CommunicationError,
+    ConfigError,
+    Error,
+    FormatError,
+    IoError,
+    UpstreamError,
+)
 from .film import restore_video
 from .model import TransformerTemporalModel, TransformerTemporalModelOutput
 from .spatial import Transformer2DModel, Transformer2DModelOutput, TransformerSpatioTemporalModel
@@ -26,6 +36,7 @@ __all__ = [
     "ArgumentError",
     "Cancelled",
     "CheckpointError",
+    "CommunicationError",
     "ConfigError",
     "ContextOptions",
     "Error",
@@ -42,6 +53,7 @@ __all__ = [
     "engines",
     "film",
     "instruction_sets",
+    "parallelize",
     "record_attention",
     "restore",
     "restore_video",

@@ -11,6 +11,7 @@ __all__ = [
     "IoError",
     "UpstreamError",
     "Cancelled",
+    "CommunicationError",
 ]
 
 
@@ -60,6 +61,10 @@ class IoError(Error, OSError):
 
 class Cancelled(Error):
     """A call that its ``on_progress`` ended by returning False. What it was to write is undefined."""
+
+
+class CommunicationError(Error, RuntimeError):
+    """Processes that share a call cannot reach each other, or one of them has failed."""
 
 
 class UpstreamError(Error, ImportError):

@@ -111,6 +111,7 @@ PYTHON = [
     "diffusers/modules",
     "diffusers/spatial",
     "diffusers/acceleration",
+    "diffusers/parallel",
     "diffusers/__init__",
     "api",
     "__init__",

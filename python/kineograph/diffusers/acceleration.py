@@ -29,6 +29,9 @@ _KINDS = {
 # In the dictionary of a module that accelerate changed.
 ACCELERATED = "_kineograph_accelerated"
 
+# Of a UNet that parallelize spreads over processes: its hooks; of its temporal modules: what they exchange.
+PARALLEL, EXCHANGE = "_kineograph_parallel", "_kineograph_exchange"
+
 
 @dataclass(frozen=True)
 class Acceleration:
@@ -140,6 +143,10 @@ def accelerate(x: Any, spatial: bool = True) -> Acceleration:
 def revert(x: Any) -> int:
     """See kineograph.revert."""
     reverted = 0
+    for _, module in named_modules(x):
+        for hook in module.__dict__.pop(PARALLEL, ()):
+            hook.remove()
+        module.__dict__.pop(EXCHANGE, None)
     theirs = {ours: original for original, ours in NATIVE.items()}
     for _, module in named_modules(x):
         if getattr(module, ACCELERATED, False) and type(module) in theirs:

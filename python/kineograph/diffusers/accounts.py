@@ -101,7 +101,7 @@ _TEMPORAL = Account(
         "what diffusers notes of the whole model; its forward reads none of it",
     )
     | _all(("_hf_hook", "_old_forward", "forward"), "runs around the native forward")
-    | _all(("_kineograph_accelerated", "_kineograph_checkpointing"), "kineograph's own note"),
+    | _all(("_kineograph_accelerated", "_kineograph_checkpointing", "_kineograph_exchange"), "kineograph's own note"),
     around=True,
 )
 

@@ -39,8 +39,9 @@ class NativeForward:
         class_labels: Any,
         num_frames: Any,
         kwargs: Any,
+        ranks: Any = None,
     ) -> Optional[_Tensor]:
-        """The native answer, or None after the reason is counted."""
+        """The native answer, or None after the reason is counted. `ranks`: of processes that share the clip."""
         num_frames = arguments.number_of_frames(num_frames)
         found: Union[str, eligibility.Eligible, None]
         found = arguments.why_not_this_call(hidden_states, encoder_hidden_states, num_frames, kwargs)
@@ -73,6 +74,8 @@ class NativeForward:
         compute = "bf16" if torch.bfloat16 in (weights[0].dtype, arguments.autocast_dtype()) else "f32"
         seed = native.new_seed() if binding.draws else None
         if torch.compiler.is_compiling():
+            if ranks is not None:
+                return _fall_back("a compiled call of several processes")
             if _is_exporting():
                 _say_what_loads()
             merged = native.with_loras(weights, loras)
@@ -82,11 +85,19 @@ class NativeForward:
         rest = (seed, num_frames, recording.recorder_of(self))
         try:
             if torch.is_grad_enabled() and _wants_gradients(weights, loras, given[:2]):
-                return native.run_differentiably(weights, loras, binding.spec, compute, *given, *rest)
+                return native.run_differentiably(weights, loras, binding.spec, compute, *given, *rest, ranks)
             model = native.packed_model(weights, loras, binding.spec, compute)
-            return native.run(model, *given, *rest, binding.context)
+            return native.run(model, *given, *rest, binding.context, ranks)
         except (errors.ConfigError, errors.CheckpointError) as error:
             return _fall_back(f"the engine does not take it: {error}")
+
+    def _try_together(self, *arguments: Any) -> Optional[_Tensor]:
+        """_try_native, or the answer of the processes that share the clip: see parallel.Exchange."""
+        exchange = self.__dict__.get("_kineograph_exchange")
+        if exchange is None:
+            return self._try_native(*arguments)
+        shared: _Tensor = exchange.run(self, *arguments)
+        return shared
 
     def _for_diffusers(
         self,
@@ -322,7 +333,7 @@ class TransformerTemporalModel(NativeForward, upstream.TransformerTemporalModel)
         given = (hidden_states, encoder_hidden_states, timestep, class_labels, num_frames)
         if not isinstance(self, NativeForward):  # a hook kept this function, and the module is diffusers' again
             return upstream.TransformerTemporalModel.forward(self, *given, cross_attention_kwargs, return_dict)
-        sample = self._try_native(*given, cross_attention_kwargs)
+        sample = self._try_together(*given, cross_attention_kwargs)
         if sample is None:
             conditioning = self._for_diffusers(*given)
             theirs = self._discrete_forward if hasattr(self, "latent_image_embedding") else self._continuous_forward
@@ -381,7 +392,7 @@ class AnimateDiffTransformer3D(NativeForward, upstream.AnimateDiffTransformer3D)
         given = (hidden_states, encoder_hidden_states, timestep, class_labels, num_frames)
         if not isinstance(self, NativeForward):  # a hook kept this function, and the module is diffusers' again
             return upstream.AnimateDiffTransformer3D.forward(self, *given, cross_attention_kwargs)
-        sample = self._try_native(*given, cross_attention_kwargs)
+        sample = self._try_together(*given, cross_attention_kwargs)
         if sample is not None:
             return sample
         theirs: Callable[..., _Tensor] = super().forward

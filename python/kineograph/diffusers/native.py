@@ -116,9 +116,10 @@ def run(
     num_frames: int,
     recorder: "_native.AttentionRecorder | None" = None,
     context: "Optional[Tuple[int, int, str]]" = None,
+    ranks: Any = None,
 ) -> _Tensor:
     """One native forward; any tensor may require gradients, none are recorded. `seed`: that of training, or None;
-    `context`: length, stride and weighting of FreeNoise's windows, or None."""
+    `context`: length, stride and weighting of FreeNoise's windows, or None; `ranks`: see parallel.Exchange.ranks."""
     given = _detached(hidden_states, encoder_hidden_states, timestep, class_labels)
     config = model.config if given[0].dtype == torch.int64 else None
     if config is None:
@@ -128,7 +129,7 @@ def run(
         out = torch.empty((given[0].shape[0], classes, given[0].shape[1]))
     drawn = None if seed is None else seed.item()
     model.forward(
-        given[0], num_frames, given[1], given[2], given[3], {}, out, recorder, drawn, _threads(), None, context
+        given[0], num_frames, given[1], given[2], given[3], {}, out, recorder, drawn, _threads(), None, context, ranks
     )
     statistics.count_native()
     return out
@@ -146,6 +147,7 @@ def run_backward(
     seed: Optional[_Tensor],
     wanted: Sequence[bool],
     num_frames: int,
+    ranks: Any = None,
 ) -> List[_Tensor]:
     """The gradients where `wanted` (of hidden_states, encoder_hidden_states and each of `weights`, whose names are `names`)
     is true, in that order: inputs' in their own dtype, weights' in f32."""
@@ -172,6 +174,7 @@ def run_backward(
         class_labels,
         drawn,
         _threads(),
+        ranks=ranks,
     )
     statistics.count_backward()
     return gradients
@@ -224,7 +227,7 @@ class Differentiable(torch.autograd.Function):
     Nothing is kept but the arguments and the packed model. The weights are arguments, so that autograd refuses a backward
     after one of them was changed in place, as it does everywhere."""
 
-    NOT_DIFFERENTIATED = 7  # arguments of forward before hidden_states
+    NOT_DIFFERENTIATED = 8  # arguments of forward before hidden_states
 
     @staticmethod
     def forward(
@@ -233,6 +236,7 @@ class Differentiable(torch.autograd.Function):
         names: Sequence[str],
         num_frames: int,
         recorder: Any,
+        ranks: Any,
         seed: Optional[_Tensor],
         timestep: Any,
         class_labels: Any,
@@ -240,16 +244,17 @@ class Differentiable(torch.autograd.Function):
         encoder_hidden_states: Optional[_Tensor],
         *weights: _Tensor,
     ) -> _Tensor:
-        ctx.rest = (model, names, num_frames)
+        ctx.rest = (model, names, num_frames, ranks)
         operators.save(ctx, hidden_states, encoder_hidden_states, timestep, class_labels, weights, seed)
-        return run(model, hidden_states, encoder_hidden_states, timestep, class_labels, seed, num_frames, recorder)
+        given = (hidden_states, encoder_hidden_states, timestep, class_labels, seed, num_frames, recorder)
+        return run(model, *given, ranks=ranks)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, sample_gradient: _Tensor) -> Any:
-        model, names, num_frames = ctx.rest
+        model, names, num_frames, ranks = ctx.rest
         wanted = ctx.needs_input_grad[Differentiable.NOT_DIFFERENTIATED :]
-        backward = functools.partial(run_backward, model, names, num_frames=num_frames)
+        backward = functools.partial(run_backward, model, names, num_frames=num_frames, ranks=ranks)
         found = operators.gradients(ctx, sample_gradient, wanted, backward)
         return (*[None] * Differentiable.NOT_DIFFERENTIATED, *found)
 
@@ -266,6 +271,7 @@ def run_differentiably(
     seed: Optional[_Tensor],
     num_frames: int,
     recorder: Any = None,
+    ranks: Any = None,
 ) -> _Tensor:
     """One native forward that autograd knows how to go back through."""
     merged = with_loras(tensors, loras)
@@ -275,6 +281,7 @@ def run_differentiably(
         json.loads(spec)["names"],
         num_frames,
         recorder,
+        ranks,
         seed,
         timestep,
         class_labels,

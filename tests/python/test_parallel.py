@@ -1,0 +1,80 @@
+"""kineograph.parallelize over processes of this machine, on gloo."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+import kineograph  # noqa: E402
+import torch  # noqa: E402
+from small_pipelines import animatediff  # noqa: E402
+
+HERE = pathlib.Path(__file__).parent
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def start(rank, size, meshes, port):
+    environment = os.environ | {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(
+            [str(HERE.parents[1] / "examples"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        ),
+    }
+    return subprocess.Popen(
+        [sys.executable, str(HERE / "parallel_process.py"), *meshes],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+# Processes, and CFGxFRAMES that they are in turn, since most of the time is that of importing. More of them than cores
+# take a minute each: with the variable set they run too.
+RUNS = [(2, ["1x2", "2x1"])]
+if os.environ.get("KINEOGRAPH_ALL_MESHES"):
+    RUNS += [(3, ["1x3"]), (4, ["2x2"])]
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
+@pytest.mark.parametrize("size, meshes", RUNS)
+def test_processes_give_the_numbers_of_one(size, meshes):
+    port = free_port()
+    processes = [start(rank, size, meshes, port) for rank in range(size)]
+    try:
+        outputs = [process.communicate(timeout=200)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for rank, (process, output) in enumerate(zip(processes, outputs)):
+        # The last one ends itself in the end.
+        assert process.returncode == 0 and ("all held" in output or rank == size - 1), f"{rank}: {output[-3000:]}"
+
+
+def test_models_that_are_no_unet_of_motion_are_refused():
+    with pytest.raises(TypeError, match="expected a UNetMotionModel, found Linear"):
+        kineograph.parallelize(torch.nn.Linear(2, 2), None)
+
+
+def test_dimensions_of_other_names_are_refused():
+    class Mesh:
+        mesh_dim_names = ("dp",)
+        device_type = "cpu"
+
+    with pytest.raises(ValueError, match="frames"):
+        kineograph.parallelize(animatediff()[0].unet, Mesh())
