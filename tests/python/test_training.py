@@ -60,10 +60,10 @@ class Spy:
 
         original_backward = packing.run_backward
 
-        def backward(model, names, *given, num_frames):
+        def backward(model, names, *given, num_frames, ranks=None):
             wanted = zip(("hidden_states", "encoder_hidden_states", *names), given[-1])
             self.wanted.append([name for name, one in wanted if one])
-            return original_backward(model, names, *given, num_frames)
+            return original_backward(model, names, *given, num_frames, ranks)
 
         namespace = {
             "Model": type("Model", (), {"from_state_dict": staticmethod(make)}),
