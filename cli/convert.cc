@@ -85,7 +85,7 @@ std::vector<std::string> modules_to_write(const ConvertArguments& arguments,
   return names;
 }
 
-/// Shows the megabytes of one file as they are written; what the next one has in all is known with its first tensor.
+/// Shows the megabytes of one file as they are written; what the next one has in all is known when it begins.
 class ConvertProgress {
  public:
   void operator()(std::size_t done, std::size_t total) {
@@ -147,7 +147,10 @@ struct Written {
 Written write(const Checkpoint& checkpoint, const std::vector<TemporalModule>& modules,
               const ConvertArguments& arguments, ConvertOptions& options) {
   const auto progress = std::make_shared<ConvertProgress>();
-  options.on_progress = [progress](std::size_t done, std::size_t total) { (*progress)(done, total); };
+  options.on_progress = [progress](std::size_t done, std::size_t total) {
+    (*progress)(done, total);
+    return true;
+  };
   Written written;
   if (options.to == Layout::module) written.names = modules_to_write(arguments, modules);
   if (written.names.size() < 2) {

@@ -14,7 +14,7 @@ jobs=${JOBS:-$(nproc)}
 parts=("$@")
 [ ${#parts[@]} -gt 0 ] || parts=(address thread)
 # What takes long to compile and has no code of its own beside AVX-512's.
-few_targets='-DHWY_DISABLED_TARGETS="(HWY_SSSE3|HWY_SSE4|HWY_AVX2|HWY_SVE|HWY_SVE2|HWY_SVE_256|HWY_SVE2_128)"'
+few_targets='-DHWY_DISABLED_TARGETS="(HWY_SSSE3|HWY_SSE4|HWY_AVX2|HWY_AVX3|HWY_SVE|HWY_SVE2|HWY_SVE_256|HWY_SVE2_128)"'
 launcher=()
 if command -v ccache >/dev/null; then launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
 generator=()

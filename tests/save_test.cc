@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -91,6 +92,38 @@ bool writes_into(pid_t process, const std::filesystem::path& folder) {
   for (const auto& entry : std::filesystem::directory_iterator("/proc/" + std::to_string(process) + "/fd", gone))
     if (std::filesystem::read_symlink(entry.path(), gone).string().starts_with(folder.string())) return true;
   return false;
+}
+
+TEST_F(Save, AConversionThatIsCancelledAtAnyCheckLeavesTheOldModel) {
+  const fs::path larger = folder_ / "larger";
+  TransformerTemporalModel::from_config(config_of_width(64), 2).save_pretrained(larger);
+  const Checkpoint checkpoint = Checkpoint::open(larger);
+  const std::size_t before = files();
+  std::vector<std::pair<std::size_t, std::size_t>> told;
+  std::size_t most = 0;
+  const ConvertOptions options = {.to = Layout::module, .on_progress = [&](std::size_t done, std::size_t total) {
+                                    told.emplace_back(done, total);
+                                    return told.size() <= most;
+                                  }};
+  std::size_t cancelled = 0;
+  for (bool ended = true; ended; ++most) {
+    told.clear();
+    ended = false;
+    try {
+      convert(checkpoint, folder_, options);
+    } catch (const Cancelled& error) {
+      ended = true;
+      ++cancelled;
+      EXPECT_STREQ(error.what(), "cancelled by on_progress: nothing was written");
+      ASSERT_NO_FATAL_FAILURE(expect_the_old_model()) << "at check " << most;
+      ASSERT_EQ(files(), before) << "something was left behind at check " << most;
+    }
+  }
+  EXPECT_EQ(cancelled, checkpoint.tensors().size() + 1) << "once before the first tensor, once after each";
+  EXPECT_EQ(told.front().first, 0u);
+  EXPECT_EQ(told.back().first, told.back().second);
+  EXPECT_TRUE(std::is_sorted(told.begin(), told.end()));
+  EXPECT_EQ(contents(folder_ / kWeights), contents(larger / kWeights));
 }
 
 TEST_F(Save, KilledInTheMiddleLeavesOneWholeModel) {

@@ -30,8 +30,9 @@ struct ConvertOptions {
   bool strict = false;
   /// Rows of the position tables, at least as many as there are; further ones are diffusers' sines and cosines.
   std::optional<std::int64_t> num_positional_embeddings = {};
-  /// Called after every tensor with the bytes written so far and in all.
-  std::function<void(std::size_t done, std::size_t total)> on_progress = {};
+  /// Called before the first tensor and after every one with the bytes written so far and in all; false ends the
+  /// conversion with Cancelled, and what was there before stays.
+  std::function<bool(std::size_t done, std::size_t total)> on_progress = {};
 };
 
 /// What became of the LoRAs.
@@ -48,7 +49,8 @@ struct ConvertReport {
 
 /// Writes `output` tensor by tensor; files appear whole or not at all. 8-bit floats are written as f16 where no dtype
 /// is asked for. Throws ArgumentError for what the layout cannot hold, CheckpointError for a checkpoint without modules
-/// or with several sets of them and for LoRAs that match nothing, FormatError for damaged tensors, IoError.
+/// or with several sets of them and for LoRAs that match nothing, FormatError for damaged tensors, IoError,
+/// Cancelled.
 KINEOGRAPH_API ConvertReport convert(const Checkpoint& checkpoint, const std::filesystem::path& output,
                                      const ConvertOptions& options);
 

@@ -57,10 +57,13 @@ class KINEOGRAPH_API ArgumentError : public Error {
   using Error::Error;
 };
 
-/// A call that its on_progress ended. What it was to write is undefined: some of it is there.
+/// A call that its on_progress ended. The outputs of a forward or backward are then undefined: some of them are there.
+/// Files appear whole or not at all.
 class KINEOGRAPH_API Cancelled : public Error {
  public:
-  Cancelled() : Error("cancelled by on_progress: the outputs are undefined") {}
+  Cancelled() : Cancelled("the outputs are undefined") {}
+  /// `left` says what became of what the call was to write.
+  explicit Cancelled(const std::string& left) : Error("cancelled by on_progress: " + left) {}
 };
 
 /// Processes that share a call cannot reach each other, or one of them has failed. What the call was to write is

@@ -247,7 +247,7 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> bytes, std::strin
 
 void write_safetensors(AtomicFile& file, const std::vector<LazyTensor>& tensors,
                        const std::map<std::string, std::string>& metadata,
-                       const std::function<void(std::size_t, std::size_t)>& on_progress) {
+                       const std::function<bool(std::size_t, std::size_t)>& on_progress) {
   check_names(tensors);
   std::vector<const LazyTensor*> order;
   for (const LazyTensor& tensor : tensors) order.push_back(&tensor);
@@ -281,6 +281,10 @@ void write_safetensors(AtomicFile& file, const std::vector<LazyTensor>& tensors,
   file.write(&length, sizeof(length));
   file.write(text);
   std::uint64_t done = 0;
+  const auto tell = [&] {
+    if (on_progress && !on_progress(done, offset)) throw Cancelled("nothing was written");
+  };
+  tell();
   for (const LazyTensor* tensor : order) {
     Tensor scratch;
     TensorView view = tensor->make(scratch);
@@ -297,7 +301,7 @@ void write_safetensors(AtomicFile& file, const std::vector<LazyTensor>& tensors,
     check_unchanged(view.data());
     if (tensor->written) tensor->written();
     done += bytes_of(*tensor);
-    if (on_progress) on_progress(done, offset);
+    tell();
   }
 }
 

@@ -44,9 +44,9 @@ struct LazyTensor {
 };
 
 /// Writes a safetensors file, a tensor at a time; see save_safetensors. The caller commits it. `on_progress` hears of
-/// the bytes written so far and in all.
+/// the bytes written so far and in all, at first of 0, and throws Cancelled by returning false.
 void write_safetensors(AtomicFile& file, const std::vector<LazyTensor>& tensors,
                        const std::map<std::string, std::string>& metadata,
-                       const std::function<void(std::size_t, std::size_t)>& on_progress = {});
+                       const std::function<bool(std::size_t, std::size_t)>& on_progress = {});
 
 }  // namespace kineograph::checkpoint
