@@ -88,15 +88,26 @@ class ProgramTest : public testing::Test {
       for (int i = 0; i < 20 * 12 * 3 / 2; ++i) video.put(static_cast<char>(random()));
     }
     video.close();
-    const auto model = TransformerTemporalModel::from_config(small_config(48), 1);
+    make_identity("identity", small_config(48));
+  }
+
+  // A model for restore --patch 4 of noise, flicker and both that gives its input back.
+  void make_restoring_identity(const std::string& name) const {
+    TransformerTemporalConfig config = small_config(48);
+    config.norm_type = NormType::ada_norm_zero;
+    config.num_embeds_ada_norm = 3;
+    make_identity(name, config);
+  }
+
+  void make_identity(const std::string& name, const TransformerTemporalConfig& config) const {
+    const auto model = TransformerTemporalModel::from_config(config, 1);
     const Tensor zero_weight(DType::f32, {48, 8}), zero_bias(DType::f32, {48});
     std::vector<Parameter> parameters = model.parameters();
     for (Parameter& parameter : parameters) {
       if (parameter.name == "proj_out.weight") parameter.value = zero_weight;
       if (parameter.name == "proj_out.bias") parameter.value = zero_bias;
     }
-    TransformerTemporalModel::from_state_dict(small_config(48), parameters, nullptr)
-        .save_pretrained(folder_ / "identity");
+    TransformerTemporalModel::from_state_dict(config, parameters, nullptr).save_pretrained(folder_ / name);
   }
 
   fs::path folder_;
