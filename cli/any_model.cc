@@ -1,6 +1,7 @@
 #include "any_model.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "base/text.h"
@@ -80,6 +81,16 @@ AnyModel open_module(const Checkpoint& checkpoint, const std::string& module, co
                     load_spatial(checkpoint, module, options));
 }
 
+/// What config.json of a folder says; nothing for another class's folder, such as a UNet's, which may hold modules.
+std::optional<ModelConfig> own_config(const std::filesystem::path& folder, const ModelOptions& options) {
+  try {
+    return read_config(folder / "config.json", options.unknown_keys, options.on_warning);
+  } catch (const ConfigError& error) {
+    if (!error.where().ends_with("_class_name")) throw;
+    return std::nullopt;
+  }
+}
+
 template <class Visit>
 auto by_class(const ModelConfig& config, Visit&& visit) -> AnyModel {
   if (std::holds_alternative<Transformer2DConfig>(config))
@@ -95,9 +106,9 @@ AnyModel open_any(const ModelPlace& place, const ModelOptions& options) {
   check_model_path(place.path);
   if (!place.module.empty() || !place.select.empty() || std::filesystem::is_regular_file(place.path))
     return open_module(Checkpoint::open(place.path, {options.variant, place.select}), place.module, options);
-  const ModelConfig config =
-      read_config(std::filesystem::path(place.path) / "config.json", options.unknown_keys, options.on_warning);
-  return by_class(config,
+  const std::optional<ModelConfig> config = own_config(place.path, options);
+  if (!config) return open_module(Checkpoint::open(place.path, {options.variant, {}}), {}, options);
+  return by_class(*config,
                   [&]<class Model, class>() -> AnyModel { return Model::from_pretrained(place.path, options); });
 }
 

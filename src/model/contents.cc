@@ -44,8 +44,8 @@ constexpr OtherModel kOthers[] = {
     {"text_model.encoder.", "a CLIP text encoder"},
     {"single_transformer_blocks.", "a Flux-like transformer"},
     {"decoder.up_blocks.", "a VAE"},
-    {"down_blocks.0.resnets.", "a UNet without temporal layers"},
-    {"input_blocks.0.0.", "a UNet without temporal layers"},
+    {"down_blocks.0.resnets.", "a UNet of images, without temporal layers"},
+    {"input_blocks.0.0.", "a UNet of images, without temporal layers"},
 };
 
 std::string quantiser_of(const Checkpoint& checkpoint) {
