@@ -21,7 +21,7 @@ namespace {
 struct ConvertArguments {
   std::string input, output, to = "auto", module, dtype = "auto", variant, select, adapter, lora_select;
   std::vector<std::string> loras;
-  std::int64_t positions = 0;
+  PositionsArgument positions;
   bool strict = false, json = false;
 };
 
@@ -177,7 +177,7 @@ void run_convert(const ConvertArguments& arguments) {
   if (arguments.dtype != "auto") options.dtype = dtype_named(arguments.dtype);
   for (const std::string& lora : arguments.loras)
     options.loras.push_back(read_lora(lora, {arguments.lora_select, arguments.adapter}));
-  if (arguments.positions != 0) options.num_positional_embeddings = arguments.positions;
+  arguments.positions.apply(options);
   options.strict = arguments.strict;
   const Written written = write(checkpoint, modules, arguments, options);
   for (const ConvertReport::Merged& merged : written.report.loras) report_lora(merged);
@@ -219,7 +219,7 @@ void add_convert(CLI::App& program) {
   command->add_flag("--strict", arguments->strict, "Refuse a LoRA of which anything is not merged");
   command->add_flag("--json", arguments->json, "Print what was written, and what of LoRAs was left out, as JSON");
   add_select(*command, arguments->select);
-  add_whole_number(*command, "--extend-positions", arguments->positions, 1, 1 << 20, "Rows of longer position tables");
+  add_extend_positions(*command, arguments->positions);
   add_variant(*command, arguments->variant);
   command->footer(
       "Example:\n  kineograph convert mm_sd_v15_v2.ckpt motion_adapter --dtype f16 --lora pan_left.ckpt:0.8");

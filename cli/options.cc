@@ -132,6 +132,25 @@ DType dtype_named(const std::string& name) {
   return name == "f16" ? DType::f16 : name == "bf16" ? DType::bf16 : DType::f32;
 }
 
+void add_extend_positions(CLI::App& command, PositionsArgument& positions) {
+  constexpr std::int64_t kMost = 1 << 20;
+  const auto good = [](const std::string& text) {
+    const std::size_t colon = text.find(':');
+    std::int64_t rows = 0;
+    if (!parse(text.substr(0, colon), rows) || rows < 1 || rows > kMost) return false;
+    if (colon == std::string::npos) return true;
+    const std::string name = text.substr(colon + 1);
+    return name == name_of(PositionExtension::formula) || name == name_of(PositionExtension::interpolate);
+  };
+  command
+      .add_option("--extend-positions", positions.text,
+                  "Rows of longer position tables: further ones are sines and cosines, or those that are there are "
+                  "stretched over all")
+      ->check(
+          check("a whole number from 1 to " + std::to_string(kMost) + ", and :interpolate behind it or nothing", good))
+      ->type_name("N[:interpolate]");
+}
+
 void add_variant(CLI::App& command, std::string& variant) {
   command.add_option("--variant", variant, "Variant in the weights' file name, such as fp16")->type_name("NAME");
 }

@@ -59,6 +59,22 @@ void add_stored_dtype(CLI::App& command, std::string& dtype, std::vector<std::st
 /// The dtype of that name; f32 for "auto".
 DType dtype_named(const std::string& name);
 
+/// --extend-positions N[:interpolate], rows of longer position tables.
+struct PositionsArgument {
+  std::string text = {};
+
+  /// Sets the two options of ModelOptions or ConvertOptions, where the argument was given.
+  template <class Options>
+  void apply(Options& options) const {
+    if (text.empty()) return;
+    const std::size_t colon = text.find(':');
+    options.num_positional_embeddings = std::stoll(text.substr(0, colon));
+    if (colon != std::string::npos)
+      options.position_extension = position_extension(text.substr(colon + 1), "--extend-positions");
+  }
+};
+void add_extend_positions(CLI::App& command, PositionsArgument& positions);
+
 void add_variant(CLI::App& command, std::string& variant);
 /// --select, the path of one set of weights in a checkpoint.
 void add_select(CLI::App& command, std::string& select);

@@ -29,6 +29,7 @@ struct RunArguments {
   std::string model, module, input, output, encoder_hidden_states;
   std::string variant, select, group_norm_scope;
   EngineArguments engine;
+  PositionsArgument positions;
   std::vector<double> timestep;
   std::vector<std::int64_t> class_labels;
   std::string context_weighting;
@@ -39,6 +40,7 @@ struct RunArguments {
 ModelOptions model_options(const RunArguments& arguments) {
   ModelOptions options = arguments.engine.model_options();
   options.variant = arguments.variant;
+  arguments.positions.apply(options);
   if (!arguments.group_norm_scope.empty())
     options.group_norm_scope =
         arguments.group_norm_scope == name_of(GroupNormScope::frame) ? GroupNormScope::frame : GroupNormScope::clip;
@@ -252,6 +254,7 @@ void add_run(CLI::App& program) {
                    "Video: pixels across one latent; channels are 3 x patch x patch")
       ->capture_default_str();
   add_context(*command, *arguments);
+  add_extend_positions(*command, arguments->positions);
   add_conditioning(*command, *arguments);
   add_engine_options(*command, arguments->engine);
   add_choice(*command, "--group-norm-scope", arguments->group_norm_scope, {"clip", "frame"},

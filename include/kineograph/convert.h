@@ -12,6 +12,7 @@
 #include "kineograph/export.h"
 #include "kineograph/lora.h"
 #include "kineograph/modules.h"
+#include "kineograph/positions.h"
 
 namespace kineograph {
 
@@ -28,8 +29,10 @@ struct ConvertOptions {
   LoraStack loras = {};
   /// Refuses LoRAs of which anything is not merged.
   bool strict = false;
-  /// Rows of the position tables, at least as many as there are; further ones are diffusers' sines and cosines.
+  /// Rows of the position tables, at least as many as there are.
   std::optional<std::int64_t> num_positional_embeddings = {};
+  /// Where further rows come from.
+  PositionExtension position_extension = PositionExtension::formula;
   /// Called before the first tensor and after every one with the bytes written so far and in all; false ends the
   /// conversion with Cancelled, and what was there before stays.
   std::function<bool(std::size_t done, std::size_t total)> on_progress = {};

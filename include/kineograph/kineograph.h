@@ -11,5 +11,6 @@
 #include "kineograph/lora.h"
 #include "kineograph/model.h"
 #include "kineograph/modules.h"
+#include "kineograph/positions.h"
 #include "kineograph/tensor.h"
 #include "kineograph/version.h"

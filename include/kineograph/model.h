@@ -18,6 +18,7 @@
 #include "kineograph/error.h"
 #include "kineograph/executor.h"
 #include "kineograph/export.h"
+#include "kineograph/positions.h"
 #include "kineograph/tensor.h"
 
 namespace kineograph {
@@ -44,6 +45,11 @@ struct ModelOptions {
   std::optional<DType> compute_dtype = {};
   /// Overrides the configuration's group_norm_scope.
   std::optional<GroupNormScope> group_norm_scope = {};
+  /// Rows of the position tables, at least as many as there are, for clips of more frames than the model was trained
+  /// with; nullopt keeps the configuration's, past which frames are an error. TransformerTemporalModel only.
+  std::optional<std::int64_t> num_positional_embeddings = {};
+  /// Where further rows come from.
+  PositionExtension position_extension = PositionExtension::formula;
   /// Instruction set to force ("avx2", "avx512", ...); empty chooses the best one. See instruction_sets().
   std::string isa = {};
   /// File variant of from_pretrained, such as "fp16"; empty for none.

@@ -67,11 +67,14 @@ TransformerTemporalModel from_pretrained(const std::string& directory, const std
                                          const std::string& isa, const std::string& variant, const std::string& select,
                                          const std::string& group_norm_scope,
                                          const std::vector<std::pair<std::string, double>>& loras, bool strict,
-                                         bool copy_weights) {
+                                         bool copy_weights, std::optional<std::int64_t> num_positional_embeddings,
+                                         const std::string& extension) {
   Warnings warnings;
   ModelOptions options = model_options(engine, compute_dtype, isa, warnings);
   options.variant = variant;
   options.copy_weights = copy_weights;
+  options.num_positional_embeddings = num_positional_embeddings;
+  options.position_extension = position_extension(extension);
   options.unknown_keys = UnknownKeys::warn;
   if (!group_norm_scope.empty()) {
     if (group_norm_scope != "clip" && group_norm_scope != "frame")
@@ -252,7 +255,8 @@ NB_MODULE(_native, m) {
   bind_common<TransformerTemporalModel, TransformerTemporalConfig>(model);
   model
       .def_static("from_pretrained", from_pretrained, "directory"_a, "module"_a, "engine"_a, "compute_dtype"_a, "isa"_a,
-                  "variant"_a, "select"_a, "group_norm_scope"_a, "loras"_a, "strict"_a, "copy_weights"_a)
+                  "variant"_a, "select"_a, "group_norm_scope"_a, "loras"_a, "strict"_a, "copy_weights"_a,
+                  "num_positional_embeddings"_a.none(), "position_extension"_a)
       .def("forward", forward, "hidden_states"_a.none(), "num_frames"_a, "encoder_hidden_states"_a.none(),
            "timestep"_a.none(), "class_labels"_a.none(), "cross_attention_kwargs"_a, "out"_a.none(),
            "recorder"_a.none(), "training_seed"_a.none(), "num_threads"_a, "on_progress"_a.none() = nb::none(),

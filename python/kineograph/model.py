@@ -94,6 +94,8 @@ class TransformerTemporalModel(NativeModel):
         loras: Sequence[Tuple[Union[str, "os.PathLike[str]"], float]] = (),
         strict: bool = False,
         copy_weights: bool = False,
+        num_positional_embeddings: Optional[int] = None,
+        position_extension: Literal["formula", "interpolate"] = "formula",
     ) -> "TransformerTemporalModel":
         """Opens a folder that diffusers' ``save_pretrained`` wrote, or one temporal module of a whole UNet, an adapter or
         an original checkpoint: safetensors, or a torch archive, in which nothing is run. Weights are memory-mapped:
@@ -109,6 +111,11 @@ class TransformerTemporalModel(NativeModel):
                 fit is a warning.
             strict: raise CheckpointError for LoRAs of which anything of this module's does not fit.
             copy_weights: keep the weights in memory, so that the file may change or go.
+            num_positional_embeddings: rows of the position tables, at least as many as there are, for clips of more
+                frames than the model was trained with; None keeps them, and more frames are an error.
+            position_extension: where further rows come from: "formula", diffusers' sines and cosines behind the rows that
+                are there, or "interpolate", those that are there stretched over all, as torch's
+                ``interpolate(mode="linear")`` does.
 
         Raises:
             IoError, FormatError, ConfigError, CheckpointError, ArgumentError
@@ -126,6 +133,8 @@ class TransformerTemporalModel(NativeModel):
                 [(os.fspath(file), scale) for file, scale in loras],
                 strict,
                 copy_weights,
+                num_positional_embeddings,
+                position_extension,
             )
         )
 

@@ -12,6 +12,7 @@
 #include "model/found.h"
 #include "model/layouts.h"
 #include "model/parameters.h"
+#include "model/positions.h"
 #include "model/widen.h"
 
 namespace kineograph {
@@ -23,17 +24,6 @@ using checkpoint::LazyTensor;
 constexpr const char* kWeights = "diffusion_pytorch_model.safetensors";
 
 std::string pe_name(std::int64_t layer) { return "transformer_blocks." + std::to_string(layer) + ".pos_embed.pe"; }
-
-/// The stored table's rows, then diffusers' sines and cosines.
-Tensor positions(const TemporalModule& module, const TensorView& stored, std::int64_t rows) {
-  const std::int64_t width = module.config.inner_dim();
-  Tensor table = model::sinusoidal_positions(rows, width);
-  if (stored) {
-    const Tensor kept = convert(stored, DType::f32);
-    std::copy_n(kept.data_as<float>(), std::min(kept.numel(), table.numel()), table.data_as<float>());
-  }
-  return table;
-}
 
 class Converter {
  public:
@@ -109,16 +99,7 @@ class Converter {
   }
 
   TransformerTemporalConfig config_of(const TemporalModule& module) const {
-    TransformerTemporalConfig config = module.config;
-    if (!options_.num_positional_embeddings) return config;
-    const std::int64_t rows = config.num_positional_embeddings.value_or(0);
-    if (rows == 0 || *options_.num_positional_embeddings < rows)
-      throw ArgumentError(
-          "num_positional_embeddings",
-          rows == 0 ? "a module with positions" : std::to_string(rows) + " or more, as there are",
-          rows == 0 ? where() + ", whose modules have none" : std::to_string(*options_.num_positional_embeddings));
-    config.num_positional_embeddings = options_.num_positional_embeddings;
-    return config;
+    return model::with_positions(module.config, options_.num_positional_embeddings, where());
   }
 
   std::string name_in_output(const TemporalModule& module, const std::string& parameter) const {
@@ -145,6 +126,14 @@ class Converter {
                                std::int64_t layer) {
     const auto table = stored.find(pe_name(layer));
     return table == stored.end() ? module.dtype() : table->second.dtype();
+  }
+
+  /// The stored table, or the formula's where there is none, with as many rows as are written.
+  Tensor longer_positions(const TemporalModule& module, const TensorView& stored, std::int64_t rows) const {
+    const TransformerTemporalConfig& config = module.config;
+    Tensor formula;
+    if (!stored) formula = model::sinusoidal_positions(*config.num_positional_embeddings, config.inner_dim());
+    return model::extended_positions(stored ? stored : formula.view(), rows, options_.position_extension);
   }
 
   /// A parameter as it is written: widened, with LoRAs merged, as `dtype`.
@@ -189,9 +178,9 @@ class Converter {
       const DType dtype = options_.dtype.value_or(positions_dtype(module, stored_positions, layer));
       const auto stored = stored_positions.find(pe_name(layer));
       const TensorView table = stored == stored_positions.end() ? TensorView() : stored->second;
-      const auto make = [&module, table, rows, dtype](Tensor& scratch) -> TensorView {
+      const auto make = [this, &module, table, rows, dtype](Tensor& scratch) -> TensorView {
         if (table && table.dtype() == dtype && table.size(1) == rows) return table;
-        scratch = kineograph::convert(positions(module, table, rows), dtype);
+        scratch = kineograph::convert(longer_positions(module, table, rows), dtype);
         return scratch;
       };
       const Shape shape{1, rows, config.inner_dim()};

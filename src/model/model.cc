@@ -15,6 +15,7 @@
 #include "model/folder.h"
 #include "model/impl.h"
 #include "model/parameters.h"
+#include "model/positions.h"
 #include "model/reading.h"
 #include "model/sharing.h"
 
@@ -106,6 +107,43 @@ void fill_slots(ModelMixin::Impl& impl, const std::vector<model::Slot>& slots,
   }
 }
 
+/// (1, N, I) of the position tables that a configuration's file may have.
+Shape stored_table(const ModelConfig& config) {
+  const auto& temporal = std::get<TransformerTemporalConfig>(config);
+  return {1, *temporal.num_positional_embeddings, temporal.inner_dim()};
+}
+
+/// A table of that shape with the rows that are asked for, in its own dtype.
+Tensor lengthened(const TensorView& table, const ModelOptions& options) {
+  return convert(model::extended_positions(table, *options.num_positional_embeddings, options.position_extension),
+                 table.dtype());
+}
+
+/// The state dict with tables of as many rows as the slots have, where there are others; they are the model's own.
+std::vector<Parameter> with_longer_positions(ModelMixin::Impl& impl, const std::vector<model::Slot>& slots,
+                                             std::vector<Parameter> state_dict, const ModelConfig& stored,
+                                             const ModelOptions& options) {
+  if (!options.num_positional_embeddings) return state_dict;
+  const Shape shape = stored_table(stored);
+  const auto lengthen = [&](const TensorView& table) -> TensorView {
+    impl.tensors.push_back(lengthened(table, options));
+    return impl.tensors.back();
+  };
+  TensorView made;
+  for (const model::Slot& slot : slots) {
+    if (slot.role != model::Role::positions) continue;
+    const auto found = std::find_if(state_dict.begin(), state_dict.end(),
+                                    [&](const Parameter& parameter) { return parameter.name == slot.name; });
+    if (found == state_dict.end()) {
+      if (!made) made = lengthen(model::sinusoidal_positions(shape[1], shape[2]));
+      state_dict.push_back({slot.name, made});
+    } else if (found->value.shape() == shape) {
+      found->value = lengthen(found->value);
+    }
+  }
+  return state_dict;
+}
+
 ModelConfig with_overrides(ModelConfig config, const ModelOptions& options) {
   if (options.group_norm_scope) {
     auto* temporal = std::get_if<TransformerTemporalConfig>(&config);
@@ -115,6 +153,14 @@ ModelConfig with_overrides(ModelConfig config, const ModelOptions& options) {
           "none, as the GroupNorm of " + std::string(class_name(config)) + " spans a row of hidden_states",
           std::string(name_of(*options.group_norm_scope)));
     temporal->group_norm_scope = *options.group_norm_scope;
+  }
+  if (options.num_positional_embeddings) {
+    auto* temporal = std::get_if<TransformerTemporalConfig>(&config);
+    if (temporal == nullptr)
+      throw ArgumentError("num_positional_embeddings",
+                          "none, as " + std::string(class_name(config)) + " has no positions",
+                          std::to_string(*options.num_positional_embeddings));
+    *temporal = model::with_positions(std::move(*temporal), options.num_positional_embeddings, "the model's");
   }
   std::visit([](const auto& one) { one.validate(); }, config);
   return config;
@@ -182,10 +228,10 @@ std::shared_ptr<const ModelMixin::Impl> ModelMixin::Impl::from_state_dict(ModelC
                                                                           std::shared_ptr<const void> owner,
                                                                           const ModelOptions& options) {
   auto impl = std::make_shared<Impl>();
-  impl->config = with_overrides(std::move(config), options);
+  impl->config = with_overrides(config, options);
   impl->owner = std::move(owner);
   const std::vector<model::Slot> slots = model::parameter_slots(impl->config, impl->weights);
-  fill_slots(*impl, slots, state_dict);
+  fill_slots(*impl, slots, with_longer_positions(*impl, slots, state_dict, config, options));
   choose_engine(*impl, options);
   const std::string key = model::sharing_key(state_dict, options, *impl);
   if (auto shared = model::find_shared(key)) return shared;
@@ -201,12 +247,18 @@ std::shared_ptr<const ModelMixin::Impl> ModelMixin::Impl::from_config(ModelConfi
   if (dtype != DType::f32 && dtype != DType::f16 && dtype != DType::bf16)
     throw ArgumentError("dtype", "f32, f16 or bf16", std::string(name_of(dtype)));
   auto impl = std::make_shared<Impl>();
-  impl->config = with_overrides(std::move(config), options);
+  impl->config = with_overrides(config, options);
   TensorView positions;
   for (const model::Slot& slot : model::parameter_slots(impl->config, impl->weights)) {
     const bool table = slot.role == model::Role::positions;
     if (!table || !positions) impl->tensors.push_back(model::seeded_parameter(slot, seed, dtype));
-    if (table && !positions) positions = impl->tensors.back();
+    if (table && !positions) {
+      if (options.num_positional_embeddings) {
+        Tensor& formula = impl->tensors.back();
+        formula = lengthened({formula.data(), dtype, stored_table(config)}, options);
+      }
+      positions = impl->tensors.back();
+    }
     *slot.view = table ? positions : impl->tensors.back();
     keep(*impl, slot);
   }

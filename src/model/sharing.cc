@@ -32,7 +32,8 @@ std::string sharing_key(const std::vector<Parameter>& state_dict, const ModelOpt
   std::string key = std::string(class_name(impl.config)) + "\n" +
                     std::visit([](const auto& one) { return one.to_json(); }, impl.config) + "\n" +
                     std::string(impl.engine->name()) + " " + std::string(impl.choice.isa) + " " +
-                    std::string(name_of(impl.prepared.compute_dtype)) + (options.copy_weights ? " copied" : "");
+                    std::string(name_of(impl.prepared.compute_dtype)) + (options.copy_weights ? " copied" : "") +
+                    (options.num_positional_embeddings ? " " + std::string(name_of(options.position_extension)) : "");
   const auto address = [](const void* of) { return " " + std::to_string(reinterpret_cast<std::uintptr_t>(of)); };
   key += address(options.executor) + address(options.memory);
   for (const Parameter& parameter : state_dict) {

@@ -114,7 +114,8 @@ TEST_F(ProgressBarTest, FitsEveryWidthAndEndsInOneSentence) {
     if (columns < 80) continue;
     bool whole = false;
     for (const std::string& bar : screen.bars)
-      whole |= std::regex_match(bar, std::regex("\\[#* *\\] [0-9]+/400 frames, [0-9.]+/s, ([0-9]+ min )?[0-9]+ s left.*"));
+      whole |=
+          std::regex_match(bar, std::regex("\\[#* *\\] [0-9]+/400 frames, [0-9.]+/s, ([0-9]+ min )?[0-9]+ s left.*"));
     EXPECT_TRUE(whole) << "no bar with a rate and the time left: " << screen.all;
   }
 }

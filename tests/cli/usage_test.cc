@@ -68,9 +68,14 @@ constexpr Case kCases[] = {
     {"convert module out --lora a.ckpt:nan",
      "--lora: expected FILE or FILE:SCALE with a number for SCALE, found a.ckpt:nan. See kineograph convert --help."},
     {"convert module out --extend-positions 0",
-     "--extend-positions: expected a whole number from 1 to 1048576, found 0. See kineograph convert --help."},
+     "--extend-positions: expected a whole number from 1 to 1048576, and :interpolate behind it or nothing, found 0. "
+     "See kineograph convert --help."},
+    {"run --model module --input in.npy --output out.npy --extend-positions 64:cubic",
+     "--extend-positions: expected a whole number from 1 to 1048576, and :interpolate behind it or nothing, found "
+     "64:cubic. See kineograph run --help."},
     {"convert module out --extend-positions many",
-     "--extend-positions: expected a whole number from 1 to 1048576, found many. See kineograph convert --help."},
+     "--extend-positions: expected a whole number from 1 to 1048576, and :interpolate behind it or nothing, found "
+     "many. See kineograph convert --help."},
     {"run", "--model: needed, and not given. See kineograph run --help."},
     {"run -m module", "--input: needed, and not given. See kineograph run --help."},
     {"run -m module -i clip.safetensors", "--output: needed, and not given. See kineograph run --help."},

@@ -307,6 +307,36 @@ def test_convert_one_module_with_options(tmp_path):
     assert "24" in run("convert", tmp_path / "adapter", tmp_path / "two", "--extend-positions", "24", fails=True)
 
 
+@pytest.mark.parametrize("extension", ["formula", "interpolate"])
+def test_more_positions_at_run_time(tmp_path, extension):
+    """The table is torch's interpolation of the stored one, or the stored rows and diffusers' formula."""
+    sizes = dict(num_attention_heads=2, attention_head_dim=8, in_channels=8, norm_num_groups=4)
+    positions = dict(positional_embeddings="sinusoidal", num_positional_embeddings=6)
+    generator = torch.Generator().manual_seed(3)
+    theirs = diffusers.TransformerTemporalModel(**sizes, **positions).eval()
+    stored = torch.randn(1, 6, 16, generator=generator)
+    theirs.transformer_blocks[0].pos_embed.pe.copy_(stored)
+    theirs.save_pretrained(tmp_path)
+    longer = diffusers.TransformerTemporalModel(**sizes, **{**positions, "num_positional_embeddings": 16}).eval()
+    table = longer.transformer_blocks[0].pos_embed.pe.clone()
+    if extension == "interpolate":
+        table = torch.nn.functional.interpolate(stored.transpose(1, 2), size=16, mode="linear").transpose(1, 2)
+    else:
+        table[:, :6] = stored
+    longer.load_state_dict({**theirs.state_dict(), "transformer_blocks.0.pos_embed.pe": table})
+    mine = kineograph.TransformerTemporalModel.from_pretrained(
+        tmp_path, num_positional_embeddings=16, position_extension=extension
+    )
+    x = torch.randn(16, 8, 3, 2, generator=generator)
+    with torch.no_grad():
+        wanted = longer(x, num_frames=16).sample
+    assert torch.allclose(torch.from_numpy(mine(x.numpy(), num_frames=16).sample), wanted, atol=1e-5)
+    with pytest.raises(kineograph.ArgumentError, match="num_positional_embeddings"):
+        kineograph.TransformerTemporalModel.from_pretrained(tmp_path)(x.numpy(), num_frames=16)
+    with pytest.raises(kineograph.ArgumentError, match="formula or interpolate"):
+        kineograph.TransformerTemporalModel.from_pretrained(tmp_path, position_extension="cubic")
+
+
 def lora_pairs(model, rank=2):
     """Path of a Linear -> (down, up)."""
     generator = torch.Generator().manual_seed(5)
