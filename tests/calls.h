@@ -16,10 +16,18 @@ namespace kineograph::testing {
 /// Ends the process by SIGALRM if this lives longer: a test that hangs fails.
 class Deadline {
  public:
-  explicit Deadline(unsigned seconds) { alarm(seconds); }
+  explicit Deadline(unsigned seconds) { alarm(seconds * kSlower); }
   ~Deadline() { alarm(0); }
   Deadline(const Deadline&) = delete;
   Deadline& operator=(const Deadline&) = delete;
+
+ private:
+  // How much longer a call takes under AddressSanitizer or ThreadSanitizer.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  static constexpr unsigned kSlower = 30;
+#else
+  static constexpr unsigned kSlower = 1;
+#endif
 };
 
 inline Tensor waves(const Shape& shape) {
