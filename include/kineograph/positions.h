@@ -14,6 +14,7 @@ enum class PositionExtension {
 };
 KINEOGRAPH_API std::string_view name_of(PositionExtension value) noexcept;
 /// By its name; throws ArgumentError, which is about `where`.
-KINEOGRAPH_API PositionExtension position_extension(std::string_view name, std::string_view where = "position_extension");
+KINEOGRAPH_API PositionExtension position_extension(std::string_view name,
+                                                    std::string_view where = "position_extension");
 
 }  // namespace kineograph

@@ -70,8 +70,8 @@ TEST_F(SpatialProgramTest, ANameThatIsNotThereIsAnsweredWithTheModulesOfBothKind
   save_safetensors(folder_ / "in.safetensors", {{"hidden_states", noise({2, 8, 3, 2})}});
   for (const char* place : {"unet_motion", "unet_motion/diffusion_pytorch_model.safetensors"})
     for (const char* module : {"", "--module mid_block.attentions.7"}) {
-      const Result run = sh("kineograph run --model '" + checkpoint(place) + "' " + module +
-                            " --input in.safetensors --output o.npy");
+      const Result run =
+          sh("kineograph run --model '" + checkpoint(place) + "' " + module + " --input in.safetensors --output o.npy");
       EXPECT_NE(run.code, 0);
       for (const char* known : {"down_blocks.0.attentions.0", "down_blocks.0.motion_modules.0"})
         EXPECT_NE(run.err.find(known), std::string::npos) << run.err;
