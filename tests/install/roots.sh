@@ -55,5 +55,8 @@ inside() {
     DEBIAN_FRONTEND=noninteractive "${variables[@]}" bash -euo pipefail -c "cd /source; $1"
 }
 
-# install PACKAGES...: by apt, in the copy.
-install_in_root() { inside "apt-get install -y -qq --no-install-recommends $* >/dev/null"; }
+# install PACKAGES...: by apt, in the copy. The package ca-certificates writes its own list over the lent one.
+install_in_root() {
+  inside "apt-get install -y -qq --no-install-recommends $* >/dev/null"
+  lend_network "$root"
+}
