@@ -9,9 +9,10 @@
 namespace kineograph {
 
 /// A pool of threads. ModelOptions and ForwardOptions take one; without, the library has threads of its own. The number
-/// of threads and their order never change a result. The engine cpu calls parallel_for once a call and once when it
-/// packs weights, the engine reference some times a call: from the thread that called the model, from several at once
-/// where calls run at once, and never from inside a body.
+/// of threads and their order never change a result. The engine cpu calls parallel_for once a forward, three times a
+/// backward, one time more in a call that processes share, and once when it packs weights, the engine reference some
+/// times a call: from the thread that called the model, from several at once where calls run at once, and never from
+/// inside a body.
 ///
 ///     class Pool : public kineograph::Executor {
 ///       int concurrency() const noexcept override { return pool_.size(); }
