@@ -43,7 +43,7 @@ class Group:
         self._attempt(
             lambda: dist.all_to_all_single(out.view(torch.uint8), flat.view(torch.uint8), *splits, group=self.group)
         )
-        return list(out.split(list(received)))
+        return list(torch.split(out, list(received)))
 
     def all_gather(self, mine: _Tensor) -> "list[_Tensor]":
         """Every process' tensor, all of one shape."""
@@ -156,7 +156,7 @@ class Exchange:
                 swapped: _Tensor = _Swap.apply(sample, back, there)
                 return swapped
         # diffusers' own forward knows no rows: every process computes the whole clip.
-        parts = hidden_states.unflatten(0, (-1, num_frames))
+        parts = hidden_states.reshape(-1, num_frames, *hidden_states.shape[1:])
         whole = _Gather.apply(parts, self.group, 1).flatten(0, 1)
         exchange = module.__dict__.pop(acceleration.EXCHANGE, None)
         try:
@@ -164,7 +164,7 @@ class Exchange:
         finally:
             if exchange is not None:
                 module.__dict__[acceleration.EXCHANGE] = exchange
-        clips = getattr(answer, "sample", answer).unflatten(0, (-1, frames))
+        clips: _Tensor = getattr(answer, "sample", answer).unflatten(0, (-1, frames))
         first = self.group.rank * num_frames
         return clips[:, first : first + num_frames].flatten(0, 1)
 
@@ -255,7 +255,7 @@ def _take_part(groups: "dict[str, Group]", args: Any, kwargs: Any) -> "dict[str,
             count = videos * frames if name in _ROW_A_FRAME else videos
             if name != "cross_attention_kwargs":
                 given[name] = _part(value, count, groups["cfg"])
-    return given
+    return dict(given)
 
 
 def _together(groups: "dict[str, Group]", output: Any) -> Any:
@@ -299,7 +299,8 @@ def parallelize(unet: Any, mesh: Any, timeout: float) -> Parallelization:
     if acceleration.PARALLEL in unet.__dict__:
         raise ValueError("unet: expected one that is not parallel yet, found one that is; kineograph.revert undoes it")
     groups = _groups(_mesh_of(mesh), timeout)
-    done = Parallelization(groups=groups, **{name: group.size for name, group in groups.items()})
+    sizes = {name: group.size for name, group in groups.items()}
+    done = Parallelization(cfg=sizes.get("cfg", 1), frames=sizes.get("frames", 1), groups=groups)
     if "frames" in groups:
         accelerated = acceleration.accelerate(unet, spatial=False)
         modules = acceleration.native_modules(unet)
