@@ -53,7 +53,7 @@ class MpiCommunicator : public Communicator {
           "MPI_Iallgather");
     if (!wait(request)) {
       broken_ = true;
-      buffers.release();  // MPI may still write there
+      static_cast<void>(buffers.release());  // MPI may still write there
       throw CommunicationError("MPI", "values of every rank within " + std::to_string(patience_.count()) + " ms",
                                "none from some", "A rank has ended or hangs.");
     }

@@ -32,7 +32,7 @@ class DeviceScope {
 class OwnStream {
  public:
   OwnStream();
-  ~OwnStream();
+  ~OwnStream();  // NOLINT(performance-trivially-destructible): it is, on the emulated device alone
   OwnStream(const OwnStream&) = delete;
   OwnStream& operator=(const OwnStream&) = delete;
   operator Stream() const noexcept { return stream_; }

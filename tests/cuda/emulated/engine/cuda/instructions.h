@@ -8,7 +8,7 @@
 //   reach and a grid that is too large end the program.
 #pragma once
 
-#include <setjmp.h>
+#include <setjmp.h>  // NOLINT(modernize-deprecated-headers): _setjmp is POSIX's
 #include <ucontext.h>
 
 #include <cmath>
