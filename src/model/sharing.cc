@@ -29,19 +29,21 @@ std::string place_of(const TensorView& view) {
 
 std::string sharing_key(const std::vector<Parameter>& state_dict, const ModelOptions& options,
                         const ModelMixin::Impl& impl) {
+  // Places first: a training makes a model of tensors in memory at every step, and writing JSON takes time, and memory
+  // even in its destructor, which ends the process where there is none.
+  std::string places;
+  for (const Parameter& parameter : state_dict) {
+    const std::string place = place_of(parameter.value);
+    if (place.empty()) return {};
+    places += "\n" + parameter.name + " " + place;
+  }
   std::string key = std::string(class_name(impl.config)) + "\n" +
                     std::visit([](const auto& one) { return one.to_json(); }, impl.config) + "\n" +
                     std::string(impl.engine->name()) + " " + std::string(impl.choice.isa) + " " +
                     std::string(name_of(impl.prepared.compute_dtype)) + (options.copy_weights ? " copied" : "") +
                     (options.num_positional_embeddings ? " " + std::string(name_of(options.position_extension)) : "");
   const auto address = [](const void* of) { return " " + std::to_string(reinterpret_cast<std::uintptr_t>(of)); };
-  key += address(options.executor) + address(options.memory);
-  for (const Parameter& parameter : state_dict) {
-    const std::string place = place_of(parameter.value);
-    if (place.empty()) return {};
-    key += "\n" + parameter.name + " " + place;
-  }
-  return key;
+  return key + address(options.executor) + address(options.memory) + places;
 }
 
 std::shared_ptr<const ModelMixin::Impl> find_shared(const std::string& key) {
