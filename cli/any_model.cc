@@ -81,7 +81,7 @@ AnyModel open_module(const Checkpoint& checkpoint, const std::string& module, co
                     load_spatial(checkpoint, module, options));
 }
 
-/// What config.json of a folder says; nothing for another class's folder, such as a UNet's, which may hold modules.
+/// The configuration of a model's folder; nothing for another class's, such as a UNet's, which may hold modules.
 std::optional<ModelConfig> own_config(const std::filesystem::path& folder, const ModelOptions& options) {
   try {
     return read_config(folder / "config.json", options.unknown_keys, options.on_warning);

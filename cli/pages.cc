@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/text.h"
 #include "kineograph/version.h"
 #include "options.h"
 
@@ -73,12 +74,6 @@ std::vector<Page> pages_of(const CLI::App& program) {
   for (const CLI::App* command : program.get_subcommands([](const CLI::App*) { return true; }))
     pages.push_back(page_of(*command));
   return pages;
-}
-
-std::string joined(const std::vector<std::string>& words, const std::string& separator) {
-  std::string text;
-  for (const std::string& word : words) text += (text.empty() ? "" : separator) + word;
-  return text;
 }
 
 std::string command_names(const std::vector<Page>& pages) {

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <iterator>
 
+#include "folder.h"
 #include "kineograph/error.h"
 
 namespace kineograph {
@@ -16,14 +17,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class AtomicFileTest : public testing::Test {
+class AtomicFileTest : public FolderTest {
  protected:
-  AtomicFileTest() {
-    std::string pattern = (fs::temp_directory_path() / "kineograph-atomic-XXXXXX").string();
-    folder_ = mkdtemp(pattern.data());
-  }
-  ~AtomicFileTest() override { fs::remove_all(folder_); }
-
   static std::string content(const fs::path& path) {
     std::ifstream in(path);
     return {std::istreambuf_iterator<char>(in), {}};
@@ -34,8 +29,6 @@ class AtomicFileTest : public testing::Test {
     return stat(path.c_str(), &status) == 0 ? status.st_mode & 07777 : 0;
   }
   auto files() const { return std::distance(fs::directory_iterator(folder_), {}); }
-
-  fs::path folder_;
 };
 
 TEST_F(AtomicFileTest, LeavesNothingWhereItIsNotCommitted) {

@@ -5,6 +5,7 @@
 #include <fstream>
 #include <functional>
 
+#include "folder.h"
 #include "kineograph/kineograph.h"
 
 namespace kineograph {
@@ -12,14 +13,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class CheckpointFiles : public ::testing::Test {
+class CheckpointFiles : public FolderTest {
  protected:
-  void SetUp() override {
-    char name[] = "/tmp/kineograph_files_XXXXXX";
-    folder_ = ::mkdtemp(name);
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
   fs::path write(const std::string& name, const std::string& bytes) {
     fs::create_directories((folder_ / name).parent_path());
     std::ofstream(folder_ / name, std::ios::binary) << bytes;
@@ -63,8 +58,6 @@ class CheckpointFiles : public ::testing::Test {
       if (parameter.name == "proj_in.bias") return *parameter.value.data_as<float>();
     return 0;
   }
-
-  fs::path folder_;
 };
 
 TEST_F(CheckpointFiles, WhatIsNoCheckpointSaysWhatItIs) {

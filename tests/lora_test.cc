@@ -8,20 +8,15 @@
 #include <limits>
 
 #include "calls.h"
+#include "folder.h"
 
 namespace kineograph {
 namespace {
 
 using testing::same;
 
-class LoraTest : public ::testing::Test {
+class LoraTest : public FolderTest {
  protected:
-  void SetUp() override {
-    char name[] = "/tmp/kineograph_lora_XXXXXX";
-    folder_ = ::mkdtemp(name);
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
   /// A PEFT-style file for attn1.to_q of the middle's module, of rank 2, all elements `value`.
   Lora lora(float value, const std::string& module = "mid_block.motion_modules.0") {
     Tensor down(DType::f32, {2, 32}), up(DType::f32, {32, 2});
@@ -46,7 +41,6 @@ class LoraTest : public ::testing::Test {
     return model.forward(x, {.num_frames = 4}).sample;
   }
 
-  std::filesystem::path folder_;
   int count_ = 0;
 };
 

@@ -13,6 +13,7 @@
 #include <optional>
 
 #include "calls.h"
+#include "folder.h"
 #include "kineograph/kineograph.h"
 
 namespace kineograph {
@@ -24,17 +25,12 @@ namespace fs = std::filesystem;
 
 constexpr const char* kWeights = "diffusion_pytorch_model.safetensors";
 
-class MappedFileTest : public ::testing::Test {
+class MappedFileTest : public FolderTest {
  protected:
   MappedFileTest() {
-    std::string pattern = (fs::temp_directory_path() / "kineograph-mapped-XXXXXX").string();
-    folder_ = mkdtemp(pattern.data());
     alarm(60);  // what hangs fails
   }
-  ~MappedFileTest() override {
-    alarm(0);
-    fs::remove_all(folder_);
-  }
+  ~MappedFileTest() override { alarm(0); }
 
   /// Everything that a forward may read beside what it multiplies with.
   static TransformerTemporalConfig config() {
@@ -76,7 +72,6 @@ class MappedFileTest : public ::testing::Test {
     return {std::istreambuf_iterator<char>(in), {}};
   }
 
-  fs::path folder_;
   Tensor x_{DType::f32, {4, 16, 3, 3}};
   float timestep_ = 3;
   std::int64_t class_ = 1;

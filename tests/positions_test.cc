@@ -4,21 +4,22 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <cstdlib>
-#include <cstring>
 #include <filesystem>
-#include <random>
 #include <string>
 #include <vector>
 
+#include "calls.h"
 #include "draws.h"
+#include "folder.h"
 #include "kineograph/kineograph.h"
 #include "model/positions.h"
+#include "noise.h"
 
 namespace kineograph {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::same;
 
 TransformerTemporalConfig config_with(std::int64_t positions) {
   TransformerTemporalConfig config;
@@ -32,22 +33,8 @@ TransformerTemporalConfig config_with(std::int64_t positions) {
   return config;
 }
 
-Tensor noise(const Shape& shape, unsigned seed) {
-  Tensor tensor(DType::f32, shape);
-  std::mt19937 random(seed);
-  for (std::int64_t i = 0; i < tensor.numel(); ++i)
-    tensor.data_as<float>()[i] = static_cast<float>(random()) * 0x1p-31f - 1;
-  return tensor;
-}
-
-class Positions : public ::testing::TestWithParam<PositionExtension> {
+class Positions : public InFolder<::testing::TestWithParam<PositionExtension>> {
  protected:
-  Positions() {
-    std::string name = (fs::temp_directory_path() / "kineograph-positions-XXXXXX").string();
-    folder_ = ::mkdtemp(name.data());
-  }
-  ~Positions() override { fs::remove_all(folder_); }
-
   /// A model of 6 positions in the folder `name`; `trained` has a table of its own in every layer.
   void save(const std::string& name, bool trained, DType dtype) const {
     const auto config = config_with(6);
@@ -62,8 +49,6 @@ class Positions : public ::testing::TestWithParam<PositionExtension> {
       }
     TransformerTemporalModel::from_state_dict(config, parameters, nullptr).save_pretrained(folder_ / name);
   }
-
-  fs::path folder_;
 };
 
 TEST_P(Positions, AreTheSameWhetherTheFileOrTheModelHasMore) {
@@ -86,12 +71,12 @@ TEST_P(Positions, AreTheSameWhetherTheFileOrTheModelHasMore) {
           ASSERT_EQ(want[i].value.shape(), got[i].value.shape()) << want[i].name;
           ASSERT_EQ(want[i].value.dtype(), got[i].value.dtype()) << want[i].name;
           const Tensor a = convert(want[i].value, DType::f64), b = convert(got[i].value, DType::f64);
-          EXPECT_EQ(std::memcmp(a.data(), b.data(), a.bytes()), 0) << want[i].name;
+          EXPECT_TRUE(same(a, b)) << want[i].name;
         }
         const Tensor x = noise({rows, 8, 2, 2}, 9);
         const Tensor a = converted.forward(x, {.num_frames = rows}).sample;
         const Tensor b = opened.forward(x, {.num_frames = rows}).sample;
-        EXPECT_EQ(std::memcmp(a.data(), b.data(), a.bytes()), 0);
+        EXPECT_TRUE(same(a, b));
       }
 }
 
@@ -104,7 +89,7 @@ TEST_P(Positions, OfASeededModelAreThoseOfTheSavedOne) {
   const auto opened = TransformerTemporalModel::from_pretrained(folder_ / "module", options);
   const Tensor x = noise({16, 8, 2, 2}, 9);
   const Tensor a = seeded.forward(x, {.num_frames = 16}).sample, b = opened.forward(x, {.num_frames = 16}).sample;
-  EXPECT_EQ(std::memcmp(a.data(), b.data(), a.bytes()), 0);
+  EXPECT_TRUE(same(a, b));
 }
 
 TEST_P(Positions, OneModelIsNotTakenForAnotherOfTheSameFile) {
@@ -123,7 +108,7 @@ TEST_P(Positions, OneModelIsNotTakenForAnotherOfTheSameFile) {
   const auto short_one = TransformerTemporalModel::from_pretrained(folder_ / "module");
   const Tensor x = noise({12, 8, 2, 2}, 9);
   const Tensor a = one.forward(x, {.num_frames = 12}).sample, b = two.forward(x, {.num_frames = 12}).sample;
-  EXPECT_NE(std::memcmp(a.data(), b.data(), a.bytes()), 0);
+  EXPECT_FALSE(same(a, b));
   EXPECT_THROW(short_one.forward(x, {.num_frames = 12}), ArgumentError);
 }
 

@@ -14,6 +14,7 @@
 #include <iterator>
 #include <random>
 
+#include "folder.h"
 #include "kineograph/kineograph.h"
 
 namespace kineograph {
@@ -37,16 +38,13 @@ std::string contents(const fs::path& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-class Save : public ::testing::Test {
+class Save : public FolderTest {
  protected:
   Save() {
-    std::string name = (fs::temp_directory_path() / "kineograph-save-XXXXXX").string();
-    folder_ = ::mkdtemp(name.data());
     TransformerTemporalModel::from_config(config_of_width(16), 1).save_pretrained(folder_);
     config_ = contents(folder_ / "config.json");
     weights_ = contents(folder_ / "diffusion_pytorch_model.safetensors");
   }
-  ~Save() override { fs::remove_all(folder_); }
 
   void expect_the_old_model() const {
     EXPECT_EQ(contents(folder_ / "config.json"), config_);
@@ -57,7 +55,6 @@ class Save : public ::testing::Test {
     return static_cast<std::size_t>(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()));
   }
 
-  fs::path folder_;
   std::string config_, weights_;
 };
 

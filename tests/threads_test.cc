@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/cores.h"
+#include "folder.h"
 #include "kineograph/kineograph.h"
 
 namespace kineograph {
@@ -22,50 +23,44 @@ namespace {
 namespace fs = std::filesystem;
 
 /// A hierarchy of control groups in a folder of its own.
-class Groups : public testing::Test {
+class Groups : public FolderTest {
  protected:
-  Groups() {
-    std::string pattern = (fs::temp_directory_path() / "kineograph-groups-XXXXXX").string();
-    mount_ = mkdtemp(pattern.data());
-  }
-  ~Groups() override { fs::remove_all(mount_); }
   void put(const std::string& file, const std::string& text) const {
-    fs::create_directories((mount_ / file).parent_path());
-    std::ofstream(mount_ / file) << text << "\n";
+    fs::create_directories((folder_ / file).parent_path());
+    std::ofstream(folder_ / file) << text << "\n";
   }
-  fs::path mount_;
 };
 
 TEST_F(Groups, OfVersion2) {
-  EXPECT_EQ(quota_cores("0::/a/b\n", mount_), std::nullopt);
+  EXPECT_EQ(quota_cores("0::/a/b\n", folder_), std::nullopt);
   put("a/b/cpu.max", "max 100000");
-  EXPECT_EQ(quota_cores("0::/a/b\n", mount_), std::nullopt);
+  EXPECT_EQ(quota_cores("0::/a/b\n", folder_), std::nullopt);
   put("a/cpu.max", "250000 100000");
-  EXPECT_EQ(quota_cores("0::/a/b\n", mount_), 3) << "the group above pays";
+  EXPECT_EQ(quota_cores("0::/a/b\n", folder_), 3) << "the group above pays";
   put("a/b/cpu.max", "150000 100000");
-  EXPECT_EQ(quota_cores("0::/a/b\n", mount_), 2);
+  EXPECT_EQ(quota_cores("0::/a/b\n", folder_), 2);
   put("a/b/cpu.max", "1000 100000");
-  EXPECT_EQ(quota_cores("0::/a/b\n", mount_), 1);
+  EXPECT_EQ(quota_cores("0::/a/b\n", folder_), 1);
   put("cpu.max", "400000 100000");
-  EXPECT_EQ(quota_cores("0::/named/outside\n", mount_), 4) << "a container sees its own group as the root";
+  EXPECT_EQ(quota_cores("0::/named/outside\n", folder_), 4) << "a container sees its own group as the root";
 }
 
 TEST_F(Groups, OfVersion1) {
   const std::string groups = "5:memory:/a\n4:cpu,cpuacct:/a\n1:cpuset:/\n";
   put("cpu,cpuacct/a/cpu.cfs_quota_us", "-1");
   put("cpu,cpuacct/a/cpu.cfs_period_us", "100000");
-  EXPECT_EQ(quota_cores(groups, mount_), std::nullopt);
+  EXPECT_EQ(quota_cores(groups, folder_), std::nullopt);
   put("cpu,cpuacct/a/cpu.cfs_quota_us", "300000");
-  EXPECT_EQ(quota_cores(groups, mount_), 3);
+  EXPECT_EQ(quota_cores(groups, folder_), 3);
   put("memory/a/cpu.cfs_quota_us", "100000");
   put("memory/a/cpu.cfs_period_us", "100000");
-  EXPECT_EQ(quota_cores(groups, mount_), 3) << "only the cpu controller counts";
+  EXPECT_EQ(quota_cores(groups, folder_), 3) << "only the cpu controller counts";
 }
 
 TEST_F(Groups, NonsenseIsNoQuota) {
   put("a/cpu.max", "many of them");
   for (const char* text : {"", "\n", "x", "0:", "0::", "::", "0::/a\n0:::\n"})
-    EXPECT_EQ(quota_cores(text, mount_), std::nullopt) << text;
+    EXPECT_EQ(quota_cores(text, folder_), std::nullopt) << text;
 }
 
 /// body() in a process of its own; its exit code, or minus the signal that ended it.

@@ -1,4 +1,4 @@
-// What several processes that share one clip exchange; kineograph/mpi.h has one over MPI.
+// The exchange of several processes that share one clip; kineograph/mpi.h has one over MPI.
 #pragma once
 
 #include <span>

@@ -31,7 +31,7 @@ struct ConvertOptions {
   bool strict = false;
   /// Rows of the position tables, at least as many as there are.
   std::optional<std::int64_t> num_positional_embeddings = {};
-  /// Where further rows come from.
+  /// The source of further rows.
   PositionExtension position_extension = PositionExtension::formula;
   /// Called before the first tensor and after every one with the bytes written so far and in all; false ends the
   /// conversion with Cancelled, and what was there before stays.

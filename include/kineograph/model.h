@@ -48,7 +48,7 @@ struct ModelOptions {
   /// Rows of the position tables, at least as many as there are, for clips of more frames than the model was trained
   /// with; nullopt keeps the configuration's, past which frames are an error. TransformerTemporalModel only.
   std::optional<std::int64_t> num_positional_embeddings = {};
-  /// Where further rows come from.
+  /// The source of further rows.
   PositionExtension position_extension = PositionExtension::formula;
   /// Instruction set to force ("avx2", "avx512", ...); empty chooses the best one. See instruction_sets().
   std::string isa = {};

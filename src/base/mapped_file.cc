@@ -27,20 +27,15 @@ constexpr std::size_t kMostText = std::size_t{64} << 20;
   throw IoError(path.string(), expected, std::error_code(errno, std::generic_category()));
 }
 
-timespec modified_at(const struct stat& status) {
+/// When the contents were changed last, and the inode: names, owners and rights too.
+struct Changes {
+  timespec contents, inode;
+};
+Changes changes_of(const struct stat& status) {
 #ifdef __APPLE__
-  return status.st_mtimespec;
+  return {status.st_mtimespec, status.st_ctimespec};
 #else
-  return status.st_mtim;
-#endif
-}
-
-/// Of the inode: names, owners and rights too.
-timespec status_changed_at(const struct stat& status) {
-#ifdef __APPLE__
-  return status.st_ctimespec;
-#else
-  return status.st_ctim;
+  return {status.st_mtim, status.st_ctim};
 #endif
 }
 
@@ -51,9 +46,10 @@ std::string identity_of(const struct stat& status) {
   };
   timespec now{};
   ::clock_gettime(CLOCK_REALTIME, &now);
-  if (std::max(modified_at(status).tv_sec, status_changed_at(status).tv_sec) > now.tv_sec - 2) return {};
+  const auto [contents, inode] = changes_of(status);
+  if (std::max(contents.tv_sec, inode.tv_sec) > now.tv_sec - 2) return {};
   return std::to_string(status.st_dev) + ":" + std::to_string(status.st_ino) + ":" + std::to_string(status.st_size) +
-         ":" + number(modified_at(status)) + ":" + number(status_changed_at(status));
+         ":" + number(contents) + ":" + number(inode);
 }
 
 /// Every map there is, by its first address. Never destroyed: maps may outlive static destructors. A handler of SIGBUS
@@ -125,7 +121,7 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
     if (::fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode))
       throw IoError(path.string(), "a regular file", "something else");
     size_ = static_cast<std::size_t>(status.st_size);
-    changed_ = modified_at(status);
+    changed_ = changes_of(status).contents;
     identity_ = identity_of(status);
     if (size_ != 0) {
       data_ = hold(path, descriptor, size_);
@@ -154,7 +150,7 @@ MappedFile::~MappedFile() {
 void MappedFile::check_unchanged() const {
   struct stat now {};
   if (::fstat(descriptor_, &now) != 0) fail(path_, "a file that can be looked at");
-  const timespec changed = modified_at(now);
+  const timespec changed = changes_of(now).contents;
   const bool same = static_cast<std::size_t>(now.st_size) == size_ && changed.tv_sec == changed_.tv_sec &&
                     changed.tv_nsec == changed_.tv_nsec;
   if (!same)

@@ -1,4 +1,4 @@
-// Texts of strangers in messages: as much of them as a person reads.
+// Texts in messages: of strangers as much as a person reads, and lists.
 #pragma once
 
 #include <string>
@@ -24,6 +24,13 @@ inline std::string first_of(const std::vector<std::string>& names, std::string_v
   if (names.size() > most)
     text += std::string(separator) + "and " + std::to_string(names.size() - most) + " more, " +
             std::to_string(names.size()) + " in all";
+  return text;
+}
+
+/// All of them, with `separator` between.
+inline std::string joined(const std::vector<std::string>& words, std::string_view separator) {
+  std::string text;
+  for (const std::string& word : words) text += (text.empty() ? "" : std::string(separator)) + word;
   return text;
 }
 

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "base/mapped_file.h"
+#include "base/text.h"
 #include "base/threads.h"
 #include "checkpoint/safetensors.h"
 #include "engine/engine.h"
@@ -22,17 +23,11 @@
 namespace kineograph {
 namespace {
 
-std::string join(const std::vector<std::string>& names) {
-  std::string text;
-  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
-  return text;
-}
-
 const engine::Engine& find_engine(const std::string& name) {
   if (name == "auto") return *engine::engines().front();
   for (const engine::Engine* known : engine::engines())
     if (known->name() == name) return *known;
-  throw ArgumentError("engine", "auto or one of " + join(engines()), name,
+  throw ArgumentError("engine", "auto or one of " + joined(engines(), ", "), name,
                       name == "cuda" ? "There is no engine cuda here: " + engine::why_no_cuda() + "." : "");
 }
 
@@ -123,7 +118,6 @@ Tensor lengthened(const TensorView& table, const ModelOptions& options) {
 std::vector<Parameter> with_longer_positions(ModelMixin::Impl& impl, const std::vector<model::Slot>& slots,
                                              std::vector<Parameter> state_dict, const ModelConfig& stored,
                                              const ModelOptions& options) {
-  if (!options.num_positional_embeddings) return state_dict;
   const Shape shape = stored_table(stored);
   const auto lengthen = [&](const TensorView& table) -> TensorView {
     impl.tensors.push_back(lengthened(table, options));
@@ -193,7 +187,7 @@ void choose_engine(ModelMixin::Impl& impl, const ModelOptions& options) {
     if (!options.isa.empty()) {
       const std::vector<std::string> known = engine->instruction_sets();
       if (std::find(known.begin(), known.end(), options.isa) == known.end())
-        throw ArgumentError("instruction set", "one of " + join(known) + " on this machine", options.isa);
+        throw ArgumentError("instruction set", "one of " + joined(known, ", ") + " on this machine", options.isa);
     }
     const std::optional<engine::Choice> choice = engine->choose(impl.config, impl.weights, impl.prepared);
     if (!choice) continue;
@@ -231,7 +225,10 @@ std::shared_ptr<const ModelMixin::Impl> ModelMixin::Impl::from_state_dict(ModelC
   impl->config = with_overrides(config, options);
   impl->owner = std::move(owner);
   const std::vector<model::Slot> slots = model::parameter_slots(impl->config, impl->weights);
-  fill_slots(*impl, slots, with_longer_positions(*impl, slots, state_dict, config, options));
+  if (options.num_positional_embeddings)
+    fill_slots(*impl, slots, with_longer_positions(*impl, slots, state_dict, config, options));
+  else
+    fill_slots(*impl, slots, state_dict);
   choose_engine(*impl, options);
   const std::string key = model::sharing_key(state_dict, options, *impl);
   if (auto shared = model::find_shared(key)) return shared;

@@ -11,7 +11,9 @@
 #include <random>
 #include <string>
 
+#include "folder.h"
 #include "kineograph/kineograph.h"
+#include "noise.h"
 
 namespace kineograph {
 
@@ -27,14 +29,8 @@ inline std::string content(const fs::path& path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-class ProgramTest : public testing::Test {
+class ProgramTest : public FolderTest {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "kineograph-program-XXXXXX").string();
-    folder_ = mkdtemp(pattern.data());
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
   // Runs a bash script in the test's folder with the program as `kineograph`.
   Result sh(const std::string& script) const {
     std::ofstream(folder_ / "script") << "set -o pipefail; cd '" << folder_.string() << "'; kineograph() { '"
@@ -57,14 +53,6 @@ class ProgramTest : public testing::Test {
     config.in_channels = channels;
     config.norm_num_groups = 4;
     return config;
-  }
-
-  static Tensor noise(const Shape& shape) {
-    Tensor tensor(DType::f32, shape);
-    std::mt19937 random(7);
-    for (std::int64_t i = 0; i < tensor.numel(); ++i)
-      tensor.data_as<float>()[i] = static_cast<float>(random()) * 0x1p-31f - 1;
-    return tensor;
   }
 
   Tensor load(const std::string& name, const std::string& tensor) const {
@@ -109,8 +97,6 @@ class ProgramTest : public testing::Test {
     }
     TransformerTemporalModel::from_state_dict(config, parameters, nullptr).save_pretrained(folder_ / name);
   }
-
-  fs::path folder_;
 };
 
 }  // namespace kineograph

@@ -9,6 +9,7 @@
 #include "base/cores.h"
 #include "base/mapped_file.h"
 #include "base/program_path.h"
+#include "folder.h"
 #include "kineograph/error.h"
 
 namespace kineograph {
@@ -16,16 +17,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class PortableTest : public testing::Test {
+class PortableTest : public FolderTest {
  protected:
-  PortableTest() {
-    std::string pattern = (fs::temp_directory_path() / "kineograph-portable-XXXXXX").string();
-    folder_ = mkdtemp(pattern.data());
-    std::ofstream(folder_ / "file") << "as it was";
-  }
-  ~PortableTest() override { fs::remove_all(folder_); }
-
-  fs::path folder_;
+  PortableTest() { std::ofstream(folder_ / "file") << "as it was"; }
 };
 
 // A map would change with the file, or end the process: what is read here is memory of the process's own.

@@ -14,6 +14,7 @@
 #include <string>
 
 #include "faults.h"
+#include "folder.h"
 #include "kineograph/kineograph.h"
 #include "video/output_file.h"
 #include "video/restore/restorer.h"
@@ -78,14 +79,8 @@ struct Called {
   TensorView t{&timestep, {1}}, label{&class_label, {1}};
 };
 
-class Faults : public ::testing::Test {
+class Faults : public FolderTest {
  protected:
-  Faults() {
-    std::string pattern = (fs::temp_directory_path() / "kineograph-faults-XXXXXX").string();
-    folder_ = mkdtemp(pattern.data());
-  }
-  ~Faults() override { fs::remove_all(folder_); }
-
   static std::string content(const fs::path& path) {
     std::ifstream in(path, std::ios::binary);
     return {std::istreambuf_iterator<char>(in), {}};
@@ -117,8 +112,6 @@ class Faults : public ::testing::Test {
       for (const int error : {ENOSPC, EIO}) at_every_point(what, fault, error, write, check);
     at_every_point(what + ", memory", memory, ENOMEM, write, check);
   }
-
-  fs::path folder_;
 };
 
 TEST_F(Faults, Forward) {

@@ -10,6 +10,7 @@
 #include <fstream>
 #include <iterator>
 
+#include "folder.h"
 #include "kineograph/error.h"
 
 namespace kineograph::video {
@@ -17,15 +18,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class OutputFileTest : public testing::Test {
+class OutputFileTest : public FolderTest {
  protected:
   void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "kineograph-output-XXXXXX").string();
-    folder_ = mkdtemp(pattern.data());
     path_ = folder_ / "sample.npy";
     std::ofstream(path_) << "good";
   }
-  void TearDown() override { fs::remove_all(folder_); }
 
   static std::string content(const fs::path& path) {
     std::ifstream in(path);
@@ -33,7 +31,7 @@ class OutputFileTest : public testing::Test {
   }
   auto files() const { return std::distance(fs::directory_iterator(folder_), {}); }
 
-  fs::path folder_, path_;
+  fs::path path_;
 };
 
 TEST_F(OutputFileTest, TakesItsNameInCommit) {

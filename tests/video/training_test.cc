@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "folder.h"
 #include "kineograph/kineograph.h"
 #include "video/train/batch.h"
 #include "video/train/log.h"
@@ -80,16 +81,6 @@ TrainingSession session_of(std::int64_t steps, const std::string& engine) {
           {.engine = engine},
           2};
 }
-
-class FolderTest : public testing::Test {
- protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "kineograph-training-XXXXXX").string();
-    folder_ = mkdtemp(pattern.data());
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-  fs::path folder_;
-};
 
 // Every pixel of a window at scale 1 is a pixel of the video; at other scales means of some. Also for one frame, for
 // fewer frames than a window, and for a video just as large as the window.

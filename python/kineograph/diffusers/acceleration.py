@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from . import arguments, eligibility, upstream
-from .modules import AnimateDiffTransformer3D, NativeForward, TransformerTemporalModel
+from .modules import EXCHANGE, AnimateDiffTransformer3D, NativeForward, TransformerTemporalModel
 from .native import runs_spatial
 from .spatial import NativeSpatial, Transformer2DModel, TransformerSpatioTemporalModel
 
@@ -29,8 +29,8 @@ _KINDS = {
 # In the dictionary of a module that accelerate changed.
 ACCELERATED = "_kineograph_accelerated"
 
-# Of a UNet that parallelize spreads over processes: its hooks; of its temporal modules: what they exchange.
-PARALLEL, EXCHANGE = "_kineograph_parallel", "_kineograph_exchange"
+# Of a UNet that parallelize spreads over processes: its hooks.
+PARALLEL = "_kineograph_parallel"
 
 
 @dataclass(frozen=True)

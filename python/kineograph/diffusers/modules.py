@@ -15,6 +15,9 @@ from .blocks import FrameGroupNorm, conditioned_blocks
 _Tensor = torch.Tensor
 TransformerTemporalModelOutput = upstream.TransformerTemporalModelOutput
 
+# In the dictionary of a module of a UNet that parallelize spreads over processes: its parallel.Exchange.
+EXCHANGE = "_kineograph_exchange"
+
 
 class NativeForward:
     """A forward that runs natively when that gives the same answer, and as diffusers does otherwise."""
@@ -93,7 +96,7 @@ class NativeForward:
 
     def _try_together(self, *arguments: Any) -> Optional[_Tensor]:
         """_try_native, or the answer of the processes that share the clip: see parallel.Exchange."""
-        exchange = self.__dict__.get("_kineograph_exchange")
+        exchange = self.__dict__.get(EXCHANGE)
         if exchange is None:
             return self._try_native(*arguments)
         shared: _Tensor = exchange.run(self, *arguments)

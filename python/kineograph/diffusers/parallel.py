@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from .. import errors
 from . import acceleration, upstream
+from .modules import EXCHANGE
 
 _Tensor = torch.Tensor
 
@@ -32,7 +33,7 @@ class Group:
             ) from error
 
     def all_to_all(self, parts: "Sequence[_Tensor]", received: "Sequence[int]") -> "list[_Tensor]":
-        """What each process has for this one, `received` elements each, of what each has for the others."""
+        """The parts that all processes have for this one, `received` elements each, for those that this one has for them."""
         flat = torch.cat([part.reshape(-1) for part in parts])
         sent = [part.numel() for part in parts]
         self.bytes_sent += (sum(sent) - sent[self.rank]) * flat.element_size()
@@ -90,7 +91,7 @@ class _Swap(torch.autograd.Function):
 
 
 class Exchange:
-    """What a temporal module of one process does with those of the others: frames of all pixels become all frames of some
+    """A temporal module's work together with those of the other processes: frames of all pixels become all frames of some
     rows of pixels, are transformed, and become frames again."""
 
     def __init__(self, group: Group) -> None:
@@ -158,12 +159,12 @@ class Exchange:
         # diffusers' own forward knows no rows: every process computes the whole clip.
         parts = hidden_states.reshape(-1, num_frames, *hidden_states.shape[1:])
         whole = _Gather.apply(parts, self.group, 1).flatten(0, 1)
-        exchange = module.__dict__.pop(acceleration.EXCHANGE, None)
+        exchange = module.__dict__.pop(EXCHANGE, None)
         try:
             answer = type(module).forward(module, whole, *given)
         finally:
             if exchange is not None:
-                module.__dict__[acceleration.EXCHANGE] = exchange
+                module.__dict__[EXCHANGE] = exchange
         clips: _Tensor = getattr(answer, "sample", answer).unflatten(0, (-1, frames))
         first = self.group.rank * num_frames
         return clips[:, first : first + num_frames].flatten(0, 1)
@@ -235,7 +236,7 @@ _ROW_A_FRAME = ("encoder_hidden_states", "down_block_additional_residuals", "mid
 
 def _take_part(groups: "dict[str, Group]", args: Any, kwargs: Any) -> "dict[str, Any]":
     """This process' part of a call's arguments."""
-    given = dict(zip(_ARGUMENTS, args)) | kwargs
+    given: dict[str, Any] = dict(zip(_ARGUMENTS, args)) | kwargs
     for group in groups.values():
         group.bytes_sent = 0
     videos, frames = given["sample"].shape[0], given["sample"].shape[2]
@@ -255,7 +256,7 @@ def _take_part(groups: "dict[str, Group]", args: Any, kwargs: Any) -> "dict[str,
             count = videos * frames if name in _ROW_A_FRAME else videos
             if name != "cross_attention_kwargs":
                 given[name] = _part(value, count, groups["cfg"])
-    return dict(given)
+    return given
 
 
 def _together(groups: "dict[str, Group]", output: Any) -> Any:
@@ -308,7 +309,7 @@ def parallelize(unet: Any, mesh: Any, timeout: float) -> Parallelization:
         if strange:
             raise ValueError(f"unet: expected diffusers' own temporal modules, found others: {sorted(strange)}")
         for path, module in modules:
-            module.__dict__[acceleration.EXCHANGE] = Exchange(groups["frames"])
+            module.__dict__[EXCHANGE] = Exchange(groups["frames"])
             done.temporal.append(path)
         done.not_native.update(accelerated.not_native)
     if groups:

@@ -194,7 +194,7 @@ class Walk {
          narrow(e_.inner), slab_.pixels, static_cast<float>(norm_epsilon(config_, which))});
   }
 
-  /// What both kinds of attention have in common.
+  /// The arguments that both kinds of attention have in common.
   AttentionArguments attention_arguments() const {
     AttentionArguments p = {};
     p.query = at<void>(layout_.wide);

@@ -34,7 +34,7 @@ class DeviceWeights {
   /// Copies all that a forward reads. Throws ArgumentError for a value that `compute` (f16 or bf16) cannot hold.
   DeviceWeights(const Weights& weights, DType compute);
 
-  /// Where they are.
+  /// The device that they lie on.
   int device() const { return device_; }
 
   DeviceNorm norm;
