@@ -69,14 +69,14 @@ TEST_F(CheckpointFiles, WhatIsNoCheckpointSaysWhatItIs) {
       {"empty.ckpt", "", "an empty file"},
       {"model.gguf", std::string("GGUF\3\0\0\0", 8) + std::string(64, '\0'), "GGUF"},
       {"model.onnx", std::string("\x08\x08\x12\x07pytorch\x1a\x05") + "2.1.0" + std::string(64, 'x'), "ONNX"},
-      {"plain.pkl", std::string("\x80\x04\x95\x10\0\0\0\0\0\0\0}\x94\x8c\1a\x94K\1s.", 24), "torch.save did not write"},
+      {"plain.pkl", std::string("\x80\x04\x95\x10\0\0\0\0\0\0\0}\x94\x8c\1a\x94K\1s.", 21), "torch.save did not write"},
       {"packed.tar.gz", "\x1f\x8b\x08" + std::string(64, '\1'), "compressed"},
       {"keras.h5", "\x89HDF\r\n\x1a\n" + std::string(64, '\1'), "HDF5"},
       {"config.txt", "{\"a\": 1, \"b\": 2}", "JSON"},
       {"message.pt", "Access to this resource was denied.", "a text"},
       {"short.safetensors", "abc", "8 bytes"}};
   for (const auto& [name, bytes, words] : known) {
-    const std::string message = message_of([&] { Checkpoint::open(write(name, bytes)); });
+    const std::string message = message_of([&, &name = name, &bytes = bytes] { Checkpoint::open(write(name, bytes)); });
     EXPECT_NE(message.find(words), std::string::npos) << message;
     EXPECT_NE(message.find(name), std::string::npos) << message;
   }
