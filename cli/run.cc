@@ -9,10 +9,12 @@
 #include "any_model.h"
 #include "clips.h"
 #include "commands.h"
+#include "job.h"
 #include "kineograph/kineograph.h"
 #include "messages.h"
 #include "options.h"
 #include "progress.h"
+#include "shared_rows.h"
 #include "verify.h"
 #include "video/clip_io.h"
 
@@ -33,7 +35,7 @@ struct RunArguments {
   std::vector<double> timestep;
   std::vector<std::int64_t> class_labels;
   std::string context_weighting;
-  std::int64_t num_frames = 0, context_length = 0, context_stride = 0, patch = 8;
+  std::int64_t num_frames = 0, context_length = 0, context_stride = 0, patch = 8, patience = 600;
   bool lenient = false, verify = false;
 };
 
@@ -161,43 +163,80 @@ struct Totals {
   std::chrono::steady_clock::duration spent{};  ///< in forward
 };
 
-Totals run_pieces(const RunArguments& arguments, const AnyModel& model, const ModelOptions& options, ClipSource& source,
-                  SampleSink& sink, Verifier* verifier) {
+/// What a command of a job does not do.
+void check_job(const RunArguments& arguments, const AnyModel& model) {
+  if (arguments.input == "-")
+    throw ArgumentError("--input", "a file, which every rank reads", "-, a pipe, which is rank 0's alone");
+  if (arguments.verify)
+    throw ArgumentError("--verify", "one process", "several ranks",
+                        "Run it once without mpirun: the bits are the same.");
+  if (!std::holds_alternative<TransformerTemporalModel>(model))
+    throw ArgumentError("mpirun", "a TransformerTemporalModel, whose pixels are independent",
+                        "a model whose pixels attend to each other");
+}
+
+/// The sample of all rows; in a job an empty tensor everywhere but on rank 0.
+Tensor forward_piece(const AnyModel& model, const Clip& clip, const ForwardOptions& call, const SpatialArguments& more,
+                     Job* job) {
+  if (job == nullptr) return forward(model, clip.hidden_states, call, more);
+  return forward_together(*job, std::get<TransformerTemporalModel>(model), clip.hidden_states, call);
+}
+
+/// The ends of a run: of a job only rank 0 has a sink.
+struct Ends {
+  ClipSource& source;
+  SampleSink* sink;
+  Verifier* verifier;
+  Job* job;
+};
+
+Totals run_pieces(const RunArguments& arguments, const AnyModel& model, const ModelOptions& options, const Ends& ends) {
   using Clock = std::chrono::steady_clock;
   const Overrides overrides = read_overrides(arguments);
   Totals totals;
-  Progress progress(source.total_frames());
-  while (const std::optional<Clip> clip = source.next()) {
+  Progress progress(ends.source.total_frames());
+  while (const std::optional<Clip> clip = ends.source.next()) {
     warn_of_single_frames(arguments, model, *clip, options.on_warning);
     const ForwardOptions call = forward_options(arguments, *clip, overrides, options.on_warning);
     const SpatialArguments more{clip->attention_mask, clip->encoder_attention_mask, clip->image_only_indicator};
     const auto start = Clock::now();
-    Tensor sample = forward(model, clip->hidden_states, call, more);
+    Tensor sample = forward_piece(model, *clip, call, more, ends.job);
     totals.spent += Clock::now() - start;
-    if (verifier != nullptr) verifier->check(clip->hidden_states, call, more, sample);
+    if (ends.verifier != nullptr) ends.verifier->check(clip->hidden_states, call, more, sample);
     totals.rows += clip->hidden_states.size(0);
     progress.advance(clip->hidden_states.size(0));
-    sink.append(std::move(sample));
+    if (ends.sink != nullptr) ends.sink->append(std::move(sample));
   }
   return totals;
+}
+
+void run_in(const RunArguments& arguments, Job* job) {
+  // Rank 0 writes, and says what all ranks would.
+  const bool first = job == nullptr || job->ranks().rank() == 0;
+  ModelOptions options = model_options(arguments);
+  if (!first) options.on_warning = [](std::string_view) {};
+  const ModelPlace place{arguments.model, arguments.module, arguments.select};
+  const AnyModel model = open_any(place, options);
+  if (job != nullptr) check_job(arguments, model);
+  const auto source = open_clip(arguments.input, frames_of_video(arguments), arguments.patch);
+  if (source->video() != nullptr) check_video(config_of(model), arguments.patch);
+  std::optional<Verifier> verifier;
+  if (arguments.verify) verifier.emplace(place, options);
+  const auto sink = first ? open_sample(arguments.output, source->video(), arguments.patch) : nullptr;
+  const Totals totals =
+      run_pieces(arguments, model, options, {*source, sink.get(), verifier ? &*verifier : nullptr, job});
+  if (verifier) verifier->conclude(model);
+  if (!first) return;
+  sink->finish();
+  say(counted(totals.rows, "frame") + " in " + with_decimals(std::chrono::duration<double>(totals.spent).count(), 3) +
+      " s (" + engine_of(mixin(model)) + (job != nullptr ? ", " + counted(job->ranks().size(), "rank") : "") + ")");
 }
 
 void run(const RunArguments& arguments) {
   check_paths(arguments);
   check_context(arguments);
-  const ModelOptions options = model_options(arguments);
-  const ModelPlace place{arguments.model, arguments.module, arguments.select};
-  const AnyModel model = open_any(place, options);
-  const auto source = open_clip(arguments.input, frames_of_video(arguments), arguments.patch);
-  if (source->video() != nullptr) check_video(config_of(model), arguments.patch);
-  std::optional<Verifier> verifier;
-  if (arguments.verify) verifier.emplace(place, options);
-  const auto sink = open_sample(arguments.output, source->video(), arguments.patch);
-  const Totals totals = run_pieces(arguments, model, options, *source, *sink, verifier ? &*verifier : nullptr);
-  if (verifier) verifier->conclude(model);
-  sink->finish();
-  say(counted(totals.rows, "frame") + " in " + with_decimals(std::chrono::duration<double>(totals.spent).count(), 3) +
-      " s (" + engine_of(mixin(model)) + ")");
+  const std::unique_ptr<Job> job = join_job(std::chrono::seconds(arguments.patience));
+  together(job.get(), [&] { run_in(arguments, job.get()); });
 }
 
 void add_conditioning(CLI::App& command, RunArguments& arguments) {
@@ -264,6 +303,9 @@ void add_run(CLI::App& program) {
   add_lenient(*command, arguments->lenient);
   command->add_flag("--verify", arguments->verify,
                     "Also run the reference engine, report the worst difference, and fail if it is too large");
+  add_whole_number(*command, "--patience", arguments->patience, 1, 1'000'000,
+                   "Under mpirun: seconds that a rank waits for the others before all of them end with an error")
+      ->capture_default_str();
   command->footer(
       "Examples, of one module of a checkpoint, and of a model for patches of 8 x 8 pixels:\n"
       "  kineograph run -m mm_sd_v15_v2.ckpt --module mid_block.motion_modules.0 -i in.npy -o out.npy --num-frames 16\n"

@@ -5,10 +5,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
 #include <memory>
 #include <span>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "kineograph/communicator.h"
@@ -42,7 +44,7 @@ class MpiCommunicator : public Communicator {
   int size() const override { return size_; }
 
   void all_gather(std::span<const double> mine, std::span<double> all) override {
-    if (broken_) throw CommunicationError("MPI", "a communicator that works", "one whose exchange has failed before");
+    check_works();
     auto buffers = std::make_unique<Buffers>();
     buffers->mine.assign(mine.begin(), mine.end());
     buffers->all.resize(all.size());
@@ -52,18 +54,63 @@ class MpiCommunicator : public Communicator {
                          &request),
           "MPI_Iallgather");
     if (!wait(request)) {
-      broken_ = true;
       static_cast<void>(buffers.release());  // MPI may still write there
-      throw CommunicationError("MPI", "values of every rank within " + std::to_string(patience_.count()) + " ms",
-                               "none from some", "A rank has ended or hangs.");
+      give_up();
     }
     std::copy(buffers->all.begin(), buffers->all.end(), all.begin());
+  }
+
+  /// On rank 0 every rank's `mine` in the order of ranks, bytes[rank] of each, of any size; nothing elsewhere. Throws
+  /// CommunicationError.
+  std::vector<std::byte> gather(std::span<const std::byte> mine, const std::vector<std::size_t>& bytes) {
+    check_works();
+    if (rank_ != 0) {
+      auto sent = std::make_unique<std::vector<std::byte>>(mine.begin(), mine.end());
+      send_or_receive(*sent, 0, sent->size(), 0, sent);
+      return {};
+    }
+    auto all = std::make_unique<std::vector<std::byte>>(mine.begin(), mine.end());
+    std::size_t total = 0;
+    for (const std::size_t each : bytes) total += each;
+    all->resize(total);
+    std::size_t begin = bytes.at(0);
+    for (int rank = 1; rank < size_; begin += bytes[static_cast<std::size_t>(rank++)])
+      send_or_receive(*all, begin, bytes.at(static_cast<std::size_t>(rank)), rank, all);
+    return std::move(*all);
   }
 
  private:
   struct Buffers {
     std::vector<double> mine, all;
   };
+
+  /// Bytes of `buffer` to rank 0, or from rank `other` on rank 0, in pieces whose size is an int. `owner` keeps it.
+  void send_or_receive(std::vector<std::byte>& buffer, std::size_t begin, std::size_t count, int other,
+                       std::unique_ptr<std::vector<std::byte>>& owner) {
+    constexpr std::size_t kMost = std::size_t{1} << 30;
+    for (std::size_t done = 0; done < count; done += kMost) {
+      std::byte* const at = buffer.data() + begin + done;
+      const int here = static_cast<int>(std::min(kMost, count - done));
+      MPI_Request request = MPI_REQUEST_NULL;
+      if (rank_ == 0)
+        check(MPI_Irecv(at, here, MPI_BYTE, other, 0, communicator_, &request), "MPI_Irecv");
+      else
+        check(MPI_Isend(at, here, MPI_BYTE, other, 0, communicator_, &request), "MPI_Isend");
+      if (wait(request)) continue;
+      owner.release();  // MPI may still read or write there
+      give_up();
+    }
+  }
+
+  void check_works() const {
+    if (broken_) throw CommunicationError("MPI", "a communicator that works", "one whose exchange has failed before");
+  }
+
+  [[noreturn]] void give_up() {
+    broken_ = true;
+    throw CommunicationError("MPI", "values of every rank within " + std::to_string(patience_.count()) + " ms",
+                             "none from some", "A rank has ended or hangs.");
+  }
 
   /// Whether the request ended in time.
   bool wait(MPI_Request& request) {
