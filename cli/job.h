@@ -39,8 +39,10 @@ void together(Job* job, const Body& body) {
     body();
   } catch (const std::exception& error) {
     // Mostly all ranks have the same to say, and end with the first one's word.
-    if (job->ranks().rank() != 0) std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    if (job->ranks().rank() != 0) std::this_thread::sleep_for(std::chrono::milliseconds(800));
     say("error: rank " + std::to_string(job->ranks().rank()) + ": " + error.what());
+    // mpirun may lose the last words of a rank that ends the job at once.
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
     job->abort();
   }
 }

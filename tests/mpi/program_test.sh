@@ -18,8 +18,8 @@ fail() {
 refused() {
   local words=$1
   shift
-  if "$@" 2>err; then fail "expected an error: $*"; fi
-  grep -q -- "$words" err || fail "expected the words '$words'"
+  if "$@" >said 2>err; then fail "expected an error: $*"; fi
+  [ -z "$words" ] || grep -q -- "$words" err || fail "expected the words '$words'"
   [ -z "$(ls | grep '^out' || true)" ] || fail "something is written: $(ls)"
 }
 

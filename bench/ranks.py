@@ -1,0 +1,236 @@
+#!/usr/bin/env python3
+"""What several processes gain: a module shared by rows of pixels, and a whole UNet shared by frames or by guidance.
+
+pip install .[diffusers,plot]
+bench/ranks.py --output docs/ranks_speed      # docs/ranks_speed.json, .md and .png
+bench/ranks.py --small --repeats 1 --output small
+
+Measured on this machine: one process with two threads; each process' share of the rows by itself, as a machine like
+this would have it; latency and bandwidth of torch.distributed (gloo) between two processes; and two processes of one
+thread each. Simulated from these, for N machines on Ethernet: the time of a share, ceil(log2 N) latencies and the bytes
+for GroupNorm's statistics, and for frames <-> rows what N machines send each other twice. Tables and the picture say
+which is which.
+"""
+
+import argparse
+import json
+import math
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import diffusers
+import kineograph
+import torch
+import torch.distributed as dist
+from kineograph.diffusers import parallel
+from vs_peers import cpu_name
+
+# Seconds of a message, bytes a second.
+NETWORKS = {"1 Gbit/s": (50e-6, 0.118e9), "10 Gbit/s": (25e-6, 1.18e9), "100 Gbit/s": (4e-6, 11.8e9)}
+RANKS = (2, 4, 8, 16, 32, 64)
+FRAMES, GROUPS = 16, 32
+
+
+def shape(small):
+    """Channels, height, width, heads: AD-0s, or one for a test."""
+    return (64, 16, 8, 2) if small else (320, 64, 64, 8)
+
+
+def module_of(small):
+    channels, _, _, heads = shape(small)
+    torch.manual_seed(0)
+    return kineograph.diffusers.TransformerTemporalModel(heads, channels // heads, in_channels=channels).eval()
+
+
+def unet_of(small):
+    """AnimateDiff's UNet with two of its four levels, so that two processes have it in memory together."""
+    widths, text = ((32, 64), 16) if small else ((320, 640), 768)
+    torch.manual_seed(0)
+    unet = diffusers.UNetMotionModel(
+        block_out_channels=widths,
+        layers_per_block=1,
+        cross_attention_dim=text,
+        down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
+        up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"),
+    ).eval()
+    kineograph.accelerate(unet, spatial=False)
+    side = 8 if small else 32
+    return unet, (
+        torch.randn(2, 4, FRAMES, side, side),
+        torch.tensor(500),
+        torch.randn(2, 77, text).repeat_interleave(FRAMES, dim=0),
+    )
+
+
+def median(call, repeats):
+    """Seconds; after one call that packs weights and allocates."""
+    times = []
+    with torch.no_grad():
+        for _ in range(repeats + 1):
+            if dist.is_initialized():
+                dist.barrier()
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def alone(arguments):
+    """One process: the whole module, each share of it, the whole UNet."""
+    channels, height, width, _ = shape(arguments.small)
+    module, found = module_of(arguments.small), {"shares": {}}
+    x = torch.randn(FRAMES, channels, height, width)
+    found["module"] = median(lambda: module(x, num_frames=FRAMES), arguments.repeats)
+    for ranks in RANKS:
+        rows = x[:, :, : -(-height // ranks)].contiguous()
+        found["shares"][ranks] = median(lambda rows=rows: module(rows, num_frames=FRAMES), arguments.repeats)
+    unet, call = unet_of(arguments.small)
+    found["unet"] = median(lambda: unet(*call), arguments.repeats)
+    return found
+
+
+def together(arguments):
+    """One of two processes: what the connection gives, and each its half."""
+    dist.init_process_group("gloo")
+    found, repeats = {}, arguments.repeats
+    mesh = dist.device_mesh.init_device_mesh("cpu", (2,), mesh_dim_names=("frames",))
+    group = parallel._groups(mesh, 300.0)["frames"]
+    short, long = torch.zeros(1024, dtype=torch.uint8), torch.zeros(1 << 23, dtype=torch.uint8)
+    found["latency"] = median(lambda: [group.all_gather(short) for _ in range(100)], repeats) / 100
+    found["bandwidth"] = long.numel() / median(lambda: group.all_to_all([long, long], [long.numel()] * 2), repeats)
+    channels, height, width, _ = shape(arguments.small)
+    module, exchange = module_of(arguments.small), parallel.Exchange(group)
+    first, end = exchange.rows(height)[group.rank]
+    rows = torch.randn(FRAMES, channels, end - first, width)
+    call = (None, None, None, FRAMES, None)
+    found["module"] = median(lambda: module._try_native(rows, *call, ranks=exchange.ranks(height)), repeats)
+    unet, call = unet_of(arguments.small)
+    for name in ("frames", "cfg"):
+        mesh = dist.device_mesh.init_device_mesh("cpu", (2,), mesh_dim_names=(name,))
+        shared = kineograph.parallelize(unet, mesh)
+        found[f"unet by {name}"] = median(lambda: unet(*call), repeats)
+        found[f"bytes by {name}"] = sum(shared.bytes_sent.values())
+        kineograph.revert(unet)
+        kineograph.accelerate(unet, spatial=False)
+    return found
+
+
+def run_parts(arguments):
+    """The two measurements in processes of their own: threads are set once in a process."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+
+    def start(part, rank, size, threads):
+        environment = os.environ | {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1"}
+        environment |= {"MASTER_PORT": str(port), "OMP_NUM_THREADS": str(threads)}
+        environment |= {"KINEOGRAPH_NUM_THREADS": str(threads)}
+        small = ["--small"] if arguments.small else []
+        command = [sys.executable, __file__, "--part", part, "--repeats", str(arguments.repeats), *small]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+    def answers(processes):
+        texts = [process.communicate()[0] for process in processes]
+        if any(process.returncode != 0 for process in processes):
+            raise SystemExit("a part failed")
+        return [json.loads(text.splitlines()[-1]) for text in texts]
+
+    one = answers([start("alone", 0, 1, 2)])[0]
+    two = answers([start("together", rank, 2, 1) for rank in range(2)])
+    # All are ready when the slowest is; bandwidth is the other way round.
+    return one, {key: (min if key == "bandwidth" else max)(part[key] for part in two) for key in two[0]}
+
+
+def simulate(one, small):
+    """Speed of N machines, by network and what is shared."""
+    channels, height, width, _ = shape(small)
+    rows = []
+    for network, (latency, bandwidth) in NETWORKS.items():
+        for ranks in RANKS:
+            if ranks > height:
+                continue
+            statistics_bytes = height * GROUPS * 24 * (ranks - 1) / ranks
+            share = one["shares"][str(ranks)] + 2 * math.ceil(math.log2(ranks)) * latency
+            share += statistics_bytes / bandwidth
+            tensor = FRAMES * channels * height * width * 4
+            swap = 2 * ((ranks - 1) * latency + tensor * (ranks - 1) / ranks**2 / bandwidth)
+            by_frames = one["module"] / (share + swap) if FRAMES % ranks == 0 else None
+            rows.append({"network": network, "ranks": ranks, "rows": one["module"] / share, "frames": by_frames})
+    return rows
+
+
+def report(one, two, rows):
+    ratio = {key: one[key.split()[0]] / two[key] for key in ("module", "unet by frames", "unet by cfg")}
+    lines = [
+        f"Made on: {cpu_name()}, f32, kineograph {kineograph.__version__}, torch {torch.__version__}.",
+        "",
+        "**Measured**, two processes of one thread each beside one process of two threads; gloo between them: "
+        f"{two['latency'] * 1e6:.0f} us, {two['bandwidth'] / 1e9:.2f} GB/s.",
+        "",
+        "| what | one process, s | two processes, s | speed of two / one |",
+        "|---|---:|---:|---:|",
+    ]
+    for key in ratio:
+        lines.append(f"| {key} | {one[key.split()[0]]:.3f} | {two[key]:.3f} | {ratio[key]:.2f} |")
+    lines += [
+        "",
+        "**Simulated**, a module on N machines like this one, each share measured alone: speed beside one machine.",
+        "",
+        "| network | N | rows stay where they are | frames <-> rows |",
+        "|---|---:|---:|---:|",
+    ]
+    for row in rows:
+        frames = "-" if row["frames"] is None else f"{row['frames']:.1f}"
+        lines.append(f"| {row['network']} | {row['ranks']} | {row['rows']:.1f} | {frames} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(one, two, rows, path):
+    import figures
+
+    figure, ((axis,),) = figures.new(1)
+    for colour, network in zip(figures.COLOURS, NETWORKS):
+        for key, style, name in (("rows", "-", "rows stay"), ("frames", "--", "frames <-> rows")):
+            points = [(r["ranks"], r[key]) for r in rows if r["network"] == network and r[key]]
+            axis.plot(*zip(*points), style, color=colour, label=f"simulated: {network}, {name}")
+    # Two processes of one thread have together what one of two has: the point of two machines is twice as high.
+    axis.plot(
+        [2], [2 * one["module"] / two["module"]], "ko", label="measured: 2 processes x 1 thread, against 1 x 2, doubled"
+    )
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log", base=2)
+    axis.set_xlabel("machines")
+    axis.set_ylabel("speed beside one machine")
+    axis.legend(fontsize=6)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--small", action="store_true", help="tiny models, to see that everything runs")
+    parser.add_argument("--output", default="ranks_speed", help="OUTPUT.json, .md and .png are written")
+    parser.add_argument("--part", choices=["alone", "together"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.part:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        print(json.dumps(alone(arguments) if arguments.part == "alone" else together(arguments)), flush=True)
+        return
+    one, two = run_parts(arguments)
+    rows = simulate(one, arguments.small)
+    answer = {"measured": {"one process": one, "two processes": two}, "simulated": rows}
+    Path(arguments.output + ".json").write_text(json.dumps(answer, indent=1) + "\n")
+    text = report(one, two, rows)
+    Path(arguments.output + ".md").write_text(text)
+    plot(one, two, rows, arguments.output + ".png")
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
