@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -45,6 +46,9 @@ class MpiCommunicator : public Communicator {
 
   void all_gather(std::span<const double> mine, std::span<double> all) override {
     check_works();
+    if (mine.size() > static_cast<std::size_t>(std::numeric_limits<int>::max()))
+      throw CommunicationError("MPI_Iallgather", "at most 2^31 - 1 values of a rank", std::to_string(mine.size()),
+                               "MPI counts them in an int.");
     auto buffers = std::make_unique<Buffers>();
     buffers->mine.assign(mine.begin(), mine.end());
     buffers->all.resize(all.size());
@@ -97,7 +101,7 @@ class MpiCommunicator : public Communicator {
       else
         check(MPI_Isend(at, here, MPI_BYTE, other, 0, communicator_, &request), "MPI_Isend");
       if (wait(request)) continue;
-      owner.release();  // MPI may still read or write there
+      static_cast<void>(owner.release());  // MPI may still read or write there
       give_up();
     }
   }
