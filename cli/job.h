@@ -24,12 +24,16 @@ class Job {
   [[noreturn]] virtual void abort() = 0;
 };
 
-/// Processes that mpirun or srun has started together, as it tells each in its environment; 1 without it.
+/// Processes that mpirun or srun has started together, as it tells each in its environment; 0 without it.
 int ranks_started();
 
 /// Joins the others, or null where this process is alone. An exchange fails after `patience`. job_mpi.cc, or
-/// job_absent.cc in a program without MPI, which throws ArgumentError where others have been started.
+/// job_absent.cc in a program without MPI, which throws ArgumentError where others have been started. Throws
+/// CommunicationError.
 std::unique_ptr<Job> join_job(std::chrono::milliseconds patience);
+
+/// Whether this process is the one that writes and speaks: rank 0, or the only one.
+inline bool is_first(Job* job) { return job == nullptr || job->ranks().rank() == 0; }
 
 /// body(); in a job, an error of one rank ends all of them.
 template <class Body>

@@ -39,8 +39,13 @@ class MpiJob : public Job {
 
 std::unique_ptr<Job> join_job(std::chrono::milliseconds patience) {
   // Started by itself, a program would begin MPI's daemons for nothing.
-  if (ranks_started() == 1) return nullptr;
-  return std::make_unique<MpiJob>(patience);
+  const int ranks = ranks_started();
+  if (ranks <= 1) return nullptr;
+  auto job = std::make_unique<MpiJob>(patience);
+  if (const int size = job->ranks().size(); size != ranks)
+    throw CommunicationError("MPI_COMM_WORLD", std::to_string(ranks) + " ranks, as were started", std::to_string(size),
+                             "The program was built with another MPI than the one that starts it.");
+  return job;
 }
 
 }  // namespace kineograph::cli

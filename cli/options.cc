@@ -124,6 +124,12 @@ void add_engine_options(CLI::App& command, EngineArguments& arguments) {
              "Type that inputs of matrix products are rounded to; auto follows the model's weights");
 }
 
+void add_patience(CLI::App& command, std::int64_t& seconds) {
+  add_whole_number(command, "--patience", seconds, 1, 1'000'000,
+                   "Under mpirun: seconds that a rank waits for the others before all of them end with an error")
+      ->capture_default_str();
+}
+
 void add_stored_dtype(CLI::App& command, std::string& dtype, std::vector<std::string> names, const std::string& help) {
   add_choice(command, "--dtype", dtype, std::move(names), help);
 }

@@ -54,6 +54,10 @@ void add_engine_options(CLI::App& command, EngineArguments& arguments);
 /// --engine and --threads alone.
 void add_engine_choice(CLI::App& command, std::string& engine, int& threads);
 
+/// Seconds of --patience.
+constexpr std::int64_t kPatience = 600;
+void add_patience(CLI::App& command, std::int64_t& seconds);
+
 /// --dtype, as weights are stored: one of `names`.
 void add_stored_dtype(CLI::App& command, std::string& dtype, std::vector<std::string> names, const std::string& help);
 /// The dtype of that name; f32 for "auto".

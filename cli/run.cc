@@ -35,7 +35,7 @@ struct RunArguments {
   std::vector<double> timestep;
   std::vector<std::int64_t> class_labels;
   std::string context_weighting;
-  std::int64_t num_frames = 0, context_length = 0, context_stride = 0, patch = 8, patience = 600;
+  std::int64_t num_frames = 0, context_length = 0, context_stride = 0, patch = 8, patience = kPatience;
   bool lenient = false, verify = false;
 };
 
@@ -212,7 +212,7 @@ Totals run_pieces(const RunArguments& arguments, const AnyModel& model, const Mo
 
 void run_in(const RunArguments& arguments, Job* job) {
   // Rank 0 writes, and says what all ranks would.
-  const bool first = job == nullptr || job->ranks().rank() == 0;
+  const bool first = is_first(job);
   ModelOptions options = model_options(arguments);
   if (!first) options.on_warning = [](std::string_view) {};
   const ModelPlace place{arguments.model, arguments.module, arguments.select};
@@ -303,9 +303,7 @@ void add_run(CLI::App& program) {
   add_lenient(*command, arguments->lenient);
   command->add_flag("--verify", arguments->verify,
                     "Also run the reference engine, report the worst difference, and fail if it is too large");
-  add_whole_number(*command, "--patience", arguments->patience, 1, 1'000'000,
-                   "Under mpirun: seconds that a rank waits for the others before all of them end with an error")
-      ->capture_default_str();
+  add_patience(*command, arguments->patience);
   command->footer(
       "Examples, of one module of a checkpoint, and of a model for patches of 8 x 8 pixels:\n"
       "  kineograph run -m mm_sd_v15_v2.ckpt --module mid_block.motion_modules.0 -i in.npy -o out.npy --num-frames 16\n"

@@ -2,19 +2,10 @@
 
 #include <cstring>
 
+#include "base/share.h"
+
 namespace kineograph::cli {
 namespace {
-
-/// Rows of pixels of the whole picture, from one on; each has `width`.
-struct Rows {
-  std::int64_t first, count, width;
-};
-
-/// Rank's rows: as many as the others', or one more.
-Rows rows_of(std::int64_t height, std::int64_t width, int rank, int ranks) {
-  const std::int64_t first = height * rank / ranks;
-  return {first, height * (rank + 1) / ranks - first, width};
-}
 
 TensorView slice(const TensorView& x, std::size_t axis, std::int64_t first, std::int64_t count) {
   Shape shape = x.shape();
@@ -23,16 +14,16 @@ TensorView slice(const TensorView& x, std::size_t axis, std::int64_t first, std:
   return {static_cast<const std::byte*>(x.data()) + offset, x.dtype(), shape, x.strides()};
 }
 
-/// Of a conditioning with a row a pixel, (B*H*W, S, D), those of a rank's pixels.
-Tensor pixels_of(const TensorView& encoder, std::int64_t videos, const Rows& rows) {
-  const std::int64_t each = encoder.size(0) / videos, count = rows.count * rows.width;
-  Tensor pixels(encoder.dtype(), {videos * count, encoder.size(1), encoder.size(2)});
-  for (std::int64_t video = 0; video < videos && count != 0; ++video) {
-    const Tensor own = convert(slice(encoder, 0, video * each + rows.first * rows.width, count), encoder.dtype());
-    std::memcpy(static_cast<std::byte*>(pixels.data()) + static_cast<std::size_t>(video) * own.bytes(), own.data(),
+/// Of a conditioning with a row a pixel, (B*H*W, S, D), those of a rank's pixels of each video.
+Tensor pixels_of(const TensorView& encoder, std::int64_t videos, const Share& pixels) {
+  const std::int64_t each = encoder.size(0) / videos;
+  Tensor all(encoder.dtype(), {videos * pixels.count, encoder.size(1), encoder.size(2)});
+  for (std::int64_t video = 0; video < videos && pixels.count != 0; ++video) {
+    const Tensor own = convert(slice(encoder, 0, video * each + pixels.first, pixels.count), encoder.dtype());
+    std::memcpy(static_cast<std::byte*>(all.data()) + static_cast<std::size_t>(video) * own.bytes(), own.data(),
                 own.bytes());
   }
-  return pixels;
+  return all;
 }
 
 /// The whole of every rank's sample, (N, C, rows, W) or (N, C, rows * W).
@@ -42,7 +33,7 @@ Tensor join(Job& job, const Tensor& mine, std::int64_t height, std::int64_t widt
   std::vector<std::size_t> row_bytes, bytes, begins;
   std::size_t begin = 0;
   for (int rank = 0; rank < ranks; ++rank) {
-    const auto pixels = static_cast<std::size_t>(rows_of(height, width, rank, ranks).count * width);
+    const auto pixels = static_cast<std::size_t>(share_of(height, rank, ranks).count * width);
     row_bytes.push_back(pixels * size_of(mine.dtype()));
     bytes.push_back(outer * row_bytes.back());
     begins.push_back(begin);
@@ -74,7 +65,7 @@ Tensor forward_together(Job& job, const TransformerTemporalModel& model, const T
       hidden_states.size(0) % options.num_frames != 0)
     return model.forward(hidden_states, options).sample;
   const std::int64_t height = discrete ? side : hidden_states.size(2), width = discrete ? side : hidden_states.size(3);
-  const Rows rows = rows_of(height, width, job.ranks().rank(), job.ranks().size());
+  const Share rows = share_of(height, job.ranks().rank(), job.ranks().size());
   options.communicator = &job.ranks();
   options.first_image_row = rows.first;
   options.total_image_rows = height;
@@ -82,7 +73,7 @@ Tensor forward_together(Job& job, const TransformerTemporalModel& model, const T
   const std::int64_t videos = hidden_states.size(0) / options.num_frames;
   Tensor pixels;
   if (encoder && encoder.rank() == 3 && encoder.size(0) != videos && encoder.size(0) == videos * height * width)
-    options.encoder_hidden_states = pixels = pixels_of(encoder, videos, rows);
+    options.encoder_hidden_states = pixels = pixels_of(encoder, videos, {rows.first * width, rows.count * width});
   const std::int64_t each = discrete ? width : 1;
   const TensorView own = slice(hidden_states, discrete ? 1 : 2, rows.first * each, rows.count * each);
   return join(job, model.forward(own, options).sample, height, width);

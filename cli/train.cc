@@ -1,29 +1,25 @@
 // kineograph train: a model that restores video.
-#include <fcntl.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <csignal>
-#include <cstdio>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
-#include <system_error>
 #include <vector>
 
 #include "commands.h"
+#include "job.h"
 #include "kineograph/kineograph.h"
 #include "messages.h"
 #include "options.h"
-#include "progress.h"
 #include "train_checkpoint.h"
+#include "train_record.h"
 #include "train_settings.h"
-#include "video/train/log.h"
 #include "video/train/session.h"
 #include "video/train/video.h"
 #include "video/train/windows.h"
@@ -69,7 +65,7 @@ TransformerTemporalModel initial_model(const TransformerTemporalConfig& config, 
 }
 
 std::vector<std::shared_ptr<const WindowSource>> open_sources(const std::vector<std::string>& clips,
-                                                              const WindowExtents& extents) {
+                                                              const WindowExtents& extents, bool speaks) {
   const std::int64_t memory = static_cast<std::int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE) / 2;
   std::int64_t taken = 0;
   std::map<std::string, std::shared_ptr<const WindowSource>> opened;
@@ -80,38 +76,14 @@ std::vector<std::shared_ptr<const WindowSource>> open_sources(const std::vector<
     if (!source) {
       Video video = read_video(clip, memory - taken);
       taken += video.bytes();
-      say(clip + ": " + std::to_string(video.length()) + " frames of " + std::to_string(video.width) + " x " +
-          std::to_string(video.height));
+      if (speaks)
+        say(clip + ": " + std::to_string(video.length()) + " frames of " + std::to_string(video.width) + " x " +
+            std::to_string(video.height));
       source = windows_of(std::move(video), extents);
     }
     sources.push_back(source);
   }
   return sources;
-}
-
-/// A folder that this run has for itself until it ends: two would write over each other's files.
-class FolderLock {
- public:
-  explicit FolderLock(const fs::path& folder)
-      : descriptor_(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
-    if (descriptor_ < 0)
-      throw IoError(folder.string(), "a folder that can be opened", std::error_code(errno, std::generic_category()));
-    if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return;
-    ::close(descriptor_);
-    throw IoError(folder.string(), "a folder that no other training writes to", "one that a training writes to");
-  }
-  ~FolderLock() { ::close(descriptor_); }
-  FolderLock(const FolderLock&) = delete;
-  FolderLock& operator=(const FolderLock&) = delete;
-
- private:
-  int descriptor_;
-};
-
-std::string short_number(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.4g", value);
-  return text;
 }
 
 struct Beginning {
@@ -139,85 +111,100 @@ Beginning begin(const CLI::App& command, TrainArguments& arguments, const fs::pa
   return {initial_model(TransformerTemporalConfig::from_file(arguments.config), arguments.settings.seed), {}};
 }
 
-/// The losses and the speed as text, for the bar and for lines of a log.
-class Report {
- public:
-  Report(const TrainingSession& session, const TrainingLog& log)
-      : session_(session), log_(log), from_(session.steps_done()) {}
-
-  std::string loss() const { return "loss " + short_number(log_.recent_loss()); }
-  std::string state() const {
-    const double seconds = std::chrono::duration<double>(Clock::now() - start_).count();
-    const double speed = static_cast<double>(session_.steps_done() - from_) / std::max(seconds, 1e-9);
-    return loss() + ", " + short_number(speed) + " steps/s, " +
-           short_number(speed * static_cast<double>(session_.tokens_per_step())) + " tokens/s";
-  }
-
- private:
-  using Clock = std::chrono::steady_clock;
-  const TrainingSession& session_;
-  const TrainingLog& log_;
-  std::int64_t from_;
-  Clock::time_point start_ = Clock::now();
-};
-
-/// Steps until the run is over or a signal came; saves now and then.
-template <class Save>
-void take_steps(const TrainArguments& arguments, TrainingSession& session, TrainingLog& log, const Report& report,
-                const Save& save) {
-  Progress progress(arguments.settings.steps, "steps");
-  progress.begin_at(session.steps_done());
-  while (!session.finished() && received_signal == 0) {
-    log.add(session.step());
-    progress.note(report.loss());
-    progress.advance(1);
-    if (session.steps_done() % arguments.checkpoint_every != 0 || session.finished()) continue;
-    save();
-    if (!progress.on_terminal()) say("step " + std::to_string(session.steps_done()) + ": " + report.state());
-  }
+/// That ranks go on with one run. Past it all of them have read what rank 0 is going to write over.
+void check_same_run(Job& job, const TrainingSession& session, const std::string& settings) {
+  const std::uint64_t run = session.fingerprint() ^ std::hash<std::string>()(settings);
+  const double mine[2] = {static_cast<double>(run >> 32), static_cast<double>(run & 0xffffffff)};
+  std::vector<double> all(2 * static_cast<std::size_t>(job.ranks().size()));
+  job.ranks().all_gather(mine, all);
+  for (std::size_t rank = 1; 2 * rank < all.size(); ++rank)
+    if (all[2 * rank] != all[0] || all[2 * rank + 1] != all[1])
+      throw ArgumentError("mpirun", "the same run on every rank",
+                          "another on rank " + std::to_string(rank) + " than on rank 0",
+                          "Options, clips and models have to be the same wherever a rank runs.");
 }
 
-void train(const CLI::App& command, TrainArguments arguments) {
-  const fs::path folder = arguments.output, checkpoint_file = folder / "checkpoint.safetensors";
+/// That every rank has something to do.
+void check_parts(const TrainArguments& arguments, Job& job) {
+  const std::int64_t windows = arguments.settings.batch, ranks = job.ranks().size();
+  const std::int64_t each = arguments.micro_batch == 0 ? windows : arguments.micro_batch;
+  if ((windows + each - 1) / each >= ranks) return;
+  throw ArgumentError("mpirun", "at most a rank for each " + counted(each, "window") + " that are computed at once",
+                      counted(ranks, "rank") + " for a step's " + counted(windows, "window"),
+                      "A smaller --micro-batch makes more parts; --resume takes one, too.");
+}
+
+/// The signal that has come to this process or to another rank; 0 for none.
+int signal_of(Job* job) {
+  if (job == nullptr) return received_signal;
+  const double mine = received_signal;
+  std::vector<double> all(static_cast<std::size_t>(job->ranks().size()));
+  job->ranks().all_gather({&mine, 1}, all);
+  return static_cast<int>(*std::max_element(all.begin(), all.end()));
+}
+
+/// Steps until the run is over or a signal came, which is returned. Only the first process has a record.
+int take_steps(TrainingSession& session, Record* record, Job* job) {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP})
+    // Ignored signals stay ignored: nohup means to go on.
+    if (std::signal(signal, remember_signal) == SIG_IGN) std::signal(signal, SIG_IGN);
+  int signal = 0;
+  while (!session.finished() && (signal = signal_of(job)) == 0) {
+    const StepReport step = session.step();
+    if (record != nullptr) record->add(step);
+  }
+  return signal;
+}
+
+void conclude(const TrainArguments& arguments, const TrainingSession& session, Record& record, Job* job) {
+  record.finish();
+  const std::string ranks = job == nullptr ? "" : ", " + counted(job->ranks().size(), "rank");
+  if (session.finished())
+    say("trained " + arguments.output + ": " + counted(session.steps_done(), "step") + ", " + record.state() + ranks);
+  else
+    say("interrupted after step " + std::to_string(session.steps_done()) +
+        " and saved; kineograph train --resume --output " + arguments.output + " continues");
+}
+
+void train_in(const CLI::App& command, TrainArguments arguments, Job* job) {
+  const bool first = is_first(job);
+  const fs::path folder = arguments.output, checkpoint_file = folder / kCheckpointFile;
   for (std::string& clip : arguments.settings.clips)
     if (clip != "drawn") clip = fs::absolute(clip).lexically_normal().string();
+  // One rank computes as any other number of them does.
+  if (!arguments.resume && command.get_option("--micro-batch")->count() == 0 && ranks_started() != 0)
+    arguments.micro_batch = 1;
   std::optional<FolderLock> lock;
-  if (arguments.resume) lock.emplace(folder);
+  if (arguments.resume && first) lock.emplace(folder);
   Beginning beginning = begin(command, arguments, checkpoint_file);
   const TransformerTemporalConfig config = beginning.model.config();
   const TrainingOptions options =
       arguments.resume ? resumed_options(checkpoint_file.string(), arguments, config) : complete(arguments, config);
+  if (job != nullptr) check_parts(arguments, *job);
   ModelOptions engine;
   engine.engine = arguments.engine;
-  TrainingSession session(beginning.model, options, open_sources(arguments.settings.clips, options.batches.extents),
-                          engine, arguments.threads);
+  TrainingSession session(beginning.model, options,
+                          open_sources(arguments.settings.clips, options.batches.extents, first), engine,
+                          arguments.threads, job == nullptr ? nullptr : &job->ranks());
   if (beginning.checkpoint) session.load(*beginning.checkpoint);
   beginning.checkpoint.reset();
-
-  fs::create_directories(folder);
-  if (!lock) lock.emplace(folder);
   const std::string remembered = to_json(arguments, config);
-  TrainingLog log(folder, session.steps_done());
-  const auto save = [&] {
-    session.save(checkpoint_file, remembered);
-    session.save_model(folder, dtype_named(arguments.dtype));
-    log.plot();
-  };
-  // A folder that cannot be written to, or a full disk, should say so before the work.
-  if (!arguments.resume) save();
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP})
-    // Ignored signals stay ignored: nohup means to go on.
-    if (std::signal(signal, remember_signal) == SIG_IGN) std::signal(signal, SIG_IGN);
-  const Report report(session, log);
-  take_steps(arguments, session, log, report, save);
-  save();
-  if (session.finished()) {
-    say("trained " + arguments.output + ": " + counted(session.steps_done(), "step") + ", " + report.state());
-    return;
+  if (job != nullptr) check_same_run(*job, session, remembered);
+
+  std::optional<Record> record;
+  if (first) {
+    fs::create_directories(folder);
+    if (!lock) lock.emplace(folder);
+    record.emplace(arguments, session, remembered);
   }
-  say("interrupted after step " + std::to_string(session.steps_done()) +
-      " and saved; kineograph train --resume --output " + arguments.output + " continues");
-  throw ExitCode{128 + received_signal};
+  const int signal = take_steps(session, record ? &*record : nullptr, job);
+  if (record) conclude(arguments, session, *record, job);
+  if (!session.finished()) throw ExitCode{128 + signal};
+}
+
+void train(const CLI::App& command, const TrainArguments& arguments) {
+  const std::unique_ptr<Job> job = join_job(std::chrono::seconds(arguments.patience));
+  together(job.get(), [&] { train_in(command, arguments, job.get()); });
 }
 
 }  // namespace
@@ -257,6 +244,10 @@ void add_train(CLI::App& program) {
   add_stored_dtype(*command, arguments->dtype, {"f32", "bf16"},
                    "Type the model's weights are stored in; training is in f32");
   add_engine_choice(*command, arguments->engine, arguments->threads);
+  add_whole_number(*command, "--micro-batch", arguments->micro_batch, 0, kMostWindows,
+                   "Windows computed at once, whose gradients are added in the batch's order; 0 for all (default: 0, "
+                   "under mpirun 1)");
+  add_patience(*command, arguments->patience);
   command->footer(
       "Example:\n"
       "  kineograph train --clips a.mp4 b.mp4 drawn --config examples/train/restore.json --output restorer");

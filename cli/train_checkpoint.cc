@@ -46,6 +46,7 @@ std::string to_json(TrainArguments arguments, const TransformerTemporalConfig& c
   json["config"] = Json::parse(config.to_json());
   json["engine"] = arguments.engine;
   json["threads"] = arguments.threads;
+  json["micro-batch"] = arguments.micro_batch;
   json["dtype"] = arguments.dtype;
   return json.dump();
 }
@@ -86,6 +87,10 @@ TransformerTemporalConfig adopt(const Checkpoint& checkpoint, const std::functio
     keep("engine", arguments.engine);
     keep("threads", arguments.threads);
     keep("dtype", arguments.dtype);
+    if (stored.contains("micro-batch")) {
+      check_stored_number(where, "micro-batch", stored.at("micro-batch"), true, 0, kMostWindows);
+      keep("micro-batch", arguments.micro_batch);
+    }
     check_stored(where, arguments);
     const auto config = TransformerTemporalConfig::from_json(stored.at("config").dump(), where);
     if (!arguments.config.empty())
@@ -104,10 +109,16 @@ TrainingOptions complete(TrainArguments& arguments, const TransformerTemporalCon
     throw CLI::ValidationError("--frames", "expected at most the model's num_positional_embeddings, " +
                                                std::to_string(*config.num_positional_embeddings) + ", found " +
                                                std::to_string(settings.frames));
+  if (arguments.micro_batch > settings.batch)
+    throw CLI::ValidationError("--micro-batch", "expected at most the windows of a step, " +
+                                                    std::to_string(settings.batch) + ", found " +
+                                                    std::to_string(arguments.micro_batch));
   if (arguments.engine == "auto") arguments.engine = engines().front();
   // A run keeps the number that it was started with.
   arguments.threads = thread_count(arguments.threads);
-  return training_options(settings, config);
+  TrainingOptions options = training_options(settings, config);
+  options.micro_batch = arguments.micro_batch;
+  return options;
 }
 
 TrainingOptions resumed_options(const std::string& where, TrainArguments& arguments,

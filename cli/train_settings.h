@@ -6,9 +6,13 @@
 #include <vector>
 
 #include "kineograph/config.h"
+#include "options.h"
 #include "video/train/session.h"
 
 namespace kineograph::cli {
+
+/// Of a step.
+constexpr std::int64_t kMostWindows = 65536;
 
 /// A run's result depends on these and on the configuration, and on nothing else.
 struct Settings {
@@ -23,7 +27,7 @@ struct Settings {
 struct TrainArguments {
   Settings settings;
   std::string config, init, output, dtype = "f32", engine = "auto";
-  std::int64_t checkpoint_every = 500;
+  std::int64_t checkpoint_every = 500, micro_batch = 0, patience = kPatience;
   int threads = 0;
   bool resume = false;
 };
@@ -38,7 +42,7 @@ void each_setting(Settings& s, const Visit& visit) {
   visit("noise-level", "Deviation of the noise, from LO:HI levels of 255", 0.0, 0.0, s.noise_level);
   visit("damage", "How likely windows have NOISE:FLICKER:BOTH", 0.0, 0.0, s.damage);
   visit("steps", "Steps of the whole run", 1.0, kMany, s.steps);
-  visit("batch", "Windows of a step", 1.0, 65536.0, s.batch);
+  visit("batch", "Windows of a step", 1.0, kMostWindows, s.batch);
   visit("frames", "Frames of a window (default: what restore takes with this model)", 1.0, 65536.0, s.frames);
   visit("crop", "Pixels across and down a window", 1.0, 65536.0, s.crop);
   visit("patches", "Patches across and down a window, at random places of it; 0 for all that tile it", 0.0, 65536.0,

@@ -29,20 +29,26 @@ std::vector<std::int64_t> draw_lines(Random& random, const BatchOptions& options
 
 Batch make_batch(const std::vector<std::shared_ptr<const WindowSource>>& sources, const BatchOptions& options,
                  std::int64_t step) {
+  return make_part(sources, options, step, 0, options.batch);
+}
+
+Batch make_part(const std::vector<std::shared_ptr<const WindowSource>>& sources, const BatchOptions& options,
+                std::int64_t step, std::int64_t first, std::int64_t count) {
   const std::int64_t frames = options.extents.frames, crop = options.extents.crop;
   const std::int64_t channels = 3 * options.patch * options.patch, side = options.side();
-  const Shape shape{options.batch * frames, channels, side, side};
+  const Shape shape{count * frames, channels, side, side};
   Batch batch{Tensor(DType::f32, shape),
               Tensor(DType::f32, shape),
-              Tensor(DType::f32, {options.batch}),
-              Tensor(DType::i64, {options.batch}),
-              {}};
+              Tensor(DType::f32, {count}),
+              Tensor(DType::i64, {count}),
+              {},
+              options.batch};
   const std::int64_t each = channels * side * side;
   const auto values = static_cast<std::size_t>(options.extents.frame_values());
   std::vector<std::uint8_t> clean(static_cast<std::size_t>(options.extents.values())), damaged(clean.size());
   std::vector<float> colours;
-  for (std::int64_t b = 0; b < options.batch; ++b) {
-    Random random(options.seed, {static_cast<std::uint64_t>(step), static_cast<std::uint64_t>(b)});
+  for (std::int64_t b = 0; b < count; ++b) {
+    Random random(options.seed, {static_cast<std::uint64_t>(step), static_cast<std::uint64_t>(first + b)});
     const auto& source = sources[static_cast<std::size_t>(random.below(static_cast<std::int64_t>(sources.size())))];
     source->draw(random, options.extents, clean);
     augment(random, options.extents, clean);
@@ -85,7 +91,8 @@ double squared_error(const Batch& batch, const Tensor& sample, Tensor& gradient)
   const float* out = sample.data_as<float>();
   const float* target = batch.target.data_as<float>();
   float* to = gradient.data_as<float>();
-  const std::int64_t count = sample.numel(), each = count / static_cast<std::int64_t>(batch.weights.size());
+  const std::int64_t each = sample.numel() / static_cast<std::int64_t>(batch.weights.size());
+  const std::int64_t count = each * batch.of_windows;
   double loss = 0;
   for (const double weight : batch.weights) {
     const auto slope = static_cast<float>(2 * weight / static_cast<double>(count));

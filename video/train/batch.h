@@ -26,13 +26,14 @@ struct BatchOptions {
   std::uint64_t seed = 0;
 };
 
-/// B windows of F frames.
+/// B windows of F frames: a step's, or neighbours among them.
 struct Batch {
   Tensor hidden_states;         ///< (B*F, 3 patch^2, side, side), damaged and normalised
   Tensor target;                ///< of the same shape: the sample of a perfect model
   Tensor timestep;              ///< (B), f32
   Tensor class_labels;          ///< (B), i64
   std::vector<double> weights;  ///< (B) what makes a squared error one in units of the window's noise
+  std::int64_t of_windows;      ///< of the whole step, whose mean the loss is
 };
 
 /// The loss counts squared errors in units of the window's own noise, so that noise left as it is costs 1 however
@@ -43,9 +44,12 @@ constexpr double kLeastLossUnit = 10 * kLevel, kFlickerLossUnit = 30 * kLevel;
 /// Batch number `step` of a run: depends on nothing but the options, the sources and the number.
 Batch make_batch(const std::vector<std::shared_ptr<const WindowSource>>& sources, const BatchOptions& options,
                  std::int64_t step);
+/// Its `count` windows from `first` on.
+Batch make_part(const std::vector<std::shared_ptr<const WindowSource>>& sources, const BatchOptions& options,
+                std::int64_t step, std::int64_t first, std::int64_t count);
 
-/// The mean squared error of a sample, in units of the noise, and its gradient by the sample. `gradient` is of the
-/// sample's shape.
+/// A batch's part of the step's mean squared error, in units of the noise, and its gradient by the sample. `gradient`
+/// is of the sample's shape.
 double squared_error(const Batch& batch, const Tensor& sample, Tensor& gradient);
 
 }  // namespace kineograph::video

@@ -1,5 +1,8 @@
 #include "video/train/session.h"
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -8,7 +11,9 @@
 #include <system_error>
 #include <utility>
 
+#include "base/share.h"
 #include "kineograph/error.h"
+#include "video/train/step_parts.h"
 
 namespace kineograph::video {
 namespace {
@@ -21,7 +26,7 @@ std::size_t total_size(const TransformerTemporalModel& model) {
 
 TrainingSession::TrainingSession(const TransformerTemporalModel& initial, TrainingOptions options,
                                  std::vector<std::shared_ptr<const WindowSource>> sources, ModelOptions engine,
-                                 int threads)
+                                 int threads, Communicator* ranks)
     : config_(initial.config()),
       options_(options),
       sources_(std::move(sources)),
@@ -29,7 +34,12 @@ TrainingSession::TrainingSession(const TransformerTemporalModel& initial, Traini
       threads_(threads),
       weights_(total_size(initial)),
       gradients_(total_size(initial)),
-      optimizer_(total_size(initial), options.adamw) {
+      optimizer_(total_size(initial), options.adamw),
+      ranks_(ranks),
+      parts_((options.batches.batch + part_windows() - 1) / part_windows()) {
+  const Share own = ranks == nullptr ? Share{0, parts_} : share_of(parts_, ranks->rank(), ranks->size());
+  first_part_ = own.first;
+  own_parts_ = own.count;
   std::size_t offset = 0;
   for (const Parameter& parameter : initial.parameters()) {
     const Tensor values = convert(parameter.value, DType::f32);
@@ -57,42 +67,92 @@ std::vector<Parameter> TrainingSession::state_dict(const std::vector<float>& val
   return parameters;
 }
 
-StepReport TrainingSession::step() {
+std::int64_t TrainingSession::part_windows() const noexcept {
+  return options_.micro_batch == 0 ? options_.batches.batch : options_.micro_batch;
+}
+
+std::vector<Batch> TrainingSession::make_batches(std::int64_t number) const {
+  const std::int64_t windows = options_.batches.batch, each = part_windows();
+  std::vector<Batch> batches;
+  for (std::int64_t part = first_part_; part < first_part_ + own_parts_; ++part)
+    batches.push_back(
+        make_part(sources_, options_.batches, number, part * each, std::min(each, windows - part * each)));
+  return batches;
+}
+
+/// Those of the step to do now; another thread begins to make the next one's.
+std::vector<Batch> TrainingSession::take_batches() {
   const std::int64_t number = steps_done();
-  const auto make = [this](std::int64_t which) { return make_batch(sources_, options_.batches, which); };
   // After a step that failed, the batch that is waited for may be one of a later step.
   const auto take = [&] {
     if (next_.valid() && next_number_ == number) try {
         return next_.get();
       } catch (const std::bad_alloc&) {  // there may be enough memory now
       }
-    return make(number);
+    return make_batches(number);
   };
-  const Batch batch = take();
+  std::vector<Batch> batches = take();
   if (number + 1 < options_.steps && !next_.valid()) {
     next_number_ = number + 1;
     try {
-      next_ = std::async(std::launch::async, make, next_number_);
+      next_ = std::async(std::launch::async, [this, next = next_number_] { return make_batches(next); });
     } catch (const std::system_error&) {  // no thread to be had: made when it is asked for
     }
   }
+  return batches;
+}
 
-  const auto model = TransformerTemporalModel::from_state_dict(config_, state_dict(weights_), nullptr, engine_);
+/// The loss of a part, and its gradient.
+double TrainingSession::compute(const TransformerTemporalModel& model, const Batch& batch, std::int64_t part,
+                                std::vector<float>& gradient) const {
+  const auto number = static_cast<std::uint64_t>(steps_done());
   ForwardOptions forward;
   forward.num_frames = options_.batches.extents.frames;
   forward.timestep = batch.timestep;
   forward.class_labels = batch.class_labels;
-  forward.training_seed = Random(options_.batches.seed, {static_cast<std::uint64_t>(number)}).bits();
+  // What is dropped is drawn by a video's number in its part.
+  const std::uint64_t seed = options_.batches.seed;
+  forward.training_seed =
+      parts_ == 1 ? Random(seed, {number}).bits() : Random(seed, {number, static_cast<std::uint64_t>(part)}).bits();
   forward.num_threads = threads_;
   const Tensor sample = model.forward(batch.hidden_states, forward).sample;
   Tensor sample_gradient(DType::f32, sample.shape());
   const double loss = squared_error(batch, sample, sample_gradient);
-
   Gradients gradients;
   for (const Slot& slot : slots_)
     if (slot.trained)
-      gradients.parameters.push_back({slot.name, MutableTensorView(gradients_.data() + slot.offset, slot.shape)});
+      gradients.parameters.push_back({slot.name, MutableTensorView(gradient.data() + slot.offset, slot.shape)});
   model.backward(batch.hidden_states, sample_gradient, gradients, forward);
+  return loss;
+}
+
+/// The loss of the step, and its gradient into gradients_.
+double TrainingSession::compute_all() {
+  const std::vector<Batch> batches = take_batches();
+  const auto model = TransformerTemporalModel::from_state_dict(config_, state_dict(weights_), nullptr, engine_);
+  part_gradients_.resize(batches.size(), std::vector<float>(gradients_.size()));
+  std::vector<double> losses;
+  for (std::size_t i = 0; i < batches.size(); ++i)
+    losses.push_back(compute(model, batches[i], first_part_ + static_cast<std::int64_t>(i), part_gradients_[i]));
+  losses = gather_parts(ranks_, parts_, std::move(losses), 1);
+  add_parts(ranks_, parts_, part_gradients_, gradients_);
+  double loss = losses.front();
+  for (std::size_t part = 1; part < losses.size(); ++part) loss += losses[part];
+  return loss;
+}
+
+std::uint64_t TrainingSession::fingerprint() const {
+  std::vector<std::uint64_t> hashes{XXH3_64bits(weights_.data(), weights_.size() * sizeof(float))};
+  if (!finished()) {
+    const Batch batch = make_batch(sources_, options_.batches, steps_done());
+    hashes.push_back(XXH3_64bits(batch.hidden_states.data(), batch.hidden_states.bytes()));
+  }
+  return XXH3_64bits(hashes.data(), hashes.size() * sizeof(std::uint64_t));
+}
+
+StepReport TrainingSession::step() {
+  const std::int64_t number = steps_done();
+  const double loss = compute_all();
   const double norm = clip_norm(gradients_, options_.clip_norm);
   if (!std::isfinite(loss) || !std::isfinite(norm))
     throw Error("step " + std::to_string(number + 1), "a finite loss and gradient",
