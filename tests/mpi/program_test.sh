@@ -4,24 +4,7 @@
 set -euo pipefail
 alone=$1 program=$2
 shift 2
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-cd "$folder"
-
-fail() {
-  echo "failed: $*" >&2
-  cat err >&2 || true
-  exit 1
-}
-
-# refused WORDS COMMAND...: the command fails with the words and leaves no output.
-refused() {
-  local words=$1
-  shift
-  if "$@" >said 2>err; then fail "expected an error: $*"; fi
-  [ -z "$words" ] || grep -q -- "$words" err || fail "expected the words '$words'"
-  [ -z "$(ls | grep '^out' || true)" ] || fail "something is written: $(ls)"
-}
+. "$(dirname "$0")/program.sh"
 
 cat >config.json <<'JSON'
 {"_class_name": "TransformerTemporalModel", "num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 192,

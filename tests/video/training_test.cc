@@ -6,6 +6,7 @@
 #include <cmath>
 #include <csignal>
 #include <cstdlib>
+#include <exception>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -15,6 +16,7 @@
 
 #include "folder.h"
 #include "kineograph/kineograph.h"
+#include "thread_ranks.h"
 #include "video/train/batch.h"
 #include "video/train/log.h"
 #include "video/train/plot.h"
@@ -251,6 +253,58 @@ TEST_F(SessionTest, ContinuesBitForBit) {
     second.save_model(folder_ / "second", DType::f32);
     EXPECT_TRUE(content(folder_ / "whole/diffusion_pytorch_model.safetensors") ==
                 content(folder_ / "second/diffusion_pytorch_model.safetensors"));
+  }
+}
+
+// A step of 5 windows in parts of 1 and of 2: whoever computes them, the same weights; and one part is the whole batch.
+TEST_F(SessionTest, RanksShareAStepBitForBit) {
+  TrainingOptions options = tiny_options(4);
+  options.batches.batch = 5;
+  options.batches.config.dropout = 0.2;
+  const auto train = [&](std::int64_t micro_batch, int ranks, const std::string& name) {
+    TrainingOptions own = options;
+    own.micro_batch = micro_batch;
+    const auto thrown = testing::run_ranks(std::max(ranks, 1), [&](Communicator& rank) {
+      TrainingSession session(TransformerTemporalModel::from_config(own.batches.config, 4), own,
+                              sources_of(own.batches.extents), {}, 1, ranks == 0 ? nullptr : &rank);
+      while (!session.finished()) session.step();
+      session.save(folder_ / (name + std::to_string(rank.rank())), "{}");
+    });
+    for (const std::exception_ptr& error : thrown)
+      if (error) std::rethrow_exception(error);
+    return content(folder_ / (name + "0"));
+  };
+  const std::string whole = train(0, 0, "whole");
+  EXPECT_TRUE(train(5, 0, "five") == whole);
+  for (const std::int64_t micro_batch : {1, 2}) {
+    const std::string alone = train(micro_batch, 0, "alone");
+    EXPECT_FALSE(alone == whole) << "parts draw their own dropout";
+    for (int ranks = 1; ranks <= 4; ++ranks) {
+      EXPECT_TRUE(train(micro_batch, ranks, "ranks") == alone) << ranks;
+      for (int rank = 1; rank < ranks; ++rank)
+        EXPECT_TRUE(content(folder_ / ("ranks" + std::to_string(rank))) == alone) << ranks << " " << rank;
+    }
+  }
+}
+
+// Where nothing is dropped parts add up to the whole batch's gradient, but for f32's rounding in another order.
+TEST_F(SessionTest, PartsAddUpToTheBatch) {
+  TransformerTemporalConfig config = tiny_config();
+  config.norm_type = NormType::layer_norm;
+  config.num_embeds_ada_norm = std::nullopt;
+  const auto step = [&](std::int64_t micro_batch) {
+    TrainingOptions options = tiny_options(1);
+    options.micro_batch = micro_batch;
+    options.batches.config = config;
+    return TrainingSession(TransformerTemporalModel::from_config(config, 4), options,
+                           sources_of(options.batches.extents), {}, 1)
+        .step();
+  };
+  const StepReport whole = step(0);
+  for (const std::int64_t micro_batch : {1, 2}) {
+    const StepReport parts = step(micro_batch);
+    EXPECT_NEAR(parts.loss, whole.loss, 1e-6 * whole.loss) << micro_batch;
+    EXPECT_NEAR(parts.gradient_norm, whole.gradient_norm, 1e-5 * whole.gradient_norm) << micro_batch;
   }
 }
 
