@@ -80,19 +80,26 @@ def median(call, repeats):
     return statistics.median(times[1:])
 
 
-def alone(arguments):
-    """One process: the whole module, each share of it, the whole UNet."""
+def shares(arguments):
+    """One process: the module, and each share of its rows."""
     channels, height, width, _ = shape(arguments.small)
     module, found = module_of(arguments.small), {"shares": {}}
     x = torch.randn(FRAMES, channels, height, width)
-    # Short ones are taken more often: a single disturbance is much of them.
+    # A single disturbance is much of a short time: more of them.
     repeats = 2 * arguments.repeats + 1
     found["module"] = median(lambda: module(x, num_frames=FRAMES), repeats)
     for ranks in RANKS:
         rows = x[:, :, : -(-height // ranks)].contiguous()
         found["shares"][ranks] = median(lambda rows=rows: module(rows, num_frames=FRAMES), repeats)
-    if arguments.part == "shares":
-        return found
+    return found
+
+
+def alone(arguments):
+    """One process: the module and the UNet, whole."""
+    channels, height, width, _ = shape(arguments.small)
+    module, found = module_of(arguments.small), {}
+    x = torch.randn(FRAMES, channels, height, width)
+    found["module"] = median(lambda: module(x, num_frames=FRAMES), arguments.repeats)
     unet, call = unet_of(arguments.small)
     found["unet"] = median(lambda: unet(*call), arguments.repeats)
     return found
@@ -124,8 +131,11 @@ def together(arguments):
     return found
 
 
+PARTS = {"shares": shares, "alone": alone, "together": together}
+
+
 def run_parts(arguments):
-    """The two measurements in processes of their own: threads are set once in a process."""
+    """The three measurements in processes of their own: threads are set once in a process."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -144,13 +154,14 @@ def run_parts(arguments):
             raise SystemExit("a part failed")
         return [json.loads(text.splitlines()[-1]) for text in texts]
 
+    cut = answers([start("shares", 0, 1, 2)])[0]
     one = answers([start("alone", 0, 1, 2)])[0]
     two = answers([start("together", rank, 2, 1) for rank in range(2)])
     # All are ready when the slowest is; bandwidth is the other way round.
-    return one, {key: (min if key == "bandwidth" else max)(part[key] for part in two) for key in two[0]}
+    return cut, one, {key: (min if key == "bandwidth" else max)(part[key] for part in two) for key in two[0]}
 
 
-def simulate(one, small):
+def simulate(cut, small):
     """Speed of N machines, by network and what is shared."""
     channels, height, width, _ = shape(small)
     rows = []
@@ -159,12 +170,12 @@ def simulate(one, small):
             if ranks > height:
                 continue
             statistics_bytes = height * GROUPS * 24 * (ranks - 1) / ranks
-            share = one["shares"][str(ranks)] + 2 * math.ceil(math.log2(ranks)) * latency
+            share = cut["shares"][str(ranks)] + 2 * math.ceil(math.log2(ranks)) * latency
             share += statistics_bytes / bandwidth
             tensor = FRAMES * channels * height * width * 4
             swap = 2 * ((ranks - 1) * latency + tensor * (ranks - 1) / ranks**2 / bandwidth)
-            by_frames = one["module"] / (share + swap) if FRAMES % ranks == 0 else None
-            rows.append({"network": network, "ranks": ranks, "rows": one["module"] / share, "frames": by_frames})
+            by_frames = cut["module"] / (share + swap) if FRAMES % ranks == 0 else None
+            rows.append({"network": network, "ranks": ranks, "rows": cut["module"] / share, "frames": by_frames})
     return rows
 
 
@@ -223,15 +234,15 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--small", action="store_true", help="tiny models, to see that everything runs")
     parser.add_argument("--output", default="ranks_speed", help="OUTPUT.json, .md and .png are written")
-    parser.add_argument("--part", choices=["alone", "shares", "together"], help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=list(PARTS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-        print(json.dumps(together(arguments) if arguments.part == "together" else alone(arguments)), flush=True)
+        print(json.dumps(PARTS[arguments.part](arguments)), flush=True)
         return
-    one, two = run_parts(arguments)
-    rows = simulate(one, arguments.small)
-    answer = {"measured": {"one process": one, "two processes": two}, "simulated": rows}
+    cut, one, two = run_parts(arguments)
+    rows = simulate(cut, arguments.small)
+    answer = {"measured": {"shares": cut, "one process": one, "two processes": two}, "simulated": rows}
     Path(arguments.output + ".json").write_text(json.dumps(answer, indent=1) + "\n")
     text = report(one, two, rows)
     Path(arguments.output + ".md").write_text(text)
