@@ -15,9 +15,9 @@ namespace kineograph::model {
 /// Throws CheckpointError where there is none or it cannot be loaded, ArgumentError for a name that is not there.
 template <class Module>
 const Module& pick(const Checkpoint& checkpoint, const std::vector<Module>& all, std::string_view name,
-                   const std::string& kind) {
+                   std::string_view kind) {
   const std::string& where = checkpoint.where();
-  if (all.empty()) throw no_modules(checkpoint, kind);
+  if (all.empty()) throw no_modules(checkpoint, std::string(kind));
   std::vector<std::string> known;
   for (const Module& module : all) {
     known.push_back(module.name.empty() ? std::string("the only one") : module.name);

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
-# Bare systems to install in, for tests/install/run.sh: a root of a Debian suite is made once by debootstrap and kept under
-# $KINEOGRAPH_ROOTS; every test gets a copy of its own, which goes when it ends. Needs root.
+# Bare systems to install in, for tests/install/run.sh: a root of a Debian suite is made once by debootstrap, as root, and
+# kept under $KINEOGRAPH_ROOTS; every test gets a copy of its own, which goes when it ends. Packages that apt downloads are kept beside,
+# and with KINEOGRAPH_INSTALL_CCACHE=FOLDER ccache keeps there what compilers make; ccache and ninja are then packages that a newcomer has not.
 
 roots=${KINEOGRAPH_ROOTS:-/var/tmp/kineograph-roots}
 
@@ -31,26 +32,45 @@ fresh() {
   base "$1" || return 1
   root=$(mktemp -d "$roots/copy.XXXXXX")
   cp -a --reflink=auto "$roots/$1/." "$root"
-  mount --bind /proc "$root/proc"
   mkdir "$root/source"
+  mount --bind /proc "$root/proc"
+  keep "$roots/packages.$1" /var/cache/apt/archives
+  if [ -n "${KINEOGRAPH_INSTALL_CCACHE:-}" ]; then
+    keep "$KINEOGRAPH_INSTALL_CCACHE" /ccache
+    install_in_root ccache ninja-build
+  fi
   git ls-files -z --cached --others --exclude-standard | xargs -0 sh -c 'for file; do if [ -f "$file" ]; then printf "%s\0" "$file"; fi; done' - |
     tar --null -T - -c | tar -x -C "$root/source"
 }
 
+# keep KEPT FOLDER: the copy's folder is a kept one of this machine, for the next copies too.
+keep() {
+  mkdir -p "$1" "$root$2"
+  mount --bind "$1" "$root$2"
+}
+
 # gone: takes the copy away; as a trap, too.
 gone() {
+  local folder
   if [ -n "${root:-}" ] && [ -d "$root" ]; then
-    umount "$root/proc" 2>/dev/null || true
+    for folder in proc var/cache/apt/archives ccache; do
+      if mountpoint -q "$root/$folder"; then umount "$root/$folder"; fi
+    done
     rm -rf --one-file-system "$root"
   fi
   root=
 }
+
 # inside COMMANDS: a shell in the copy, in its /source, with an environment of its own.
 inside() {
   local variables=() name
   for name in $(compgen -e); do
     case "$name" in PIP_FIND_LINKS) ;; PIP_*|*_proxy|*_PROXY) variables+=("$name=${!name}") ;; esac
   done
+  if mountpoint -q "$root/ccache"; then
+    # CMake's own choice of a compiler by name, since to ccache another name is another compiler.
+    variables+=(CCACHE_DIR=/ccache CCACHE_BASEDIR=/source CCACHE_NOHASHDIR=1 CMAKE_CXX_COMPILER_LAUNCHER=ccache CXX=c++)
+  fi
   chroot "$root" env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
     DEBIAN_FRONTEND=noninteractive "${variables[@]}" bash -euo pipefail -c "cd /source; $1"
 }
