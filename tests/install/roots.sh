@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # Bare systems to install in, for tests/install/run.sh: a root of a Debian suite is made once by debootstrap, as root, and
-# kept under $KINEOGRAPH_ROOTS; every test gets a copy of its own, which goes when it ends. Packages that apt downloads are kept beside,
-# and with KINEOGRAPH_INSTALL_CCACHE=FOLDER ccache keeps there what compilers make; ccache and ninja are then packages that a newcomer has not.
+# kept under $KINEOGRAPH_ROOTS; every test gets a copy of its own, which goes when it ends. Packages that apt downloads are
+# kept beside, and with KINEOGRAPH_INSTALL_CCACHE=FOLDER ccache keeps there what compilers make; ccache and ninja are then
+# packages that a newcomer has not.
 
 roots=${KINEOGRAPH_ROOTS:-/var/tmp/kineograph-roots}
 
@@ -33,6 +34,8 @@ fresh() {
   root=$(mktemp -d "$roots/copy.XXXXXX")
   cp -a --reflink=auto "$roots/$1/." "$root"
   mkdir "$root/source"
+  # A copy that is thrown away need not outlive a power cut: dpkg waits for the disk at every file otherwise.
+  echo force-unsafe-io >"$root/etc/dpkg/dpkg.cfg.d/unsafe-io"
   mount --bind /proc "$root/proc"
   keep "$roots/packages.$1" /var/cache/apt/archives
   if [ -n "${KINEOGRAPH_INSTALL_CCACHE:-}" ]; then
@@ -65,11 +68,11 @@ gone() {
 inside() {
   local variables=() name
   for name in $(compgen -e); do
-    case "$name" in PIP_FIND_LINKS) ;; PIP_*|*_proxy|*_PROXY) variables+=("$name=${!name}") ;; esac
+    case "$name" in PIP_FIND_LINKS) ;; PIP_*|CCACHE_*|*_proxy|*_PROXY) variables+=("$name=${!name}") ;; esac
   done
   if mountpoint -q "$root/ccache"; then
     # CMake's own choice of a compiler by name, since to ccache another name is another compiler.
-    variables+=(CCACHE_DIR=/ccache CCACHE_BASEDIR=/source CCACHE_NOHASHDIR=1 CMAKE_CXX_COMPILER_LAUNCHER=ccache CXX=c++)
+    variables+=(CCACHE_DIR=/ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache CXX=c++)
   fi
   chroot "$root" env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
     DEBIAN_FRONTEND=noninteractive "${variables[@]}" bash -euo pipefail -c "cd /source; $1"
