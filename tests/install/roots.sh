@@ -37,6 +37,8 @@ fresh() {
   # A copy that is thrown away need not outlive a power cut: dpkg waits for the disk at every file otherwise.
   echo force-unsafe-io >"$root/etc/dpkg/dpkg.cfg.d/unsafe-io"
   mount --bind /proc "$root/proc"
+  mkdir -p "$root/dev/pts"
+  mount -t devpts -o ptmxmode=666 devpts "$root/dev/pts"
   keep "$roots/packages.$1" /var/cache/apt/archives
   if [ -n "${KINEOGRAPH_INSTALL_CCACHE:-}" ]; then
     keep "$KINEOGRAPH_INSTALL_CCACHE" /ccache
@@ -56,7 +58,7 @@ keep() {
 gone() {
   local folder
   if [ -n "${root:-}" ] && [ -d "$root" ]; then
-    for folder in proc var/cache/apt/archives ccache; do
+    for folder in proc dev/pts var/cache/apt/archives ccache; do
       if mountpoint -q "$root/$folder"; then umount "$root/$folder"; fi
     done
     rm -rf --one-file-system "$root"
