@@ -1,7 +1,7 @@
 #include "train_checkpoint.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
+#include <optional>
 #include <type_traits>
 #include <vector>
 
@@ -16,18 +16,33 @@ using namespace video;
 
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 /// Before a number is converted, as one beyond the type's range has no value there.
 void check_stored_number(const std::string& where, const std::string& name, const Json& stored, bool whole,
                          double least, double most) {
-  const bool known = whole ? stored.is_number_integer() : stored.is_number();
-  if (!known || !(stored.get<double>() >= least && stored.get<double>() <= most))
+  const bool known = !whole || stored.as<std::int64_t>() || stored.as<std::uint64_t>();
+  const std::optional<double> number = stored.as<double>();
+  if (!known || !number || !(*number >= least && *number <= most))
     throw CheckpointError(
         where + ": " + name,
         std::string(whole ? "a whole number" : "a number") + " from " + Json(least).dump() + " to " + Json(most).dump(),
         stored.dump());
 }
+
+/// The setting as it is stored. Throws CheckpointError where there is none.
+const Json& setting(const Json& stored, const std::string& name, const std::string& where) {
+  if (const Json* const found = stored.find(name)) return *found;
+  throw CheckpointError(where + ": " + name, "a setting of a run", "none");
+}
+
+/// A list of texts is one of values.
+template <class T>
+Json to_value(const T& value) {
+  if constexpr (std::is_same_v<T, std::vector<std::string>>)
+    return Json::Array(value.begin(), value.end());
+  else
+    return value;
+}
+
 void check_stored(const std::string& where, const TrainArguments& arguments) {
   if (arguments.settings.clips.empty()) throw CheckpointError(where + ": clips", "at least one clip", "none");
   const std::vector<std::string> engines = engine_names();
@@ -40,15 +55,16 @@ void check_stored(const std::string& where, const TrainArguments& arguments) {
 }  // namespace
 
 std::string to_json(TrainArguments arguments, const TransformerTemporalConfig& config) {
-  Json json;
-  each_setting(arguments.settings,
-               [&](const char* name, const char*, double, double, auto& value) { json[name] = value; });
-  json["config"] = Json::parse(config.to_json());
-  json["engine"] = arguments.engine;
-  json["threads"] = arguments.threads;
-  json["micro-batch"] = arguments.micro_batch;
-  json["dtype"] = arguments.dtype;
-  return json.dump();
+  Json::Object json;
+  each_setting(arguments.settings, [&](const char* name, const char*, double, double, auto& value) {
+    json.emplace_back(name, to_value(value));
+  });
+  json.emplace_back("config", parse_json<ConfigError>(config.to_json(), "config"));
+  json.emplace_back("engine", arguments.engine);
+  json.emplace_back("threads", arguments.threads);
+  json.emplace_back("micro-batch", arguments.micro_batch);
+  json.emplace_back("dtype", arguments.dtype);
+  return Json(std::move(json)).dump();
 }
 
 TransformerTemporalModel stored_model(const Checkpoint& checkpoint, const TransformerTemporalConfig& config) {
@@ -65,40 +81,42 @@ TransformerTemporalConfig adopt(const Checkpoint& checkpoint, const std::functio
   const auto found = checkpoint.metadata().find("settings");
   if (found == checkpoint.metadata().end())
     throw CheckpointError(where, "a checkpoint of kineograph train", "no settings");
-  try {
-    const auto stored = checkpoint::parse_json<Json, CheckpointError>(found->second, where + ": settings");
-    const auto hold = [&](const std::string& name, const Json& value) {
-      if (value == stored.at(name)) return;
-      throw ArgumentError("--" + name, stored.at(name).dump() + ", as the run in " + arguments.output + " has it",
-                          value.dump(), "Leave it out, or start a new run in another folder.");
-    };
-    each_setting(arguments.settings, [&](const char* name, const char*, double least, double most, auto& value) {
-      using Value = std::decay_t<decltype(value)>;
-      if (given(name)) hold(name, Json(value));
-      if constexpr (std::is_arithmetic_v<Value>)
-        check_stored_number(where, name, stored.at(name), std::is_integral_v<Value>, least, most);
-      stored.at(name).get_to(value);
-    });
-    // These may change on the way; by default they stay, so that not even the last bit differs.
-    const auto keep = [&](const std::string& name, auto& value) {
-      if (!given(name)) stored.at(name).get_to(value);
-    };
-    check_stored_number(where, "threads", stored.at("threads"), true, 0, kMostThreads);
-    keep("engine", arguments.engine);
-    keep("threads", arguments.threads);
-    keep("dtype", arguments.dtype);
-    if (stored.contains("micro-batch")) {
-      check_stored_number(where, "micro-batch", stored.at("micro-batch"), true, 0, kMostWindows);
-      keep("micro-batch", arguments.micro_batch);
-    }
-    check_stored(where, arguments);
-    const auto config = TransformerTemporalConfig::from_json(stored.at("config").dump(), where);
-    if (!arguments.config.empty())
-      hold("config", Json::parse(TransformerTemporalConfig::from_file(arguments.config).to_json()));
-    return config;
-  } catch (const Json::exception& error) {
-    throw CheckpointError(where, "the settings of a run", error.what());
+  const Json stored = parse_json<CheckpointError>(found->second, where + ": settings");
+  const auto hold = [&](const std::string& name, const Json& value) {
+    const Json& kept = setting(stored, name, where);
+    if (value == kept) return;
+    throw ArgumentError("--" + name, kept.dump() + ", as the run in " + arguments.output + " has it", value.dump(),
+                        "Leave it out, or start a new run in another folder.");
+  };
+  const auto take = [&](const std::string& name, auto& value) {
+    value = member<std::decay_t<decltype(value)>, CheckpointError>(stored, name, where);
+  };
+  each_setting(arguments.settings, [&](const char* name, const char*, double least, double most, auto& value) {
+    using Value = std::decay_t<decltype(value)>;
+    if (given(name)) hold(name, to_value(value));
+    if constexpr (std::is_arithmetic_v<Value>)
+      check_stored_number(where, name, setting(stored, name, where), std::is_integral_v<Value>, least, most);
+    take(name, value);
+  });
+  // These may change on the way; by default they stay, so that not even the last bit differs.
+  const auto keep = [&](const std::string& name, auto& value) {
+    if (!given(name)) take(name, value);
+  };
+  check_stored_number(where, "threads", setting(stored, "threads", where), true, 0, kMostThreads);
+  keep("engine", arguments.engine);
+  keep("threads", arguments.threads);
+  keep("dtype", arguments.dtype);
+  if (const Json* const micro_batch = stored.find("micro-batch")) {
+    check_stored_number(where, "micro-batch", *micro_batch, true, 0, kMostWindows);
+    keep("micro-batch", arguments.micro_batch);
   }
+  check_stored(where, arguments);
+  const auto config = TransformerTemporalConfig::from_json(setting(stored, "config", where).dump(), where);
+  if (!arguments.config.empty()) {
+    const std::string wanted = TransformerTemporalConfig::from_file(arguments.config).to_json();
+    hold("config", parse_json<ConfigError>(wanted, arguments.config));
+  }
+  return config;
 }
 
 TrainingOptions complete(TrainArguments& arguments, const TransformerTemporalConfig& config) {

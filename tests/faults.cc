@@ -40,8 +40,7 @@ bool is_file(int descriptor) {
 }
 
 void* allocate(std::size_t size, std::size_t alignment) {
-  constexpr std::size_t kLarge = 2048;
-  if (fails(Fault::allocation) || (size >= kLarge && fails(Fault::large_allocation))) throw std::bad_alloc();
+  if (fails(Fault::allocation)) throw std::bad_alloc();
   void* const memory = alignment <= alignof(std::max_align_t)
                            ? std::malloc(size == 0 ? 1 : size)
                            : std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);

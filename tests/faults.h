@@ -7,10 +7,8 @@
 
 namespace kineograph::testing {
 
-/// What can fail. `allocation` throws std::bad_alloc at operator new, and large_allocation only from 2 kB: destructors
-/// of the JSON library take up to that, and end the process without it. The files' calls set errno; a thread is not
-/// made.
-enum class Fault { none, allocation, large_allocation, write, sync, link, rename, close, map, thread };
+/// What can fail. `allocation` throws std::bad_alloc at operator new. The files' calls set errno; a thread is not made.
+enum class Fault { none, allocation, write, sync, link, rename, close, map, thread };
 
 /// The faults of files.
 inline constexpr Fault kFileFaults[] = {Fault::write, Fault::sync, Fault::link, Fault::rename, Fault::close};

@@ -6,12 +6,12 @@
 #include <array>
 #include <cerrno>
 #include <cstdlib>
-#include <nlohmann/json.hpp>
 #include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
 
+#include "base/json.h"
 #include "kineograph/error.h"
 
 namespace kineograph::video {
@@ -37,10 +37,10 @@ void add_source(Arguments& arguments, const std::filesystem::path& path) {
   add(arguments, {"-protocol_whitelist", "file", "-format_whitelist", kContainers, "-i", as_path(path)});
 }
 
-std::string word(const nlohmann::json& stream, const char* key) {
-  const auto found = stream.find(key);
-  if (found == stream.end() || !found->is_string() || *found == "unknown") return {};
-  return found->get<std::string>();
+std::string word(const Json& stream, const char* key) {
+  const Json* const found = stream.find(key);
+  const std::string text = (found ? found->as<std::string>() : std::nullopt).value_or("");
+  return text == "unknown" ? "" : text;
 }
 
 int bits_of(std::string_view format) {
@@ -153,13 +153,18 @@ VideoInfo probe_video(const std::filesystem::path& path) {
   add_source(arguments, path);
   const std::string told =
       output_of(arguments, path.string(), "the program that tells what is in " + path.string(), kHint);
-  const nlohmann::json all = nlohmann::json::parse(told, nullptr, false);
-  if (all.is_discarded() || !all.contains("streams") || all["streams"].empty())
+  const Json all = parse_json<FormatError>(told, path.string() + ": ffprobe's answer");
+  const Json* const streams = all.find("streams");
+  if (!streams || !streams->array() || streams->array()->empty())
     throw FormatError(path.string(), "a file with a video stream", "none");
-  const nlohmann::json& stream = all["streams"][0];
+  const Json& stream = streams->array()->front();
+  const auto extent = [&](const char* key) {
+    const Json* const found = stream.find(key);
+    return (found ? found->as<std::int64_t>() : std::nullopt).value_or(0);
+  };
   VideoInfo info;
-  info.width = stream.value("width", std::int64_t{0});
-  info.height = stream.value("height", std::int64_t{0});
+  info.width = extent("width");
+  info.height = extent("height");
   info.pixel_format = word(stream, "pix_fmt");
   info.field_order = word(stream, "field_order");
   info.range = word(stream, "color_range");

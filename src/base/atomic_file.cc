@@ -267,6 +267,16 @@ void AtomicFile::sync_folder() const {
   if (!synced && folder >= 0) fail("found by its name after a power cut", "The file is in its place.");
 }
 
+/// Rethrows the error that is being handled, and says that this file is there all the same.
+void AtomicFile::tell_new() const {
+  try {
+    throw;
+  } catch (const IoError& error) {
+    throw IoError(error.where(), error.expected(), error.found(),
+                  path_.string() + " is the new one already: write both again.");
+  }
+}
+
 void AtomicFile::commit_together(std::initializer_list<AtomicFile*> files) {
   for (AtomicFile* file : files) file->complete();
   std::size_t named = 0;
@@ -275,13 +285,11 @@ void AtomicFile::commit_together(std::initializer_list<AtomicFile*> files) {
       file->take_name(files.size() > 1);
       ++named;
     }
-  } catch (const IoError& error) {
-    while (named-- > 0) {
-      const AtomicFile* const earlier = files.begin()[named];
-      if (!files.begin()[named]->give_name_back())
-        throw IoError(error.where(), error.expected(), error.found(),
-                      earlier->path_.string() + " is the new one already: write both again.");
-    }
+  } catch (...) {  // a refusal of the system's, or no memory for a name
+    const AtomicFile* stays = nullptr;
+    while (named-- > 0)
+      if (!files.begin()[named]->give_name_back()) stays = files.begin()[named];
+    if (stays != nullptr) stays->tell_new();
     throw;
   }
   for (AtomicFile* file : files) {

@@ -43,6 +43,7 @@ class AtomicFile {
   void complete();
   void take_name(bool may_give_back);
   bool give_name_back() noexcept;
+  [[noreturn]] void tell_new() const;
   void sync_folder() const;
 
   std::filesystem::path path_;

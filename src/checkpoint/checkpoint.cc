@@ -3,7 +3,6 @@
 
 #include <deque>
 #include <mutex>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <unordered_map>
 
@@ -25,11 +24,17 @@ bool is_below(std::string_view name, std::string_view path) {
   return name.starts_with(path) && (name.size() == path.size() || name[path.size()] == '.');
 }
 
+struct NameHash {
+  using is_transparent = void;
+  std::size_t operator()(std::string_view name) const noexcept { return std::hash<std::string_view>()(name); }
+};
+
 }  // namespace
 
 struct Checkpoint::Impl {
   std::vector<std::pair<std::string, TensorView>> tensors;
-  std::unordered_map<std::string, std::size_t> index;
+  /// Looked up without a copy of the name, which find() has no memory for.
+  std::unordered_map<std::string, std::size_t, NameHash, std::equal_to<>> index;
   std::map<std::string, std::string> metadata;
   std::vector<fs::path> files;
   std::deque<checkpoint::MappedFile> mapped;
@@ -118,15 +123,15 @@ struct Checkpoint::Impl {
   /// Opens the shards that an index names, and checks that they hold what it says.
   void add_shards(const fs::path& path, std::string_view variant) {
     const std::string where = path.string();
-    const auto json = checkpoint::parse_json<nlohmann::json, FormatError>(checkpoint::read_text(path), where);
-    const auto map = json.find("weight_map");
-    if (map == json.end() || !map->is_object())
+    const Json json = parse_json<FormatError>(checkpoint::read_text(path), where);
+    const Json* const map = json.find("weight_map");
+    if (map == nullptr || !map->object())
       throw FormatError(where, "an index of shards: a JSON object with weight_map", "another JSON object");
     std::map<std::string, std::vector<std::string>> shards;
-    for (const auto& [name, shard] : map->items()) {
-      if (!shard.is_string())
-        throw FormatError(where + ": " + shortened(name), "the name of a shard", shortened(shard.dump()));
-      const auto file = shard.get<std::string>();
+    for (const auto& [name, shard] : *map->object()) {
+      const auto text = shard.as<std::string>();
+      if (!text) throw FormatError(where + ": " + shortened(name), "the name of a shard", shortened(shard.dump()));
+      const std::string& file = *text;
       if (file.empty() || file == "." || file == ".." || file.find_first_of("/\\") != std::string::npos)
         throw FormatError(where + ": " + shortened(name), "a file beside the index", shortened(file));
       shards[file].push_back(name);
@@ -173,7 +178,7 @@ const std::string& Checkpoint::where() const noexcept { return impl_->where; }
 const std::vector<std::pair<std::string, TensorView>>& Checkpoint::tensors() const noexcept { return impl_->tensors; }
 
 TensorView Checkpoint::find(std::string_view name) const noexcept {
-  const auto found = impl_->index.find(std::string(name));
+  const auto found = impl_->index.find(name);
   return found == impl_->index.end() ? TensorView() : impl_->tensors[found->second].second;
 }
 
@@ -196,7 +201,7 @@ const std::string& Checkpoint::container() const noexcept { return impl_->contai
 const std::vector<Checkpoint::Ignored>& Checkpoint::ignored() const noexcept { return impl_->ignored; }
 
 void Checkpoint::verify(std::string_view name) const {
-  const auto found = impl_->index.find(std::string(name));
+  const auto found = impl_->index.find(name);
   const Impl::Record* record = found == impl_->index.end() ? nullptr : impl_->record_of[found->second];
   if (record == nullptr) return;
   {

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/atomic_file.h"
+#include "base/json.h"
 #include "base/mapped_file.h"
 #include "base/printable.h"
 #include "base/text.h"
@@ -168,13 +169,7 @@ void check_ranges(std::vector<std::pair<std::uint64_t, std::uint64_t>> ranges, s
 }
 
 /// A name as JSON has it.
-std::string quoted(const std::string& name) {
-  try {
-    return json(name).dump();
-  } catch (const json::type_error&) {
-    throw ArgumentError("a tensor's name or metadata, \"" + printable(name, 200) + "\"", "UTF-8", "other bytes");
-  }
-}
+std::string quoted(const std::string& name) { return Json(name).dump(); }
 
 /// Names of a header are read back as they are: each once, and none the format's own.
 void check_names(const std::vector<LazyTensor>& tensors) {
@@ -255,7 +250,6 @@ void write_safetensors(AtomicFile& file, const std::vector<LazyTensor>& tensors,
     const std::size_t ra = rank_of(a->dtype), rb = rank_of(b->dtype);
     return ra != rb ? ra > rb : a->name < b->name;
   });
-  // Written as text: a large JSON value takes memory in its destructor, and ends the process where there is none.
   std::string text = "{";
   const auto add = [&](const std::string& key, const std::string& value) {
     text += (text.size() == 1 ? "" : ",") + quoted(key) + ":" + value;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <map>
 
 #include "base/json.h"
 #include "base/mapped_file.h"
@@ -37,7 +38,7 @@ template <class Config>
 Key<Config> refused_key(std::string_view name, Json only, std::string_view meaning) {
   return {name,
           [=](const Json& json, const std::string& where, Config&) {
-            if (json != only)
+            if (!(json == only))
               refuse(where, name, only.dump() + ", as " + std::string(meaning), json.dump(),
                      "Such a model is none of a UNet's.");
           },
@@ -189,9 +190,9 @@ std::string suggestion(std::string_view name) {
 template <class Config>
 Config from_json(std::string_view text, std::string_view where, UnknownKeys unknown, const WarningHandler& on_warning) {
   const std::string source(where);
-  const Json json = checkpoint::parse_json<Json, ConfigError>(text, source);
+  const Json json = parse_json<ConfigError>(text, source);
   Config config;
-  for (const auto& [name, value] : json.items()) {
+  for (const auto& [name, value] : *json.object()) {
     if (name.starts_with('_')) {
       config.private_keys.emplace_back(name, value.dump());
       continue;
@@ -208,16 +209,34 @@ Config from_json(std::string_view text, std::string_view where, UnknownKeys unkn
   return config;
 }
 
+/// Adds the values of private keys to _class_name, each name once: the last of a name stands. By a table, as there may
+/// be many.
+void add_private(const std::vector<std::pair<std::string, std::string>>& keys, Json::Object& json) {
+  constexpr Json::Refuse refuse = [](const std::string& where, const std::string& expected, const std::string& found) {
+    throw ConfigError(where, expected, found);
+  };
+  std::map<std::string_view, std::size_t> places{{"_class_name", 0}};
+  for (const auto& [name, value] : keys) {
+    Json parsed = Json::parse(value, "config: " + name, refuse);
+    const auto [place, is_new] = places.emplace(name, json.size());
+    if (is_new)
+      json.emplace_back(name, std::move(parsed));
+    else
+      json[place->second].second = std::move(parsed);
+  }
+}
+
 template <class Config>
 std::string to_json(const Config& config) {
   const Config defaults;
-  Json json = Json::object();
-  json["_class_name"] = Signature<Config>::kClass;
-  for (const auto& [name, value] : config.private_keys) json[name] = Json::parse(value);
+  Json::Object first;
+  first.emplace_back("_class_name", Signature<Config>::kClass);
+  add_private(config.private_keys, first);
+  Json json = std::move(first);
   for (const Key<Config>& key : keys<Config>()) {
     const auto& ours = Signature<Config>::ours;
     const bool always = std::find(ours.begin(), ours.end(), key.name) == ours.end();
-    if (always || key.write(config) != key.write(defaults)) json[std::string(key.name)] = key.write(config);
+    if (always || key.write(config) != key.write(defaults)) json[key.name] = key.write(config);
   }
   return json.dump(2) + "\n";
 }
@@ -295,10 +314,9 @@ std::string TransformerSpatioTemporalConfig::to_json() const { return config::to
 
 ModelConfig read_config(const std::filesystem::path& path, UnknownKeys unknown, const WarningHandler& on_warning) {
   const std::string text = checkpoint::read_text(path), where = path.string();
-  const auto json = checkpoint::parse_json<config::Json, ConfigError>(text, where);
-  const auto given = json.find("_class_name");
-  const std::string name =
-      given == json.end() || !given->is_string() ? "TransformerTemporalModel" : given->get<std::string>();
+  const Json json = parse_json<ConfigError>(text, where);
+  const Json* const given = json.find("_class_name");
+  const std::string name = (given ? given->as<std::string>() : std::nullopt).value_or("TransformerTemporalModel");
   if (name == config::Signature<Transformer2DConfig>::kClass)
     return Transformer2DConfig::from_json(text, where, unknown, on_warning);
   if (name == config::Signature<TransformerSpatioTemporalConfig>::kClass)

@@ -2,17 +2,15 @@
 #pragma once
 
 #include <cstdint>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
 
+#include "base/json.h"
 #include "kineograph/config.h"
 #include "kineograph/error.h"
 
 namespace kineograph::config {
-
-using Json = nlohmann::ordered_json;
 
 template <class T>
 struct Named {
@@ -43,18 +41,20 @@ std::string_view find_name(const Named<T> (&names)[N], T value) {
   throw ConfigError(where + ": " + std::string(key), expected, found, hint);
 }
 
+template <class T>
+void read_as(const Json& json, const std::string& where, std::string_view key, const char* expected, T& out) {
+  const auto value = json.as<T>();
+  if (!value) refuse(where, key, expected, json.dump());
+  out = *value;
+}
 inline void read(const Json& json, const std::string& where, std::string_view key, std::int64_t& out) {
-  if (!json.is_number_integer() || (json.is_number_unsigned() && json.get<std::uint64_t>() > INT64_MAX))
-    refuse(where, key, "an integer", json.dump());
-  out = json.get<std::int64_t>();
+  read_as(json, where, key, "an integer", out);
 }
 inline void read(const Json& json, const std::string& where, std::string_view key, double& out) {
-  if (!json.is_number()) refuse(where, key, "a number", json.dump());
-  out = json.get<double>();
+  read_as(json, where, key, "a number", out);
 }
 inline void read(const Json& json, const std::string& where, std::string_view key, bool& out) {
-  if (!json.is_boolean()) refuse(where, key, "true or false", json.dump());
-  out = json.get<bool>();
+  read_as(json, where, key, "true or false", out);
 }
 template <class T>
 void read(const Json& json, const std::string& where, std::string_view key, std::optional<T>& out) {
@@ -65,9 +65,10 @@ void read(const Json& json, const std::string& where, std::string_view key, std:
 }
 template <class T, std::size_t N>
 void read_name(const Json& json, const std::string& where, std::string_view key, const Named<T> (&names)[N], T& out) {
+  const auto given = json.as<std::string>();
   std::string known;
   for (const auto& entry : names) {
-    if (json.is_string() && json.get<std::string>() == entry.name) {
+    if (given == entry.name) {
       out = entry.value;
       return;
     }

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <map>
-#include <nlohmann/json.hpp>
 
 #include "base/atomic_file.h"
+#include "base/json.h"
 #include "base/printable.h"
 #include "checkpoint/safetensors.h"
 #include "model/contents.h"
@@ -18,7 +18,6 @@
 namespace kineograph {
 namespace {
 
-using Json = nlohmann::ordered_json;
 using checkpoint::LazyTensor;
 
 constexpr const char* kWeights = "diffusion_pytorch_model.safetensors";
@@ -53,21 +52,21 @@ class Converter {
       write_tensors(file);
       return file.commit();
     }
-    Json config;
+    std::string config;
     if (options_.to == Layout::module) {
       const TemporalModule& module = chosen();
       add_module(module);
-      config = Json::parse(config_of(module).to_json());
+      config = config_of(module).to_json();
     } else if (options_.to == Layout::motion_adapter) {
       require_motion();
       for (const TemporalModule& module : modules_) add_module(module);
-      config = adapter_config();
+      config = adapter_config().dump(2) + "\n";
       add_conv_in();
     } else {
       throw ArgumentError("to", "a single module, a MotionAdapter or the original AnimateDiff",
                           std::string(name_of(options_.to)));
     }
-    model::save_folder(output, kWeights, config.dump(2) + "\n", [&](AtomicFile& file) { write_tensors(file); });
+    model::save_folder(output, kWeights, config, [&](AtomicFile& file) { write_tensors(file); });
   }
 
  private:
@@ -266,7 +265,7 @@ class Converter {
       throw ArgumentError("to", "motion modules in the places that MotionAdapter has", found);
     };
     if (down.empty() || up.size() != down.size()) refuse("as many down_blocks as up_blocks, not");
-    Json channels = Json::array(), layers = Json::array(), depths = Json::array(), heads = Json::array();
+    Json::Array channels, layers, depths, heads;
     for (const TemporalModule* module : middle) {
       require_same(middle.front()->config, modules_.front().config, *module);
       if (module->config.num_attention_heads != down.rbegin()->second.front()->config.num_attention_heads)
@@ -286,25 +285,24 @@ class Converter {
       depths.push_back(config.num_layers);
       heads.push_back(config.num_attention_heads);
     }
-    const auto one_or_list = [](const Json& values) {
+    const auto one_or_list = [](const Json::Array& values) {
       return std::all_of(values.begin(), values.end(), [&](const Json& v) { return v == values[0]; }) ? values[0]
-                                                                                                      : values;
+                                                                                                      : Json(values);
     };
     const TransformerTemporalConfig first = config_of(modules_.front());
-    Json config;
-    config["_class_name"] = "MotionAdapter";
-    config["block_out_channels"] = channels;
-    config["motion_layers_per_block"] = one_or_list(layers);
-    config["motion_transformer_layers_per_block"] = one_or_list(depths);
-    config["motion_mid_block_layers_per_block"] = std::max<std::size_t>(middle.size(), 1);
-    config["motion_transformer_layers_per_mid_block"] = middle.empty() ? 1 : middle.front()->config.num_layers;
-    config["motion_num_attention_heads"] = one_or_list(heads);
-    config["motion_norm_num_groups"] = first.norm_num_groups;
-    config["motion_max_seq_length"] = first.num_positional_embeddings.value_or(32);
-    config["use_motion_mid_block"] = !middle.empty();
-    config["conv_in_channels"] =
-        has_conv_in() ? Json(checkpoint_.find(beside("conv_in.weight")).size(1)) : Json(nullptr);
-    return config;
+    Json json;
+    json["_class_name"] = "MotionAdapter";
+    json["block_out_channels"] = channels;
+    json["motion_layers_per_block"] = one_or_list(layers);
+    json["motion_transformer_layers_per_block"] = one_or_list(depths);
+    json["motion_mid_block_layers_per_block"] = std::max<std::size_t>(middle.size(), 1);
+    json["motion_transformer_layers_per_mid_block"] = middle.empty() ? 1 : middle.front()->config.num_layers;
+    json["motion_num_attention_heads"] = one_or_list(heads);
+    json["motion_norm_num_groups"] = first.norm_num_groups;
+    json["motion_max_seq_length"] = first.num_positional_embeddings.value_or(32);
+    json["use_motion_mid_block"] = !middle.empty();
+    json["conv_in_channels"] = has_conv_in() ? Json(checkpoint_.find(beside("conv_in.weight")).size(1)) : Json(nullptr);
+    return json;
   }
 
   const Checkpoint& checkpoint_;

@@ -1,7 +1,6 @@
 #include "model/lora_settings.h"
 
 #include <cmath>
-#include <nlohmann/json.hpp>
 
 #include "base/json.h"
 #include "base/mapped_file.h"
@@ -9,8 +8,6 @@
 
 namespace kineograph::model {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 // PEFT's settings: a file beside the weights, or, from diffusers, text among the metadata with "unet." before its keys.
 constexpr const char *kPeftConfig = "adapter_config.json", *kMetadata = "lora_adapter_metadata";
@@ -25,8 +22,8 @@ constexpr auto kSyntax = std::regex::ECMAScript | std::regex::optimize;
 #endif
 
 double number(const std::string& where, const Json& json) {
-  if (!json.is_number()) throw FormatError(where, "a number", shortened(json.dump()));
-  return json.get<double>();
+  if (const auto value = json.as<double>()) return *value;
+  throw FormatError(where, "a number", shortened(json.dump()));
 }
 
 }  // namespace
@@ -65,10 +62,10 @@ LoraSettings::LoraSettings(const Checkpoint& checkpoint, const std::filesystem::
 }
 
 void LoraSettings::read(std::string_view text) {
-  const Json json = checkpoint::parse_json<Json, FormatError>(text, where_);
+  const Json json = parse_json<FormatError>(text, where_);
   const auto find = [&](const std::string& key) {
-    const auto prefixed = json.find("unet." + key), plain = json.find(key);
-    return prefixed != json.end() ? *prefixed : plain != json.end() ? *plain : Json();
+    const Json *const prefixed = json.find("unet." + key), *const plain = json.find(key);
+    return prefixed ? *prefixed : plain ? *plain : Json();
   };
   if (const Json alpha = find("lora_alpha"); !alpha.is_null()) alpha_ = number(where_ + ": lora_alpha", alpha);
   if (const Json rank = find("r"); !rank.is_null()) rank_ = number(where_ + ": r", rank);
@@ -77,9 +74,9 @@ void LoraSettings::read(std::string_view text) {
   if (const Json bias = find("lora_bias"); bias == Json(true)) unsupported_ = "biases";
   for (const auto& [key, patterns] : {std::pair("alpha_pattern", &alphas_), std::pair("rank_pattern", &ranks_)}) {
     const Json given = find(key);
-    if (!given.is_object()) continue;
+    if (!given.object()) continue;
     const std::string where = where_ + ": " + key;
-    for (const auto& [pattern, value] : given.items()) patterns->add(where, pattern, number(where, value));
+    for (const auto& [pattern, value] : *given.object()) patterns->add(where, pattern, number(where, value));
   }
 }
 

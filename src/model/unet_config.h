@@ -3,10 +3,11 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
+
+#include "base/json.h"
 
 namespace kineograph::model {
 
@@ -28,7 +29,7 @@ class UNetConfig {
 
  private:
   std::filesystem::path path_;
-  nlohmann::json json_;
+  Json json_;
 };
 
 }  // namespace kineograph::model

@@ -17,6 +17,7 @@
 #include "folder.h"
 #include "kineograph/kineograph.h"
 #include "video/output_file.h"
+#include "video/restore/plan.h"
 #include "video/restore/restorer.h"
 #include "video/train/session.h"
 #include "video/train/windows.h"
@@ -95,7 +96,7 @@ class Faults : public FolderTest {
   /// `write` brings the folder from what `reset` makes of it to something else, as a whole: at every fault of files and
   /// of memory the folder is as before or as after, without anything else in it.
   void expect_old_or_new(const std::string& what, const std::function<void()>& reset,
-                         const std::function<void()>& write, Fault memory = Fault::large_allocation) {
+                         const std::function<void()>& write, long step = 1) {
     reset();
     const auto before = contents();
     write();
@@ -110,7 +111,7 @@ class Faults : public FolderTest {
     };
     for (const Fault fault : kineograph::testing::kFileFaults)
       for (const int error : {ENOSPC, EIO}) at_every_point(what, fault, error, write, check);
-    at_every_point(what + ", memory", memory, ENOMEM, write, check);
+    at_every_point(what + ", memory", Fault::allocation, ENOMEM, write, check, step);
   }
 };
 
@@ -175,8 +176,91 @@ TEST_F(Faults, Load) {
     const auto model = TransformerTemporalModel::from_pretrained(folder_);
     EXPECT_TRUE(same(model.forward(called.x, called.options(1)).sample, want));
   };
-  at_every_point("load", Fault::large_allocation, ENOMEM, load, [](bool) {});
+  at_every_point("load", Fault::allocation, ENOMEM, load, [](bool) {});
   at_every_point("load", Fault::map, ENOMEM, load, [](bool) {});
+}
+
+/// Files of strangers, of each kind that is opened; how often depends on how much memory is taken, never on the kind.
+class Opened : public Faults {
+ protected:
+  fs::path write(const fs::path& name, const std::string& text) const {
+    fs::create_directories((folder_ / name).parent_path());
+    std::ofstream(folder_ / name, std::ios::binary) << text;
+    return folder_ / name;
+  }
+  static void at_every_allocation(const std::string& what, const std::function<void()>& open, long step = 1) {
+    const long points = at_every_point(
+        what, Fault::allocation, ENOMEM, open, [](bool) {}, step);
+    EXPECT_GT(points, 10) << what;
+  }
+};
+
+const fs::path kTree = KINEOGRAPH_SOURCE_DIR;
+
+TEST_F(Opened, Configurations) {
+  const auto module = content(kTree / "fuzz/corpus/config/module.json");
+  const fs::path path = write("config.json", module);
+  at_every_allocation("a module's", [&] { read_config(path); });
+  at_every_allocation("its text", [&] { TransformerTemporalConfig::from_json(module).to_json(); });
+  // Damaged: what was read until then is given back.
+  for (const std::string& broken :
+       {module.substr(0, module.size() / 2), std::string(R"({"_a": [[{"b": [1, {}]}], 1e999]})"),
+        std::string(R"({"_a": [1, [2, {"b": 1, "b": 2}]]})")})
+    at_every_allocation("a damaged one", [&] {
+      try {
+        TransformerTemporalConfig::from_json(broken);
+        ADD_FAILURE() << broken;
+      } catch (const ConfigError&) {
+      }
+    });
+}
+
+TEST_F(Opened, ShardsAndLoras) {
+  const Tensor down = Tensor(DType::f32, {2, 16}), up = Tensor(DType::f32, {16, 2});
+  const std::string key = "unet.mid_block.motion_modules.0.transformer_blocks.0.attn1.to_q.lora_";
+  save_safetensors(folder_ / "a.safetensors", {{key + "A.weight", down}});
+  save_safetensors(folder_ / "b.safetensors", {{key + "B.weight", up}}, {{"format", "pt"}});
+  const fs::path index = write("lora.safetensors.index.json", R"({"metadata": {"total_size": 256}, "weight_map": {")" +
+                                                                  key + R"(A.weight": "a.safetensors", ")" + key +
+                                                                  R"(B.weight": "b.safetensors"}})");
+  at_every_allocation("an index", [&] {
+    const Checkpoint checkpoint = Checkpoint::open(index);
+    EXPECT_EQ(checkpoint.find(key + "A.weight").numel(), 32);
+  });
+  const std::string settings = R"({"lora_alpha": 8, "r": 2, "rank_pattern": {"to_k": 2}, "unknown": [{"a": [1]}]})";
+  write("lora/adapter_config.json", settings);
+  save_safetensors(folder_ / "lora/adapter.safetensors", {{key + "A.weight", down}, {key + "B.weight", up}});
+  save_safetensors(folder_ / "own.safetensors", {{key + "A.weight", down}, {key + "B.weight", up}},
+                   {{"lora_adapter_metadata", settings}});
+  for (const char* name : {"lora/adapter.safetensors", "own.safetensors"})
+    at_every_allocation(name, [&] { EXPECT_EQ(Lora::open(folder_ / name).deltas().size(), 1u); });
+}
+
+TEST_F(Opened, Archives) {
+  for (const char* name :
+       {"module.pt", "state_dict.pt", "parameter.pt", "state_dict.legacy.pt", "attributes.legacy.pt"})
+    at_every_allocation(name, [&] { Checkpoint::open(kTree / "fuzz/corpus/torch" / name); });
+}
+
+TEST_F(Opened, Modules) {
+  for (const char* name : {"motion_adapter", "unet_motion", "modelscope.pth"})
+    at_every_allocation(
+        name, [&] { EXPECT_FALSE(module_sets(Checkpoint::open(kTree / "tests/checkpoints" / name)).empty()); }, 37);
+  at_every_allocation(
+      "unet_svd",
+      [&] { EXPECT_FALSE(spatial_modules(Checkpoint::open(kTree / "tests/checkpoints/unet_svd")).empty()); }, 37);
+}
+
+TEST_F(Opened, Plans) {
+  Plan plan;
+  plan.scenes = {0, 7};
+  plan.judgements[0] = {};
+  plan.segments = {{0, 7, 0, 0, 1, 2}};
+  const fs::path path = write("plan.json", to_json(plan));
+  // Deeper than the stack.
+  const std::string brackets(1'000'000, '[');
+  EXPECT_THROW(plan_from_json("{\"kineograph_plan\": " + brackets, "deep"), FormatError);
+  at_every_allocation("a plan", [&] { EXPECT_EQ(to_json(read_plan(path)), to_json(plan)); });
 }
 
 TEST_F(Faults, Save) {
@@ -195,7 +279,7 @@ TEST_F(Faults, Convert) {
   const Checkpoint checkpoint = Checkpoint::open(source);
   expect_old_or_new(
       "convert", [&] { older.model.save_pretrained(folder_); },
-      [&] { convert(checkpoint, folder_, {.to = Layout::module, .dtype = DType::f16}); });
+      [&] { convert(checkpoint, folder_, {.to = Layout::module, .dtype = DType::f16}); }, 5);
   fs::remove_all(source);
 }
 
@@ -207,8 +291,7 @@ TEST_F(Faults, Streams) {
         OutputFile file(folder_ / "out");
         file.stream() << text;
         file.commit();
-      },
-      Fault::allocation);
+      });
 }
 
 TransformerTemporalConfig restoring_config() {

@@ -4,19 +4,19 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <charconv>
 #include <fstream>
 #include <iterator>
-#include <nlohmann/json.hpp>
 #include <sstream>
 #include <utility>
 
+#include "base/json.h"
+#include "base/text.h"
 #include "kineograph/config.h"
 #include "kineograph/error.h"
 
 namespace kineograph::video {
 namespace {
-
-using nlohmann::json;
 
 constexpr int kVersion = 1;
 constexpr std::pair<Chroma, const char*> kChromas[] = {
@@ -28,69 +28,132 @@ std::string hexadecimal(std::uint64_t value, int digits = 16) {
   return {text, static_cast<std::size_t>(digits)};
 }
 
-std::uint64_t from_hexadecimal(const json& text) { return std::stoull(text.get<std::string>(), nullptr, 16); }
+/// Reads an object of a plan, and says where in which plan it is.
+class Reader {
+ public:
+  Reader(const Json& object, std::string where) : object_(object), where_(std::move(where)) {}
 
-json header_json(const Y4mHeader& header) {
-  json out{{"width", header.width},
-           {"height", header.height},
-           {"bits", header.bits},
-           {"full_range", header.full_range},
-           {"parameters", header.parameters}};
+  template <class T>
+  T at(const char* name) const {
+    return member<T, FormatError>(object_, name, where_);
+  }
+  template <class T>
+  void read(const char* name, T& value) const {
+    value = at<T>(name);
+  }
+  Reader within(const char* name) const {
+    const Json* const found = object_.find(name);
+    if (!found || !found->object()) refuse(name, "an object", found);
+    return {*found, where_ + ": " + name};
+  }
+  std::vector<Reader> all(const char* name) const {
+    const Json* const found = object_.find(name);
+    if (!found || !found->array()) refuse(name, "a list of objects", found);
+    std::vector<Reader> readers;
+    for (const Json& one : *found->array()) readers.emplace_back(one, where_ + ": " + name);
+    return readers;
+  }
+  std::uint64_t hexadecimal(const char* name) const {
+    const auto text = at<std::string>(name);
+    std::uint64_t value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, 16);
+    if (error != std::errc() || end != text.data() + text.size())
+      refuse(name, "a hash in hexadecimal digits", object_.find(name));
+    return value;
+  }
+  /// Which of `names` the text is.
+  template <class Named>
+  auto one_of(const char* name, const Named& names) const {
+    const auto text = at<std::string>(name);
+    for (const auto& [value, known] : names)
+      if (text == known) return value;
+    refuse(name, "one that is known", object_.find(name));
+  }
+  bool is_null(const char* name) const {
+    const Json* const found = object_.find(name);
+    return found && found->is_null();
+  }
+  [[noreturn]] void refuse(const char* name, const char* expected, const Json* found) const {
+    throw FormatError(where_ + ": " + name, expected, found ? shortened(found->dump()) : "none",
+                      "restore --plan writes plans.");
+  }
+
+ private:
+  const Json& object_;
+  std::string where_;
+};
+
+Json::Array list(const auto& values) { return {values.begin(), values.end()}; }
+
+Json header_json(const Y4mHeader& header) {
+  Json json;
+  json["bits"] = header.bits;
   for (const auto& [chroma, name] : kChromas)
-    if (chroma == header.chroma) out["chroma"] = name;
-  return out;
+    if (chroma == header.chroma) json["chroma"] = name;
+  json["full_range"] = header.full_range;
+  json["height"] = header.height;
+  json["parameters"] = list(header.parameters);
+  json["width"] = header.width;
+  return json;
 }
 
-Y4mHeader header_from(const json& in) {
+Y4mHeader header_from(const Reader& in) {
   Y4mHeader header;
-  header.width = in.at("width");
-  header.height = in.at("height");
-  header.bits = in.at("bits");
-  header.full_range = in.at("full_range");
-  header.parameters = in.at("parameters").get<std::vector<std::string>>();
-  for (const auto& [chroma, name] : kChromas)
-    if (in.at("chroma") == name) header.chroma = chroma;
+  in.read("width", header.width);
+  in.read("height", header.height);
+  in.read("bits", header.bits);
+  in.read("full_range", header.full_range);
+  in.read("parameters", header.parameters);
+  header.chroma = in.one_of("chroma", kChromas);
   return header;
 }
 
-json judgement_json(std::int64_t start, const Judgement& judgement) {
-  return {{"start", start},
-          {"damage", judgement.damage ? json(name_of(*judgement.damage)) : json()},
-          {"sigma", judgement.sigma},
-          {"coarseness", judgement.coarseness},
-          {"level", {judgement.level.mean, judgement.level.deviation}},
-          {"slope", judgement.slope}};
+Json judgement_json(std::int64_t start, const Judgement& judgement) {
+  Json json;
+  json["coarseness"] = judgement.coarseness;
+  json["damage"] = judgement.damage ? Json(name_of(*judgement.damage)) : Json();
+  json["level"] = Json::Array{judgement.level.mean, judgement.level.deviation};
+  json["sigma"] = judgement.sigma;
+  json["slope"] = judgement.slope;
+  json["start"] = start;
+  return json;
 }
 
-Judgement judgement_from(const json& in) {
+Judgement judgement_from(const Reader& in) {
   Judgement judgement;
-  if (!in.at("damage").is_null()) {
-    judgement.damage = damage_of(in.at("damage").get<std::string>());
-    if (!judgement.damage) throw json::other_error::create(501, "no such damage", &in);
+  if (!in.is_null("damage")) {
+    judgement.damage = damage_of(in.at<std::string>("damage"));
+    if (!judgement.damage) in.refuse("damage", "a damage that is known", nullptr);
   }
-  judgement.sigma = in.at("sigma");
-  judgement.coarseness = in.at("coarseness");
-  judgement.level = {in.at("level").at(0), in.at("level").at(1)};
-  judgement.slope = in.at("slope");
+  in.read("sigma", judgement.sigma);
+  in.read("coarseness", judgement.coarseness);
+  const auto level = in.at<std::vector<double>>("level");
+  if (level.size() != 2) in.refuse("level", "a mean and a deviation", nullptr);
+  judgement.level = {level[0], level[1]};
+  in.read("slope", judgement.slope);
   return judgement;
 }
 
-json segment_json(const Segment& segment) {
-  return {{"first", segment.first},
-          {"count", segment.count},
-          {"start", segment.start},
-          {"scene", segment.scene},
-          {"hash", hexadecimal(segment.hash)},
-          {"frames", hexadecimal(segment.frames)}};
+Json segment_json(const Segment& segment) {
+  Json json;
+  json["count"] = segment.count;
+  json["first"] = segment.first;
+  json["frames"] = hexadecimal(segment.frames);
+  json["hash"] = hexadecimal(segment.hash);
+  json["scene"] = segment.scene;
+  json["start"] = segment.start;
+  return json;
 }
 
-Segment segment_from(const json& in) {
-  return {in.at("first"),
-          in.at("count"),
-          in.at("start"),
-          in.at("scene"),
-          from_hexadecimal(in.at("hash")),
-          from_hexadecimal(in.at("frames"))};
+Segment segment_from(const Reader& in) {
+  Segment segment;
+  in.read("first", segment.first);
+  in.read("count", segment.count);
+  in.read("start", segment.start);
+  in.read("scene", segment.scene);
+  segment.hash = in.hexadecimal("hash");
+  segment.frames = in.hexadecimal("frames");
+  return segment;
 }
 
 SurveyOptions survey_options(const RestoreOptions& options) {
@@ -120,44 +183,44 @@ std::uint64_t hash_of(const TransformerTemporalModel& model) {
 }
 
 std::string to_json(const Plan& plan) {
-  json out{{"kineograph_plan", kVersion},
-           {"window", plan.window},
-           {"shifts", plan.shifts},
-           {"engine", plan.engine},
-           {"isa", plan.isa},
-           {"dtype", plan.dtype},
-           {"model", hexadecimal(plan.model)},
-           {"video", header_json(plan.header)},
-           {"frames", plan.frames},
-           {"scenes", plan.scenes}};
-  for (const auto& [start, judgement] : plan.judgements) out["windows"].push_back(judgement_json(start, judgement));
-  for (const Segment& segment : plan.segments) out["segments"].push_back(segment_json(segment));
-  return out.dump(1) + "\n";
+  Json::Array windows, segments;
+  for (const auto& [start, judgement] : plan.judgements) windows.push_back(judgement_json(start, judgement));
+  for (const Segment& segment : plan.segments) segments.push_back(segment_json(segment));
+  Json json;
+  json["dtype"] = plan.dtype;
+  json["engine"] = plan.engine;
+  json["frames"] = plan.frames;
+  json["isa"] = plan.isa;
+  json["kineograph_plan"] = kVersion;
+  json["model"] = hexadecimal(plan.model);
+  json["scenes"] = list(plan.scenes);
+  json["segments"] = std::move(segments);
+  json["shifts"] = plan.shifts;
+  json["video"] = header_json(plan.header);
+  json["window"] = plan.window;
+  json["windows"] = std::move(windows);
+  return json.dump(1) + "\n";
 }
 
 Plan plan_from_json(const std::string& text, const std::string& where) {
-  try {
-    const json in = json::parse(text);
-    if (in.at("kineograph_plan") != kVersion)
-      throw FormatError(where, "a plan of version " + std::to_string(kVersion), in.at("kineograph_plan").dump());
-    Plan plan;
-    plan.window = in.at("window");
-    plan.shifts = in.at("shifts");
-    plan.engine = in.at("engine");
-    plan.isa = in.at("isa");
-    plan.dtype = in.at("dtype");
-    plan.model = from_hexadecimal(in.at("model"));
-    plan.header = header_from(in.at("video"));
-    plan.frames = in.at("frames");
-    plan.scenes = in.at("scenes").get<std::vector<std::int64_t>>();
-    for (const json& window : in.at("windows")) plan.judgements[window.at("start")] = judgement_from(window);
-    for (const json& segment : in.at("segments")) plan.segments.push_back(segment_from(segment));
-    return plan;
-  } catch (const json::exception& error) {
-    throw FormatError(where, "a plan as restore --plan writes it", error.what());
-  } catch (const std::logic_error& error) {  // of stoull
-    throw FormatError(where, "a plan as restore --plan writes it", "a hash that is none");
-  }
+  const Json json = parse_json<FormatError>(text, where);
+  const Reader in(json, where);
+  if (const int version = in.at<int>("kineograph_plan"); version != kVersion)
+    throw FormatError(where, "a plan of version " + std::to_string(kVersion), std::to_string(version));
+  Plan plan;
+  in.read("window", plan.window);
+  in.read("shifts", plan.shifts);
+  in.read("engine", plan.engine);
+  in.read("isa", plan.isa);
+  in.read("dtype", plan.dtype);
+  plan.model = in.hexadecimal("model");
+  plan.header = header_from(in.within("video"));
+  in.read("frames", plan.frames);
+  in.read("scenes", plan.scenes);
+  for (const Reader& window : in.all("windows"))
+    plan.judgements[window.at<std::int64_t>("start")] = judgement_from(window);
+  for (const Reader& segment : in.all("segments")) plan.segments.push_back(segment_from(segment));
+  return plan;
 }
 
 Plan read_plan(const std::filesystem::path& path) {
