@@ -110,7 +110,7 @@ def together(arguments):
     dist.init_process_group("gloo")
     found, repeats = {}, arguments.repeats
     mesh = dist.device_mesh.init_device_mesh("cpu", (2,), mesh_dim_names=("frames",))
-    group = parallel._groups(mesh, 300.0)["frames"]
+    group = parallel._groups(mesh, {"frames": "frames"}, 300.0)["frames"]
     short, long = torch.zeros(1024, dtype=torch.uint8), torch.zeros(1 << 23, dtype=torch.uint8)
     found["latency"] = median(lambda: [group.all_gather(short) for _ in range(100)], repeats) / 100
     found["bandwidth"] = long.numel() / median(lambda: group.all_to_all([long, long], [long.numel()] * 2), repeats)

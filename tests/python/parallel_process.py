@@ -3,6 +3,7 @@
 import os
 import sys
 
+import diffusers
 import kineograph
 import torch
 import torch.distributed as dist
@@ -81,7 +82,7 @@ def check_bits(mesh):
     """A temporal module by itself: not a bit differs, however many processes share its rows."""
     from kineograph.diffusers import parallel
 
-    group = parallel._groups(mesh, 60.0)["frames"]
+    group = parallel._groups(mesh, {"frames": "frames"}, 60.0)["frames"]
     module = kineograph.diffusers.TransformerTemporalModel(4, 8, in_channels=32).eval()
     for dtype in (torch.float32, torch.bfloat16):
         module.to(dtype)
@@ -94,6 +95,30 @@ def check_bits(mesh):
                 got = exchange.run(module, own, None, None, None, FRAMES // group.size, None)
             part = want.unflatten(0, (VIDEOS, FRAMES)).chunk(group.size, 1)[group.rank].flatten(0, 1)
             assert torch.equal(got, part), (dtype, height)
+
+
+def check_context_parallel(unet):
+    """diffusers' own description of the processes, with a mesh and without."""
+    config_class = getattr(diffusers, "ContextParallelConfig", None)
+    if config_class is None:  # a diffusers that has none
+        return
+    size, call = dist.get_world_size(), call_of()
+    with torch.no_grad():
+        alone = unet(*call).sample
+    theirs = init_device_mesh("cpu", (1, size), mesh_dim_names=("ring", "ulysses"))
+    for config in (config_class(ulysses_degree=size), config_class(ulysses_degree=size, mesh=theirs)):
+        done = kineograph.parallelize(unet, config)
+        assert (done.cfg, done.frames) == (1, size), done
+        with torch.no_grad():
+            assert_close(unet(*call).sample, alone, "by ContextParallelConfig")
+        assert done.bytes_sent["frames"] > 0
+        kineograph.revert(unet)
+    for wrong in (config_class(ring_degree=size), config_class(ulysses_degree=size + 1, mesh=theirs)):
+        try:
+            kineograph.parallelize(unet, wrong)
+            raise AssertionError("expected ValueError")
+        except ValueError as error:
+            assert "ring" in str(error), error
 
 
 def check_data_parallel():
@@ -156,6 +181,7 @@ def main():
         if groups[1] > 1:
             check_bits(mesh)
             check_data_parallel()
+            check_context_parallel(unet)
         check_refusals(unet, mesh, groups)
     check_death(unet, mesh)
     print("all held", flush=True)

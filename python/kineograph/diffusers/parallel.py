@@ -268,15 +268,13 @@ def _together(groups: "dict[str, Group]", output: Any) -> Any:
     return (sample,) if isinstance(output, tuple) else type(output)(sample=sample)
 
 
-def _groups(mesh: Any, timeout: float) -> "dict[str, Group]":
-    """A group of our own along each dimension, for its timeout."""
-    names = mesh.mesh_dim_names or ()
-    if not names or not set(names) <= {"cfg", "frames"}:
-        raise ValueError(f'mesh: expected the dimensions "cfg", "frames" or both, found {list(names)}')
+def _groups(mesh: Any, names: "dict[str, str]", timeout: float) -> "dict[str, Group]":
+    """A group of our own along each dimension, for its timeout; `names` are those of the mesh -> ours."""
     if mesh.device_type != "cpu":
         raise ValueError(f"mesh: expected processes on the CPU, found {mesh.device_type}")
     found = {}
-    for axis, name in enumerate(names):
+    for theirs, name in names.items():
+        axis = mesh.mesh_dim_names.index(theirs)
         for ranks in mesh.mesh.movedim(axis, -1).reshape(-1, mesh.mesh.shape[axis]).tolist():
             group = dist.new_group(ranks, timeout=datetime.timedelta(seconds=timeout), backend="gloo")
             if dist.get_rank() in ranks and len(ranks) > 1:
@@ -284,13 +282,23 @@ def _groups(mesh: Any, timeout: float) -> "dict[str, Group]":
     return found
 
 
-def _mesh_of(given: Any) -> Any:
-    """A DeviceMesh as it is; of diffusers' ContextParallelConfig one whose frames are its Ulysses'."""
+def _mesh_of(given: Any) -> "tuple[Any, dict[str, str]]":
+    """A DeviceMesh, and the names of its dimensions -> ours. In diffusers' ContextParallelConfig, and the mesh that it may
+    have, frames are Ulysses' dimension; others than ring are left alone, as diffusers does."""
     if not hasattr(given, "ulysses_degree"):
-        return given
+        names = given.mesh_dim_names or ()
+        if not names or not set(names) <= {"cfg", "frames"}:
+            raise ValueError(f'mesh: expected the dimensions "cfg", "frames" or both, found {list(names)}')
+        return given, {name: name for name in names}
     if (given.ring_degree or 1) != 1:
         raise ValueError(f"mesh: expected a ring_degree of 1, found {given.ring_degree}: frames are exchanged at once")
-    return dist.device_mesh.init_device_mesh("cpu", (given.ulysses_degree or 1,), mesh_dim_names=("frames",))
+    degree, mesh = given.ulysses_degree or 1, given.mesh
+    if mesh is None:
+        mesh = dist.device_mesh.init_device_mesh("cpu", (degree,), mesh_dim_names=("ulysses",))
+    sizes = dict(zip(mesh.mesh_dim_names or (), mesh.mesh.shape))
+    if sizes.get("ulysses") != degree or sizes.get("ring", 1) != 1:
+        raise ValueError(f"mesh: expected a dimension ulysses of {degree} processes and ring of 1, found {sizes}")
+    return mesh, {"ulysses": "frames"}
 
 
 def parallelize(unet: Any, mesh: Any, timeout: float) -> Parallelization:
@@ -299,7 +307,7 @@ def parallelize(unet: Any, mesh: Any, timeout: float) -> Parallelization:
         raise TypeError(f"unet: expected a UNetMotionModel, found {type(unet).__name__}")
     if acceleration.PARALLEL in unet.__dict__:
         raise ValueError("unet: expected one that is not parallel yet, found one that is; kineograph.revert undoes it")
-    groups = _groups(_mesh_of(mesh), timeout)
+    groups = _groups(*_mesh_of(mesh), timeout)
     sizes = {name: group.size for name, group in groups.items()}
     done = Parallelization(cfg=sizes.get("cfg", 1), frames=sizes.get("frames", 1), groups=groups)
     if "frames" in groups:
