@@ -121,8 +121,9 @@ def check_context_parallel(unet):
             assert "ring" in str(error), error
 
 
-def check_data_parallel():
-    """DistributedDataParallel over a native module: the gradients of one process with all videos."""
+def check_trained_by_torch():
+    """Native modules in torch's wrappers, a video a process: the gradients of one process with all videos."""
+    from torch.distributed import fsdp
     from torch.nn.parallel import DistributedDataParallel
 
     rank, size = dist.get_rank(), dist.get_world_size()
@@ -131,15 +132,22 @@ def check_data_parallel():
     x = torch.randn(size * FRAMES, 32, 4, 5, generator=torch.Generator().manual_seed(3))
     module(x, num_frames=FRAMES).sample.square().mean().backward()
     wanted = {name: p.grad.clone() for name, p in module.named_parameters()}
-    module.zero_grad()
-    own = x[rank * FRAMES : (rank + 1) * FRAMES]
+
+    def check(wrapped, found_of):
+        module.zero_grad()
+        wrapped(x[rank * FRAMES : (rank + 1) * FRAMES], num_frames=FRAMES).sample.square().mean().backward()
+        for name, p in module.named_parameters():
+            off = (found_of(p.grad) - wanted[name]).abs().max().item()
+            assert off <= 1e-4 * wanted[name].abs().max().item() + 1e-7, f"gradient of {name}: off by {off}"
+
     before = kineograph.stats().backward
-    together = DistributedDataParallel(module)  # its hooks end with it
-    together(own, num_frames=FRAMES).sample.square().mean().backward()
+    check(DistributedDataParallel(module), lambda gradient: gradient)  # its hooks end with it
     assert kineograph.stats().backward == before + 1
-    for name, p in module.named_parameters():
-        off = (p.grad - wanted[name]).abs().max().item()
-        assert off <= 1e-4 * wanted[name].abs().max().item() + 1e-7, f"gradient of {name}: off by {off}"
+    if hasattr(fsdp, "fully_shard"):  # from torch 2.6 on
+        before = sum(kineograph.stats().fallbacks.values())
+        sharded = fsdp.fully_shard(module, mesh=init_device_mesh("cpu", (size,)))
+        check(sharded, lambda gradient: gradient.full_tensor())
+        assert sum(kineograph.stats().fallbacks.values()) > before, "diffusers' own forward, and said so"
 
 
 def check_refusals(unet, mesh, groups):
@@ -180,7 +188,7 @@ def main():
         check_numbers(unet, mesh, groups)
         if groups[1] > 1:
             check_bits(mesh)
-            check_data_parallel()
+            check_trained_by_torch()
             check_context_parallel(unet)
         check_refusals(unet, mesh, groups)
     check_death(unet, mesh)
