@@ -59,7 +59,7 @@ gone() {
   local folder
   if [ -n "${root:-}" ] && [ -d "$root" ]; then
     for folder in proc dev/pts var/cache/apt/archives ccache; do
-      if mountpoint -q "$root/$folder"; then umount "$root/$folder"; fi
+      if mountpoint -q "$root/$folder"; then umount --lazy "$root/$folder"; fi  # what still runs holds it
     done
     rm -rf --one-file-system "$root"
   fi

@@ -100,21 +100,28 @@ deb() {
   gone
 }
 
-# KINEOGRAPH_FETCH with Debian's source packages in place of the network; a shared library, installed and used.
+# KINEOGRAPH_FETCH with Debian's source packages in place of the network; a shared library, installed, moved and used; and a
+# project that fetches kineograph, which fetches Highway and oneTBB, and exports targets of its own.
 fetch() {
   fresh trixie
   install_in_root g++ cmake ninja-build zlib1g-dev pkg-config dpkg-dev
   inside "sed 's/^deb /deb-src /' /etc/apt/sources.list >/etc/apt/sources.list.d/source.list; apt-get update -qq
     mkdir /libraries; cd /libraries
-    for name in highway onetbb nlohmann-json3 xxhash googletest; do
-      apt-get source -qq --download-only \$name >/dev/null
+    for name in highway onetbb nlohmann-json3; do
+      apt-get source -qq --download-only --tar-only \$name >/dev/null
       mkdir \$name; tar -x --strip-components=1 -C \$name -f \${name}_*.orig.tar.*
     done
     # One instruction set is enough to see that the parts fit.
-    cmake -S /source -B /build -G Ninja -DKINEOGRAPH_FETCH=ON -DBUILD_SHARED_LIBS=ON -DKINEOGRAPH_CLI=OFF -DKINEOGRAPH_TESTS=OFF \
-      -DCMAKE_CXX_FLAGS=-DHWY_COMPILE_ONLY_STATIC -DFETCHCONTENT_FULLY_DISCONNECTED=ON \
-      -DFETCHCONTENT_SOURCE_DIR_HIGHWAY=/libraries/highway -DFETCHCONTENT_SOURCE_DIR_ONETBB=/libraries/onetbb \
-      -DFETCHCONTENT_SOURCE_DIR_NLOHMANN_JSON=/libraries/nlohmann-json3
+    offline='-G Ninja -DKINEOGRAPH_FETCH=ON -DFETCHCONTENT_FULLY_DISCONNECTED=ON -DCMAKE_CXX_FLAGS=-DHWY_COMPILE_ONLY_STATIC
+      -DFETCHCONTENT_SOURCE_DIR_HIGHWAY=/libraries/highway -DFETCHCONTENT_SOURCE_DIR_ONETBB=/libraries/onetbb
+      -DFETCHCONTENT_SOURCE_DIR_NLOHMANN_JSON=/libraries/nlohmann-json3'
+    mkdir /parent; cp /source/examples/embed/main.cc /parent
+    printf '%s\n' 'cmake_minimum_required(VERSION 3.22)' 'project(parent LANGUAGES CXX)' 'include(FetchContent)' \
+      'FetchContent_Declare(kineograph SOURCE_DIR /source)' 'FetchContent_MakeAvailable(kineograph)' \
+      'add_executable(parent main.cc)' 'target_link_libraries(parent PRIVATE kineograph::kineograph)' \
+      'install(TARGETS parent EXPORT parentTargets)' 'install(EXPORT parentTargets DESTINATION lib)' >/parent/CMakeLists.txt
+    cmake -S /parent -B /parent/build \$offline
+    cmake -S /source -B /build \$offline -DBUILD_SHARED_LIBS=ON -DKINEOGRAPH_CLI=OFF -DKINEOGRAPH_TESTS=OFF
     cmake --build /build --parallel $(nproc)
     cmake --install /build --prefix /installed >/dev/null
     mv /installed /moved; rm -rf /build
