@@ -59,7 +59,7 @@ fuzz: deps
 fuzz-engine: deps
 	scripts/configure.sh fuzz-engine
 	cmake --build build/fuzz-engine --parallel $(JOBS) --target fuzzers
-	scripts/fuzz.sh $(SECONDS) engine
+	BUILD=build/fuzz-engine scripts/fuzz.sh $(SECONDS)
 
 sanitize: deps
 	JOBS=$(JOBS) scripts/sanitize.sh

@@ -1,20 +1,24 @@
 #!/usr/bin/env bash
-# Runs every fuzz target that the `fuzz` preset built, from the committed corpus; the target engine is the `fuzz-engine`
-# preset's and runs by name. usage: fuzz.sh SECONDS [TARGET...]
+# Runs fuzz targets, all that are built or those named, from the committed corpus. BUILD is the folder of the build
+# (default build/fuzz; build/fuzz-engine is the `fuzz-engine` preset's). usage: fuzz.sh SECONDS [TARGET...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
+build=${BUILD:-build/fuzz}
 seconds=$1
 shift
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(archive config index keys lora npy resume safetensors torch y4m)
+if [ ${#targets[@]} -eq 0 ]; then
+  for target in "$build"/bin/*_fuzz; do
+    target=$(basename "$target")
+    targets+=("${target%_fuzz}")
+  done
+fi
 one() {
   # New inputs are kept under build/, not in the tree.
-  local build=build/fuzz
-  if [ "$1" = engine ]; then build=build/fuzz-engine; fi
-  mkdir -p "build/fuzz/corpus/$1"
+  mkdir -p "$build/corpus/$1"
   "$build/bin/${1}_fuzz" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
-    -artifact_prefix="build/fuzz/$1-" "build/fuzz/corpus/$1" "fuzz/corpus/$1" 2>&1 |
-    grep -E "ERROR|SUMMARY|Test unit|number_of_executed_units|DONE" | sed "s/^/$1: /"
+    -artifact_prefix="$build/$1-" "$build/corpus/$1" "fuzz/corpus/$1" 2>&1 |
+    grep -E "ERROR|SUMMARY|Test unit|number_of_executed_units|DONE|other bits|differs" | sed "s/^/$1: /"
 }
 # As many at a time as there are cores; the first failure is told when all have ended.
 pids=() failed=0
