@@ -6,6 +6,9 @@ namespace kineograph::testing {
 
 using namespace engine;
 
+/// Frames at most, where clips are long: a head's keys are more than a cache holds with any instruction set.
+constexpr std::int64_t kLongestClip = 500;
+
 /// The next multiple of 8.
 static std::int64_t eights(std::int64_t width) { return (width + 7) / 8 * 8; }
 
@@ -52,6 +55,10 @@ void RandomCase::draw_config() {
   config.num_attention_heads = pick(1, 5);
   config.attention_head_dim = pick(1, 3) == 1 ? pick(1, 20) : 4 * pick(1, 6);
   if (options_ == Options::cuda) config.attention_head_dim = eights(config.attention_head_dim);
+  if (options_ == Options::long_clips) {
+    config.num_attention_heads = pick(1, 2);
+    config.attention_head_dim = pick(9, 48);
+  }
   const std::int64_t depth = pick(1, 8);
   config.num_layers = depth == 1 ? 0 : depth <= 3 ? 2 : 1;
   config.attention_bias = chance(0.3);
@@ -63,14 +70,14 @@ void RandomCase::draw_config() {
     config.cross_attention_dim = eights(*config.cross_attention_dim);
   if (chance(0.5)) {
     config.positional_embeddings = PositionalEmbeddings::sinusoidal;
-    config.num_positional_embeddings = pick(35, 40);
+    config.num_positional_embeddings = options_ == Options::long_clips ? kLongestClip : pick(35, 40);
   }
-  if (options_ == Options::all && chance(0.3)) {
+  if (options_ != Options::cuda && chance(0.3)) {
     config.norm_type = chance(0.5) ? NormType::ada_norm : NormType::ada_norm_zero;
     config.num_embeds_ada_norm = pick(1, 9);
   }
   if (chance(0.3)) config.group_norm_scope = GroupNormScope::frame;
-  if (options_ == Options::all && chance(0.15)) {
+  if (options_ != Options::cuda && chance(0.15)) {
     config.num_vector_embeds = pick(2, 30);
     config.sample_size = pick(1, 6);
   } else {
@@ -121,6 +128,10 @@ void RandomCase::draw_weights() {
 void RandomCase::draw_inputs() {
   inputs.num_videos = pick(1, 3);
   inputs.num_frames = pick(1, 4) == 1 ? pick(1, 33) : pick(1, 9);
+  if (options_ == Options::long_clips) {
+    inputs.num_videos = pick(1, 2);
+    inputs.num_frames = pick(60, kLongestClip);
+  }
   const std::int64_t rows = inputs.num_videos * inputs.num_frames;
   if (config.is_discrete()) {
     inputs.height = inputs.width = *config.sample_size;
@@ -131,7 +142,7 @@ void RandomCase::draw_inputs() {
     inputs.hidden_states = tensors_.back();
   } else {
     inputs.channels = *config.in_channels;
-    inputs.height = pick(1, 9);
+    inputs.height = options_ == Options::long_clips ? 1 : pick(1, 9);
     inputs.width = pick(1, 3) == 1 ? pick(1, 30) : pick(1, 9);
     channels_last_ = chance(0.2);
     const DType keep = weight_dtype_;

@@ -9,9 +9,11 @@
 #include <bit>
 #include <cmath>
 #include <string>
+#include <utility>
 
 #include "engine/cpu/kernels/attention-inl.h"
 #include "engine/cpu/kernels/gemm-inl.h"
+#include "engine/cpu/kernels/long_attention-inl.h"
 #include "engine/cpu/tile/tile-inl.h"
 
 KINEOGRAPH_BEFORE_NAMESPACE
@@ -33,21 +35,58 @@ class AttentionWalk : public TileBase {
   Rows WholeStream() const { return {own_.x.data(), XPanel()}; }
   float* X(std::size_t panel) const { return stream_(panel); }
   Rows Stream() const { return stream_; }
-  Operands Normed() const { return {own_.normed.data(), OperandPanel(model_.inner)}; }
+  /// LayerNorm's output: the tile's or, if it is tall, that of a thread's panels from `first` on.
+  Operands Normed(std::size_t first, Workspace& mine) const {
+    const std::size_t words = OperandPanel(model_.inner);
+    return is_tall(shape_) ? Operands{mine.normed.data(), words, first} : Operands{own_.normed.data(), words};
+  }
   Operands Context() const { return {own_.context.data(), OperandPanel(call_.context_dim)}; }
   /// The channels of one head and run in to_out's operands.
   HeadOutput<kArithmetic> HeadTo(std::size_t head, std::size_t run) const {
     return {own_.attended.data(), OperandPanel(model_.inner), head * model_.head_dim, shape_.runs, run};
   }
 
-  void Normalise(std::size_t layer, std::size_t which, PanelRange panels) const {
-    NormalisePanels<kArithmetic>(layer, which, Stream(), Normed(), panels);
+  /// work(a few panels, worker) over the tile's panels: as many as there are unless it is tall.
+  template <class Work>
+  void Steps(Work&& work) {
+    if (!is_tall(shape_)) return Panels(std::forward<Work>(work));
+    team_.for_steps(shape_.panels(), kStepPanels, [&](std::size_t begin, std::size_t end, const Worker& worker) {
+      for (; begin < end; begin += kStepPanels) work(PanelRange{begin, std::min(end, begin + kStepPanels)}, worker);
+    });
+  }
+
+  void Normalise(std::size_t layer, std::size_t which, PanelRange panels, Workspace& mine) const {
+    NormalisePanels<kArithmetic>(layer, which, Stream(), Normed(panels.begin, mine), panels);
+  }
+
+  /// The normalised stream that all heads of an attention share. Of a tall tile every head makes it anew, a few panels
+  /// at a time: little work beside reading it from memory.
+  void NormaliseForHeads(std::size_t layer, std::size_t which) {
+    if (!is_tall(shape_)) Panels([&](PanelRange panels, Workspace& mine) { Normalise(layer, which, panels, mine); });
+  }
+
+  /// project(a range of panels, operands of its first): the normalised stream, for one head.
+  template <class Project>
+  void EachNormed(std::size_t layer, std::size_t which, Workspace& mine, Project&& project) const {
+    const std::size_t panels = shape_.panels(), step = is_tall(shape_) ? kStepPanels : panels;
+    for (std::size_t begin = 0; begin < panels; begin += step) {
+      const PanelRange range{begin, std::min(panels, begin + step)};
+      if (is_tall(shape_)) Normalise(layer, which, range, mine);
+      project(range, Normed(begin, mine)(begin));
+    }
+  }
+
+  /// y = linear(x) for a range of panels, whose first is at x.
+  template <class Epilogue>
+  void Product(const PackedLinear& linear, const std::uint32_t* x, std::size_t channels, PanelRange range,
+               Epilogue&& y) const {
+    Gemm<kArithmetic>(linear, x, OperandPanel(channels), {0, range.end - range.begin}, std::forward<Epilogue>(y));
   }
 
   void AttentionPhase(std::size_t layer, std::size_t which) {
     const PackedAttention& attention = model_.blocks[layer].attn[which];
     const bool conditioned = Conditioned(which);
-    Panels([&](PanelRange panels, Workspace&) { Normalise(layer, which, panels); });
+    NormaliseForHeads(layer, which);
     if (conditioned && !call_.context.per_video && layer == 0 && window_ == 0)
       this->template GatherContext<kArithmetic>(Context());
     if (AttentionProcessor* processor = call_.processors.empty() ? nullptr : call_.processors[2 * layer + which]) {
@@ -61,22 +100,25 @@ class AttentionWalk : public TileBase {
           if (conditioned && call_.context.per_video)
             SharedContextHead(layer, head, mine);
           else
-            OwnHead(attention, conditioned, head, mine);
+            OwnHead(layer, which, head, mine);
         }
       });
     }
     const float* gate = which == 0 ? Modulate(layer).gate_attn1 : nullptr;
-    Panels([&](PanelRange panels, Workspace&) {
-      AddToResidual(attention.out, own_.attended.data(), OperandPanel(model_.inner), panels, gate);
-    });
+    Steps([&](PanelRange panels, Workspace&) { AddAttended(attention.out, panels, gate); });
   }
 
-  void AddToResidual(const PackedLinear& linear, const std::uint32_t* x, std::size_t x_panel_words, PanelRange panels,
+  void AddAttended(const PackedLinear& out, PanelRange panels, const float* gate) {
+    AddToResidual(out, own_.attended.data() + panels.begin * OperandPanel(model_.inner), model_.inner, panels, gate);
+  }
+
+  /// The stream's panels += linear(x), the first of them at x.
+  void AddToResidual(const PackedLinear& linear, const std::uint32_t* x, std::size_t channels, PanelRange panels,
                      const float* gate) {
     if (gate == nullptr)
-      Gemm<kArithmetic>(linear, x, x_panel_words, panels, ToRows<Sum::add>{stream_.data, stream_.panel});
+      Product(linear, x, channels, panels, ToRows<Sum::add>{stream_(panels.begin), stream_.panel});
     else
-      Gemm<kArithmetic>(linear, x, x_panel_words, panels, ToGatedRows{stream_.data, stream_.panel, gate});
+      Product(linear, x, channels, panels, ToGatedRows{stream_(panels.begin), stream_.panel, gate});
   }
 
   /// Rows of one head's q, k and v, as they lie in a workspace.
@@ -86,54 +128,78 @@ class AttentionWalk : public TileBase {
   };
 
   /// Projects one head: q of the frames; k and v of the frames too, or of a per-pixel conditioning.
-  HeadBuffers ProjectHead(const PackedAttention& attention, bool conditioned, std::size_t head, Workspace& mine) {
+  HeadBuffers ProjectHead(std::size_t layer, std::size_t which, std::size_t head, Workspace& mine) {
+    const PackedAttention& attention = model_.blocks[layer].attn[which];
     const PackedLinear &query = attention.query[head], &kv = attention.kv[head];
     const std::size_t q_panel = query.rows * kPanel, kv_panel = kv.rows * kPanel;
-    const std::size_t keys = conditioned ? call_.context_tokens : shape_.frames;
-    float* q = mine.qkv.data();
-    float* k = q + shape_.panels() * q_panel;
-    Gemm<kArithmetic>(query, own_.normed.data(), OperandPanel(model_.inner), {0, shape_.panels()},
-                      ToRows<Sum::store>{q, q_panel});
-    Gemm<kArithmetic>(kv, conditioned ? own_.context.data() : own_.normed.data(),
-                      OperandPanel(conditioned ? call_.context_dim : model_.inner), {0, (keys * shape_.runs + 1) / 2},
-                      ToRows<Sum::store>{k, kv_panel});
-    return {q, k, k + model_.head_dim * kPanel, q_panel, kv_panel, keys};
+    float* const q = mine.qkv.data();
+    float* const k = q + shape_.panels() * q_panel;
+    EachNormed(layer, which, mine, [&](PanelRange range, const std::uint32_t* x) {
+      Product(query, x, model_.inner, range, ToRows<Sum::store>{q + range.begin * q_panel, q_panel});
+      if (!Conditioned(which))
+        Product(kv, x, model_.inner, range, ToRows<Sum::store>{k + range.begin * kv_panel, kv_panel});
+    });
+    if (Conditioned(which))
+      Product(kv, own_.context.data(), call_.context_dim, {0, KeyPanels(which)}, ToRows<Sum::store>{k, kv_panel});
+    return {q, k, k + model_.head_dim * kPanel, q_panel, kv_panel, Keys(which)};
   }
 
   /// One head whose keys and values belong to the pixel: the frames themselves, or a per-pixel conditioning.
-  void OwnHead(const PackedAttention& attention, bool conditioned, std::size_t head, Workspace& mine) {
+  void OwnHead(std::size_t layer, std::size_t which, std::size_t head, Workspace& mine) {
     // Where there is a matrix unit, dot products of vectors are slower than multiply-adds.
     if constexpr (kArithmetic == Arithmetic::bf16) {
-      if (model_.head_dim % 2 == 0) return OwnHeadInPairs(attention, conditioned, head, mine);
+      if (model_.head_dim % 2 == 0) return OwnHeadInPairs(layer, which, head, mine);
     }
-    const HeadBuffers h = ProjectHead(attention, conditioned, head, mine);
-    for (std::size_t run = 0; run < shape_.runs; ++run)
-      AttendHead(HeadRows{h.query, h.query_panel, shape_.runs, run}, shape_.frames,
-                 HeadRows{h.key, h.key_panel, shape_.runs, run}, HeadRows{h.value, h.key_panel, shape_.runs, run},
-                 h.keys, model_.head_dim, Scale(), mine.scores.data(), HeadTo(head, run));
+    const HeadBuffers h = ProjectHead(layer, which, head, mine);
+    for (std::size_t run = 0; run < shape_.runs; ++run) {
+      const HeadRows query{h.query, h.query_panel, shape_.runs, run}, key{h.key, h.key_panel, shape_.runs, run},
+          value{h.value, h.key_panel, shape_.runs, run};
+      const auto attend = attends_in_blocks(kLanes, model_.head_dim, h.keys)
+                              ? AttendLongHead<Arithmetic::f32, HeadOutput<kArithmetic>>
+                              : AttendHead<HeadOutput<kArithmetic>>;
+      attend(query, shape_.frames, key, value, h.keys, model_.head_dim, Scale(), mine.scores.data(),
+             HeadTo(head, run));
+    }
   }
 
   /// Queries and keys become pairs as soon as they are computed.
-  void OwnHeadInPairs(const PackedAttention& attention, bool conditioned, std::size_t head, Workspace& mine) {
-    const std::size_t d = model_.head_dim, keys = conditioned ? call_.context_tokens : shape_.frames;
-    const std::size_t key_panels = (keys * shape_.runs + 1) / 2;
+  void OwnHeadInPairs(std::size_t layer, std::size_t which, std::size_t head, Workspace& mine) {
+    const PackedAttention& attention = model_.blocks[layer].attn[which];
+    const std::size_t d = model_.head_dim, keys = Keys(which), key_panels = KeyPanels(which);
     const std::size_t pair_panel = d / 2 * kPanel, value_panel = d * kPanel;
     const bool neighbours = shape_.runs == 1;
     float* const query = mine.qkv.data();
     float* const key = query + shape_.panels() * pair_panel;
     float* const value_pairs = key + key_panels * pair_panel;
     float* const value = value_pairs + round_up(keys, 4) / 4 * value_panel;
-    Gemm<kArithmetic>(attention.query[head], own_.normed.data(), OperandPanel(model_.inner), {0, shape_.panels()},
-                      ToPairs{query, d, nullptr, 0, false});
-    Gemm<kArithmetic>(attention.kv[head], conditioned ? own_.context.data() : own_.normed.data(),
-                      OperandPanel(conditioned ? call_.context_dim : model_.inner), {0, key_panels},
-                      ToPairs{key, d, neighbours ? value_pairs : value, d, neighbours});
+    // From an even panel on: two are the pairs of one panel of values.
+    const auto to_keys = [&](std::size_t panel) {
+      float* const values = neighbours ? value_pairs + panel / 2 * value_panel : value + panel * value_panel;
+      return ToPairs{key + panel * pair_panel, d, values, d, neighbours};
+    };
+    EachNormed(layer, which, mine, [&](PanelRange range, const std::uint32_t* x) {
+      Product(attention.query[head], x, model_.inner, range,
+              ToPairs{query + range.begin * pair_panel, d, nullptr, 0, false});
+      if (!Conditioned(which)) Product(attention.kv[head], x, model_.inner, range, to_keys(range.begin));
+    });
+    if (Conditioned(which))
+      Product(attention.kv[head], own_.context.data(), call_.context_dim, {0, key_panels}, to_keys(0));
     for (std::size_t run = 0; run < shape_.runs; ++run) {
       if (!neighbours) PairValues(HeadRows{value, value_panel, shape_.runs, run}, keys, d, value_pairs);
-      AttendHeadInPairs(HeadRows{query, pair_panel, shape_.runs, run}, shape_.frames,
-                        HeadRows{key, pair_panel, shape_.runs, run}, value_pairs, keys, d, Scale(), mine.scores.data(),
-                        HeadTo(head, run));
+      const HeadRows query_rows{query, pair_panel, shape_.runs, run}, key_rows{key, pair_panel, shape_.runs, run},
+          value_rows{value_pairs, value_panel, 1, 0};
+      const auto attend = attends_in_blocks(kLanes, d, keys) ? AttendLongHead<kArithmetic, HeadOutput<kArithmetic>>
+                                                             : AttendHeadInPairs<HeadOutput<kArithmetic>>;
+      attend(query_rows, shape_.frames, key_rows, value_rows, keys, d, Scale(), mine.scores.data(), HeadTo(head, run));
     }
+  }
+
+  /// One head's queries to what the video's pixels share.
+  void ProjectQueries(std::size_t layer, const PackedLinear& query, float* to, Workspace& mine) {
+    const std::size_t panel_floats = query.rows * kPanel;
+    EachNormed(layer, 1, mine, [&](PanelRange range, const std::uint32_t* x) {
+      Product(query, x, model_.inner, range, ToRows<Sum::store>{to + range.begin * panel_floats, panel_floats});
+    });
   }
 
   /// One head whose keys and values are the video's: both products are GEMMs with packed keys and values, in f32.
@@ -142,9 +208,8 @@ class AttentionWalk : public TileBase {
     const SharedContext& context = call_.shared_context[layer * call_.videos + video_];
     const std::size_t panel_floats = query.rows * kPanel;
     const std::size_t keys = context.keys[head].rows;  // padded
-    float* q = mine.qkv.data();
-    Gemm<kArithmetic>(query, own_.normed.data(), OperandPanel(model_.inner), {0, shape_.panels()},
-                      ToRows<Sum::store>{q, panel_floats});
+    float* const q = mine.qkv.data();
+    ProjectQueries(layer, query, q, mine);
     for (std::size_t panel = 0; panel < shape_.panels(); ++panel) {
       float* scores = mine.scores.data();
       const auto* operand = reinterpret_cast<const std::uint32_t*>(q + panel * panel_floats);
@@ -184,7 +249,7 @@ class AttentionWalk : public TileBase {
       if (conditioned && call_.context.per_video)
         CopySharedHead(layer, head, query, key, value);
       else
-        CopyOwnHead(model_.blocks[layer].attn[which], conditioned, head, query, key, value);
+        CopyOwnHead(layer, which, head, query, key, value);
     AttentionCall arguments;
     const std::string name = attention_name(layer, which + 1);
     arguments.name = name;
@@ -218,9 +283,8 @@ class AttentionWalk : public TileBase {
     }
   }
 
-  void CopyOwnHead(const PackedAttention& attention, bool conditioned, std::size_t head, Tensor& query, Tensor& key,
-                   Tensor& value) {
-    const HeadBuffers h = ProjectHead(attention, conditioned, head, own_);
+  void CopyOwnHead(std::size_t layer, std::size_t which, std::size_t head, Tensor& query, Tensor& key, Tensor& value) {
+    const HeadBuffers h = ProjectHead(layer, which, head, own_);
     CopyRows(h.query, h.query_panel, shape_.frames, head, query);
     CopyRows(h.key, h.key_panel, h.keys, head, key);
     CopyRows(h.value, h.key_panel, h.keys, head, value);
@@ -228,8 +292,7 @@ class AttentionWalk : public TileBase {
 
   void CopySharedHead(std::size_t layer, std::size_t head, Tensor& query, Tensor& key, Tensor& value) {
     const PackedLinear& q = model_.blocks[layer].attn[1].query[head];
-    Gemm<kArithmetic>(q, own_.normed.data(), OperandPanel(model_.inner), {0, shape_.panels()},
-                      ToRows<Sum::store>{own_.qkv.data(), q.rows * kPanel});
+    ProjectQueries(layer, q, own_.qkv.data(), own_);
     CopyRows(own_.qkv.data(), q.rows * kPanel, shape_.frames, head, query);
     const SharedContext& context = call_.shared_context[layer * call_.videos + video_];
     const std::size_t keys = call_.context_tokens, d = model_.head_dim;

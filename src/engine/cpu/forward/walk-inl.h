@@ -20,7 +20,7 @@ class Walk : public WindowWalk<kArithmetic> {
 
  public:
   Walk(const Call& call, const Tile& tile, Team& team, Workspace& own)
-      : Base(call, tile, team, own), leaves_pairs_(!Discrete()) {}
+      : Base(call, tile, team, own), leaves_pairs_(!Discrete() && !is_tall(shape_)) {}
 
   /// `gathered`: the walk of another tile has left this one's normalised input in own.attended. Returns true if the
   /// next tile's input is already gathered there.
@@ -44,30 +44,33 @@ class Walk : public WindowWalk<kArithmetic> {
  protected:
   using Base::AddToResidual, Base::AttentionPhases, Base::Discrete, Base::InnerRows;
   using Base::call_, Base::model_, Base::own_, Base::runs_, Base::shape_;
-  using Base::Modulate, Base::Normalise, Base::Normed, Base::OperandPanel, Base::Stream, Base::X, Base::XPanel;
+  using Base::Modulate, Base::Normalise, Base::Normed, Base::OperandPanel, Base::Product, Base::Steps, Base::Stream;
+  using Base::X, Base::XPanel;
 
   /// Input -> normalised operands -> proj_in -> x.
   void ProjectIn(bool gathered) {
-    this->Panels([&](PanelRange panels, Workspace&) {
-      if (!gathered) DispatchPixels(call_.input.dtype, [&]<class T>(T) { Gather<T>(panels); });
-      Gemm<kArithmetic>(model_.proj_in, own_.attended.data(), OperandPanel(model_.channels), panels,
-                        ToRows<Sum::store>{own_.x.data(), XPanel()});
+    Steps([&](PanelRange panels, Workspace& mine) {
+      const std::size_t words = OperandPanel(model_.channels);
+      const Operands image = is_tall(shape_) ? Operands{mine.attended.data(), words, panels.begin}
+                                             : Operands{own_.attended.data(), words};
+      if (!gathered) DispatchPixels(call_.input.dtype, [&]<class T>(T) { Gather<T>(panels, image); });
+      Product(model_.proj_in, image(panels.begin), model_.channels, panels,
+              ToRows<Sum::store>{own_.x.data() + panels.begin * XPanel(), XPanel()});
     });
   }
 
   template <class T>
-  void Gather(PanelRange panels) {
+  void Gather(PanelRange panels, const Operands& to) {
     for (std::size_t panel = panels.begin; panel < panels.end; ++panel)
-      GatherRows<kArithmetic, T>(call_, PanelPlaces(runs_, shape_, panel), 0, model_.channels,
-                                 own_.attended.data() + panel * OperandPanel(model_.channels));
+      GatherRows<kArithmetic, T>(call_, PanelPlaces(runs_, shape_, panel), 0, model_.channels, to(panel));
   }
 
-  /// The input of the tile that this thread takes next begins to come in.
+  /// The input of the tile that this thread takes next begins to come in. A tall one's does not fit.
   void Invite(TileSource* source) {
-    if (source == nullptr || model_.config.is_discrete()) return;
+    if (source == nullptr || model_.config.is_discrete() || is_tall(shape_)) return;
     std::size_t blocks = 0;
     for (const PackedLinear& chunk : model_.blocks.back().ff.in) blocks += chunk.blocks.size();
-    if (const Tile* const next = source->next())
+    if (const Tile* const next = source->next(); next != nullptr && !is_tall(next->shape))
       arrival_.Start(call_, *next, own_.attended.data(), shape_.panels() * blocks);
   }
 
@@ -83,46 +86,55 @@ class Walk : public WindowWalk<kArithmetic> {
 
   template <Activation kActivation>
   void FeedForward(std::size_t layer, const PackedFeedForward& ff, std::size_t norm, bool leaves) {
-    const std::size_t hidden_panel = OperandPanel(model_.hidden_chunk);
-    // A phase a chunk, so that help is never far off.
-    for (std::size_t chunk = 0; chunk < ff.in.size(); ++chunk)
-      this->Panels([&](PanelRange panels, const Worker& worker) {
-        Workspace& mine = worker.memory;
-        if (chunk == 0) Normalise(layer, norm, panels);
-        Gemm<kArithmetic>(
-            ff.in[chunk], own_.normed.data(), OperandPanel(model_.inner), panels,
-            ToHidden<kArithmetic, kActivation, Arrival<kArithmetic>>{
-                mine.block.data(), mine.hidden.data(), hidden_panel, worker.owns_tile ? &arrival_ : nullptr});
-        const float* gate = norm == 2 ? Modulate(layer).gate_ff : nullptr;
-        if (is_paired(kArithmetic) && leaves && chunk + 1 == ff.in.size())
-          Gemm<kArithmetic>(ff.out[chunk], mine.hidden.data(), hidden_panel, panels,
-                            ToLastPairs{own_.x.data(), XPanel(), gate, own_.normed.data()});
-        else
-          AddToResidual(ff.out[chunk], mine.hidden.data(), hidden_panel, panels, gate);
+    const auto chunks = [&](std::size_t begin, std::size_t end) {
+      Steps([&, begin, end](PanelRange panels, const Worker& worker) {
+        if (begin == 0) Normalise(layer, norm, panels, worker.memory);
+        for (std::size_t chunk = begin; chunk < end; ++chunk)
+          FeedForwardChunk<kActivation>(layer, ff, chunk, norm, leaves, panels, worker);
       });
+    };
+    if (is_tall(shape_)) return chunks(0, ff.in.size());
+    // A phase a chunk, so that help is never far off.
+    for (std::size_t chunk = 0; chunk < ff.in.size(); ++chunk) chunks(chunk, chunk + 1);
+  }
+
+  template <Activation kActivation>
+  void FeedForwardChunk(std::size_t layer, const PackedFeedForward& ff, std::size_t chunk, std::size_t norm,
+                        bool leaves, PanelRange panels, const Worker& worker) {
+    Workspace& mine = worker.memory;
+    Product(ff.in[chunk], Normed(panels.begin, mine)(panels.begin), model_.inner, panels,
+            ToHidden<kArithmetic, kActivation, Arrival<kArithmetic>>{mine.block.data(), mine.hidden.data(),
+                                                                     OperandPanel(model_.hidden_chunk),
+                                                                     worker.owns_tile ? &arrival_ : nullptr});
+    const float* gate = norm == 2 ? Modulate(layer).gate_ff : nullptr;
+    if (is_paired(kArithmetic) && leaves && chunk + 1 == ff.in.size())
+      Product(ff.out[chunk], mine.hidden.data(), model_.hidden_chunk, panels,
+              ToLastPairs{X(panels.begin), XPanel(), gate, Normed(panels.begin, mine)(panels.begin)});
+    else
+      AddToResidual(ff.out[chunk], mine.hidden.data(), model_.hidden_chunk, panels, gate);
   }
 
   void ProjectOut() {
     DispatchPixels(call_.input.dtype, [&]<class In>(In) {
       DispatchPixels(call_.output.dtype, [&]<class Out>(Out) {
-        this->Panels([&](PanelRange panels, Workspace& mine) {
-          const std::uint32_t* operand = reinterpret_cast<const std::uint32_t*>(own_.x.data());
-          if constexpr (is_paired(kArithmetic)) {
-            if (!leaves_pairs_ || model_.blocks.empty()) RoundResidual(panels);
-            operand = own_.normed.data();
-          }
-          ToImage<kArithmetic, In, Out> output(call_, runs_, shape_, mine.block.data());
-          Gemm<kArithmetic>(model_.proj_out, operand, OperandPanel(model_.inner), panels, output);
+        Steps([&](PanelRange panels, Workspace& mine) {
+          ToImage<kArithmetic, In, Out> output(call_, runs_, shape_, panels.begin, mine.block.data());
+          Product(model_.proj_out, LastOperands(panels, mine), model_.inner, panels, output);
           output.Finish();
         });
       });
     });
   }
 
-  /// The residual stream as bf16 operands, where otherwise the last block leaves them.
-  void RoundResidual(PanelRange panels) {
-    for (std::size_t panel = panels.begin; panel < panels.end; ++panel)
-      PairRows(X(panel), InnerRows(), own_.normed.data() + panel * OperandPanel(model_.inner));
+  /// The residual stream as operands of proj_out, of a range's first panel.
+  const std::uint32_t* LastOperands(PanelRange panels, Workspace& mine) {
+    if constexpr (!is_paired(kArithmetic)) return reinterpret_cast<const std::uint32_t*>(X(panels.begin));
+    const Operands pairs = Normed(panels.begin, mine);
+    // Where otherwise the last block leaves them.
+    if (!leaves_pairs_ || model_.blocks.empty())
+      for (std::size_t panel = panels.begin; panel < panels.end; ++panel)
+        PairRows(X(panel), InnerRows(), pairs(panel));
+    return pairs(panels.begin);
   }
 
   /// Discrete input.
@@ -134,11 +146,12 @@ class Walk : public WindowWalk<kArithmetic> {
   void Classify() {
     this->Panels([&](PanelRange panels, Workspace& mine) {
       for (std::size_t panel = panels.begin; panel < panels.end; ++panel) {
-        this->template NormaliseOutPanel<kArithmetic>(Stream(), Normed(), panel);
+        const Operands normed{mine.normed.data(), OperandPanel(model_.inner), panel};
+        this->template NormaliseOutPanel<kArithmetic>(Stream(), normed, panel);
         // Rows of one panel, wherever the panel: every one is written there and used at once.
         const Rows logits{mine.scores.data(), 0};
-        Gemm<kArithmetic>(model_.out, Normed().data, Normed().panel, {panel, panel + 1},
-                          ToRows<Sum::store>{logits.data, logits.panel});
+        Product(model_.out, normed.data, model_.inner, {panel, panel + 1},
+                ToRows<Sum::store>{logits.data, logits.panel});
         this->WriteClasses(logits, {panel, panel + 1});
       }
     });

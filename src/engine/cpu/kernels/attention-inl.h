@@ -197,13 +197,13 @@ inline void PairValues(const HeadRows& value, std::size_t keys, std::size_t head
 }
 
 /// AttendHead with dot products of bf16 pairs: queries and keys are pairs of channels, head_dim is even; values are
-/// PairValues' (a value without a token meets a probability of 0). Room for scores: kQueryBatch * keys * N floats.
+/// PairValues' as rows of pairs (a value without a token meets a probability of 0). Room for scores: kQueryBatch * keys
+/// * N floats.
 template <class Output>
-inline void AttendHeadInPairs(const HeadRows& query, std::size_t queries, const HeadRows& key,
-                              const float* HWY_RESTRICT value_pairs, std::size_t keys, std::size_t head_dim,
-                              float scale, float* HWY_RESTRICT scores, const Output& output) {
+inline void AttendHeadInPairs(const HeadRows& query, std::size_t queries, const HeadRows& key, const HeadRows& values,
+                              std::size_t keys, std::size_t head_dim, float scale, float* HWY_RESTRICT scores,
+                              const Output& output) {
   const std::size_t pairs = (keys + 1) / 2;
-  const HeadRows values{value_pairs, head_dim * kPanel, 1, 0};
   for (std::size_t first = 0; first < queries; first += kQueryBatch) {
     const std::size_t end = std::min(queries, first + kQueryBatch);
     const auto row_of = [&](std::size_t q) { return scores + (q - first) * keys * kLanes; };

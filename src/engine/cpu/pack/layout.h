@@ -158,13 +158,33 @@ struct PanelRange {
   std::size_t begin, end;
 };
 
+/// A tile of more panels than these is tall: a long clip. What is needed of a few panels at a time only is then kept of
+/// kStepPanels, which stay in the L2 cache as a usual tile does.
+inline constexpr std::size_t kTallPanels = 32, kStepPanels = 8;
+inline bool is_tall(const TileShape& shape) { return shape.panels() > kTallPanels; }
+
+/// Queries of a batch and keys of a block of AttendLongHead, whose rows stay in the L2 cache together.
+inline constexpr std::size_t long_attention_block(std::size_t lanes, std::size_t head_dim) {
+  const std::size_t row_bytes = 2 * head_dim * lanes * sizeof(float);  // a key's and its value's
+  return std::clamp<std::size_t>(256 * 1024 / row_bytes / 16 * 16, 16, 64);
+}
+/// Whether all keys of a head and their values are more than stays there.
+inline constexpr bool attends_in_blocks(std::size_t lanes, std::size_t head_dim, std::size_t keys) {
+  return keys * 2 * head_dim * lanes * sizeof(float) > 640 * 1024;
+}
+/// Floats of AttendLongHead's memory; `queries`: of a block of the kernel's.
+inline constexpr std::size_t long_attention_floats(std::size_t lanes, std::size_t head_dim, std::size_t queries = 4) {
+  const std::size_t block = long_attention_block(lanes, head_dim);
+  return block * lanes * (head_dim + 2 + queries);
+}
+
 /// A panel of 32 lanes reuses each broadcast weight over 16 vectors or so before the next one is needed; fewer vectors
 /// and the weights' way through the caches shows, many more and the tile leaves the L2 cache.
 inline TileShape choose_tile(std::size_t lanes, std::size_t frames, std::size_t pixels, std::size_t vectors = 16) {
   std::size_t runs = std::max<std::size_t>(1, vectors / frames);
   runs = std::min(runs, std::max<std::size_t>(1, (pixels + lanes - 1) / lanes));
-  // An odd number of vectors would leave half a panel idle.
-  if (frames % 2 == 1 && runs % 2 == 1 && pixels > runs * lanes) ++runs;
+  // An odd number of vectors would leave half a panel idle, which is little of a long clip.
+  if (frames < vectors * 2 && frames % 2 == 1 && runs % 2 == 1 && pixels > runs * lanes) ++runs;
   return {lanes, frames, runs};
 }
 

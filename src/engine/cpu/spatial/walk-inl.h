@@ -28,7 +28,7 @@ class SegmentWalk : public Walk<kArithmetic> {
   SegmentWalk(const RowsCall& rows, const Segment& segment, const Tile& tile, Team& team, Workspace& own)
       : Base(segment.over_frames ? rows.clips : rows.rows, tile, team, own), rows_(rows), segment_(segment) {
     // The stream is read once more where it is blended, or kept.
-    Base::leaves_pairs_ = segment.end == Segment::End::output && !segment.over_frames;
+    Base::leaves_pairs_ = segment.end == Segment::End::output && !segment.over_frames && !is_tall(shape_);
   }
 
   void Run() {
@@ -94,7 +94,7 @@ class SegmentWalk : public Walk<kArithmetic> {
   template <class KeyValuesOf>
   void AttendTokens(const Step& step, const KeyValuesOf& key_values) {
     const PackedAttention& attention = model_.blocks[step.layer].attn[step.which];
-    Base::Panels([&](PanelRange panels, Workspace&) { Base::Normalise(step.layer, step.which, panels); });
+    Base::NormaliseForHeads(step.layer, step.which);
     // Heads of odd width share words of bf16 pairs: one thread writes them all.
     const bool shared_words = is_paired(kArithmetic) && model_.head_dim % 2 == 1;
     team_.for_each(shared_words ? 1 : model_.heads, [&](std::size_t begin, std::size_t end, Workspace& mine) {
@@ -102,9 +102,7 @@ class SegmentWalk : public Walk<kArithmetic> {
       for (std::size_t head = begin; head < end; ++head) AttendHead(step, head, key_values, mine);
     });
     const float* gate = step.which == 0 ? Base::Modulate(step.layer).gate_attn1 : nullptr;
-    Base::Panels([&](PanelRange panels, Workspace&) {
-      Base::AddToResidual(attention.out, own_.attended.data(), Base::OperandPanel(model_.inner), panels, gate);
-    });
+    Base::Steps([&](PanelRange panels, Workspace&) { Base::AddAttended(attention.out, panels, gate); });
   }
 
   template <class KeyValuesOf>
@@ -112,8 +110,11 @@ class SegmentWalk : public Walk<kArithmetic> {
     const PackedLinear& query = model_.blocks[step.layer].attn[step.which].query[head];
     auto* const queries = reinterpret_cast<std::uint32_t*>(mine.qkv.data());
     const std::size_t panel_words = query.rows / 2 * kPairWords<kAttends>;
-    Gemm<kArithmetic>(query, own_.normed.data(), Base::OperandPanel(model_.inner), {0, shape_.panels()},
-                      ToQueries<kAttends>{queries, panel_words, Base::Scale() * 1.44269504f});
+    Base::EachNormed(step.layer, step.which, mine, [&](PanelRange range, const std::uint32_t* x) {
+      Base::Product(
+          query, x, model_.inner, range,
+          ToQueries<kAttends>{queries + range.begin * panel_words, panel_words, Base::Scale() * 1.44269504f});
+    });
     for (std::size_t frame = 0; frame < shape_.frames;) {
       const KeyValues kv = key_values(RowOf(frame * shape_.runs), head);
       // Neighbouring rows that share keys are one.
@@ -203,14 +204,17 @@ class SegmentWalk : public Walk<kArithmetic> {
 
   /// The keys and values of a step's attention over pixels.
   void StoreKeys(const Step& step) {
-    Base::Panels([&](PanelRange panels, Workspace&) { Base::Normalise(step.layer, step.which, panels); });
+    Base::NormaliseForHeads(step.layer, step.which);
     team_.for_each(model_.heads, [&](std::size_t begin, std::size_t end, Workspace& mine) {
       for (std::size_t head = begin; head < end; ++head) {
         const PackedLinear& kv = model_.blocks[step.layer].attn[step.which].kv[head];
-        Gemm<kArithmetic>(kv, own_.normed.data(), Base::OperandPanel(model_.inner), {0, shape_.panels()},
-                          ToRows<Sum::store>{mine.qkv.data(), kv.rows * kPanel});
+        const std::size_t kv_panel = kv.rows * kPanel;
+        Base::EachNormed(step.layer, step.which, mine, [&](PanelRange range, const std::uint32_t* x) {
+          Base::Product(kv, x, model_.inner, range,
+                        ToRows<Sum::store>{mine.qkv.data() + range.begin * kv_panel, kv_panel});
+        });
         for (std::size_t v = 0; v < shape_.vectors(); ++v)
-          PackKeys<kAttends>(rows_.pixels, mine.qkv.data() + v / 2 * kv.rows * kPanel + v % 2 * kLanes, PixelOf(v),
+          PackKeys<kAttends>(rows_.pixels, mine.qkv.data() + v / 2 * kv_panel + v % 2 * kLanes, PixelOf(v),
                              runs_[v % shape_.runs].valid, rows_.pixel_head(step.turn, RowOf(v), model_.heads, head));
       }
     });

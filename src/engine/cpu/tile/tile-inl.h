@@ -30,7 +30,8 @@ struct Rows {
 struct Operands {
   std::uint32_t* data = nullptr;
   std::size_t panel = 0;  ///< words between two panels
-  std::uint32_t* operator()(std::size_t p) const { return data + p * panel; }
+  std::size_t first = 0;  ///< the tile's panel at data
+  std::uint32_t* operator()(std::size_t p) const { return data + (p - first) * panel; }
 };
 
 class TileBase {

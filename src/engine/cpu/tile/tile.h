@@ -59,6 +59,11 @@ class Team {
   void for_ranges(std::size_t count, Work&& work) {
     run(count, count, RangeWork(work));
   }
+  /// The same, with help that comes at every `step`.
+  template <class Work>
+  void for_steps(std::size_t count, std::size_t step, Work&& work) {
+    run(count, step, RangeWork(work));
+  }
   /// The same for pieces that share nothing: ranges may be short, for help that comes late.
   template <class Work>
   void for_each(std::size_t count, Work&& work) {

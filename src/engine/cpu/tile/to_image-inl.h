@@ -63,11 +63,12 @@ class ToImage {
   using Side = std::conditional_t<kDelivers, Delivery<Out>, ReadAhead>;
   static constexpr bool kBuffered = true, kInPlace = false;
 
-  /// `memory`: room for the sums and the pixels of a block.
-  ToImage(const Call& call, const PixelRun* runs, const TileShape& shape, float* memory)
+  /// `first`: the tile's panel that the product calls 0. `memory`: room for the sums and the pixels of a block.
+  ToImage(const Call& call, const PixelRun* runs, const TileShape& shape, std::size_t first, float* memory)
       : call_(call),
         runs_(runs),
         shape_(shape),
+        first_(first),
         block_(memory),
         pixels_(reinterpret_cast<Out*>(memory + kBlockRows<kArithmetic> * kPanel)) {
     regular_ = kDelivers && shape.vectors() % 2 == 0;
@@ -75,7 +76,7 @@ class ToImage {
   }
 
   HWY_INLINE void Before(std::size_t row, std::size_t, std::size_t panel, Side& side) {
-    if (panel != panel_) places_ = PanelPlaces(runs_, shape_, panel);
+    if (panel != panel_) places_ = PanelPlaces(runs_, shape_, first_ + panel);
     panel_ = panel;
     for (std::size_t slot = 0; slot < 2; ++slot) {
       side.line[1 + slot] = reinterpret_cast<const char*>(InputAt<In>(call_, places_.slot[slot], row));
@@ -100,7 +101,7 @@ class ToImage {
     if constexpr (kDelivers) {
       if (regular_) return Leave(row, end);
     }
-    Scatter(sums, row, panel, begin, end);
+    Scatter(sums, row, first_ + panel, begin, end);
   }
 
   /// After the last block.
@@ -152,6 +153,7 @@ class ToImage {
   const Call& call_;
   const PixelRun* runs_;
   TileShape shape_;
+  std::size_t first_;  ///< the tile's panel that the product calls 0
   float* block_;  ///< sums
   Out* pixels_;   ///< sums or pixels that leave
   bool regular_;  ///< whole vectors only

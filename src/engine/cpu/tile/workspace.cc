@@ -14,10 +14,11 @@ WorkspaceSizes workspace_sizes(const PackedModel& model, const TileShape& shape,
     return count * pad_channels(channels) / 2 * pair_words;
   };
   const std::size_t context_panels = (context_tokens * shape.runs + 1) / 2;
+  const std::size_t step = std::min(panels, kTallPanels);
   WorkspaceSizes sizes;
   sizes.x = panels * pad_channels(model.inner) * panel;
-  sizes.normed = operand(model.inner, panels);
-  sizes.attended = std::max(operand(model.inner, panels), operand(model.channels, panels));
+  sizes.normed = operand(model.inner, step);
+  sizes.attended = std::max(operand(model.inner, attended_panels), operand(model.channels, step));
   sizes.context = operand(context_dim, context_panels);
   if (attended_frames != shape.frames) {
     sizes.window = attended_panels * pad_channels(model.inner) * panel;
@@ -28,10 +29,15 @@ WorkspaceSizes workspace_sizes(const PackedModel& model, const TileShape& shape,
   const std::size_t keys = std::max(context_tokens, attended_frames);
   // Values of bf16 pairs (OwnHeadInPairs); their queries and keys take half.
   if (model.arithmetic == Arithmetic::bf16) sizes.qkv += round_up(keys, 4) / 4 * model.head_dim * panel;
-  // Sixteen queries' scores; or one panel's scores and outputs; or one panel's class logits.
-  sizes.scores =
-      std::max({16 * keys * shape.lanes, (pad_channels(context_tokens) + q_rows) * panel, model.out.rows * panel});
-  sizes.hidden = operand(model.hidden_chunk, panels);
+  // Sixteen queries' scores or a batch's and a block of keys'; or one panel's scores and outputs; or one panel's class
+  // logits.
+  const auto attention = [&](std::size_t count) {
+    return attends_in_blocks(shape.lanes, model.head_dim, count) ? long_attention_floats(shape.lanes, model.head_dim)
+                                                                 : 16 * count * shape.lanes;
+  };
+  sizes.scores = std::max({attention(context_tokens), attention(attended_frames),
+                           (pad_channels(context_tokens) + q_rows) * panel, model.out.rows * panel});
+  sizes.hidden = operand(model.hidden_chunk, step);
   sizes.block = 2 * block_rows(model.arithmetic, 16) * panel;  // two blocks of rows
   return sizes;
 }

@@ -12,8 +12,10 @@ namespace kineograph::engine::cpu {
 struct Workspace {
   // Of the tile, shared by the threads that work on it.
   Buffer<float> x;                 ///< residual stream [panel][inner][2N]
-  Buffer<std::uint32_t> normed;    ///< LayerNorm's output [panel][inner]; at last proj_out's operand
-  Buffer<std::uint32_t> attended;  ///< the input, normalised [panel][C]; then attention's output [panel][inner]
+  Buffer<std::uint32_t> normed;    ///< LayerNorm's output [panel][inner]; at last proj_out's operand; if the tile is
+                                   ///< tall, of the thread's few panels
+  Buffer<std::uint32_t> attended;  ///< the input, normalised [panel][C], of a tall tile a few panels; then attention's
+                                   ///< output [panel][inner]
   Buffer<std::uint32_t> context;   ///< per-pixel conditioning [panel][D]
   Buffer<float> window;            ///< the residual stream of a window [panel][inner][2N]
   Buffer<float> averaged;          ///< the average of windows, like x
