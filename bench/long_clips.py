@@ -154,7 +154,11 @@ def share_rows(program, frame_counts, repeats):
         command = [program, "bench", "--shape", shapes, "--repeats", str(repeats), "--dtype", dtype, "--json"]
         for row in json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout):
             frames = int(row["shape"].split("x")[1])
-            yield {"dtype": dtype, "frames": frames, **{k: row[k] for k in ("peak_share", "workspace_bytes", "threads")}}
+            yield {
+                "dtype": dtype,
+                "frames": frames,
+                **{k: row[k] for k in ("peak_share", "workspace_bytes", "threads")},
+            }
 
 
 # --- Tables and the picture -----------------------------------------------------------------------------------------
@@ -165,7 +169,10 @@ def found(rows, **wanted):
 
 
 def time_table(rows):
-    lines = ["| channels | latent | frames | precision | diffusers, s | kineograph, s | faster |", "|---:|---|---:|---|" + "---:|" * 3]
+    lines = [
+        "| channels | latent | frames | precision | diffusers, s | kineograph, s | faster |",
+        "|---:|---|---:|---|" + "---:|" * 3,
+    ]
     for dtype, channels, frames in dict.fromkeys((r["dtype"], r["channels"], r["frames"]) for r in rows):
         pair = found(rows, dtype=dtype, channels=channels, frames=frames)
         ours, theirs = pair["kineograph"]["seconds"], pair["eager"]["seconds"]
