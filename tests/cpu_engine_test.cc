@@ -14,7 +14,7 @@ namespace {
 using engine::cpu_engine;
 using engine::reference_engine;
 
-constexpr std::uint64_t kCases = 500;
+constexpr std::uint64_t kCases = 250;
 
 ::testing::AssertionResult agree(const RandomCase& c, DType dtype, const Tensor& want, const Tensor& got) {
   const std::string problem = disagreement(c, dtype, want, got);
@@ -25,8 +25,11 @@ class CpuEngine : public ::testing::TestWithParam<std::tuple<std::string, DType>
 
 TEST_P(CpuEngine, AgreesWithTheReferenceOnRandomCases) {
   const auto& [isa, dtype] = GetParam();
-  for (std::uint64_t seed = 0; seed < num_cases(kCases); ++seed) {
+  const std::uint64_t first = first_case(isa, dtype), end = first + num_cases(kCases);
+  for (std::uint64_t seed = first; seed < end; ++seed) {
     RandomCase c(seed);
+    // LayerNorm of two channels is their sign alone, which any rounding turns where they are nearly equal.
+    if (c.config.inner_dim() <= 2) continue;
     c.draw_context();
     const Tensor want = c.run(reference_engine(), DType::f32, "", 2);
     const Tensor got = c.run(*cpu_engine(), dtype, isa, 1 + static_cast<int>(seed % 3), seed % 5 == 0);

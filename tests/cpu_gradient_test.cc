@@ -15,7 +15,7 @@ namespace {
 using engine::cpu_engine;
 using engine::reference_engine;
 
-constexpr std::uint64_t kCases = 300;
+constexpr std::uint64_t kCases = 150;
 
 double largest(const Tensor& values) {
   const Tensor doubles = convert(values, DType::f64);
@@ -30,7 +30,8 @@ class CpuGradient : public ::testing::TestWithParam<std::string> {};
 /// a norm cancels most of a gradient, what is left keeps the error of the terms: those are of the size of the whole
 /// call's largest gradient, over the tokens that average it.
 TEST_P(CpuGradient, AgreesWithTheReferenceOnRandomCases) {
-  for (std::uint64_t seed = 0; seed < num_cases(kCases); ++seed) {
+  const std::uint64_t first = first_case(GetParam()), end = first + num_cases(kCases);
+  for (std::uint64_t seed = first; seed < end; ++seed) {
     RandomCase c(seed);
     // LayerNorm of two or three channels is nearly a sign: its gradient magnifies any rounding without bound.
     if (c.config.inner_dim() < 4) continue;

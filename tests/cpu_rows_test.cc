@@ -13,7 +13,7 @@ namespace {
 using engine::cpu_engine;
 using engine::reference_engine;
 
-constexpr std::uint64_t kCases = 500;
+constexpr std::uint64_t kCases = 200;
 
 /// Whether every element is within the tolerance of agreement.h. A layer of TransformerSpatioTemporalModel has the
 /// stages of two blocks and one more feed-forward.
@@ -30,7 +30,8 @@ class CpuRows : public ::testing::TestWithParam<std::tuple<std::string, DType>> 
 TEST_P(CpuRows, AgreeWithTheReferenceOnRandomCases) {
   const auto& [isa, dtype] = GetParam();
   int failures = 0;
-  for (std::uint64_t seed = 0; seed < 2 * num_cases(kCases) && failures < 10; ++seed) {
+  const std::uint64_t first = first_case(isa, dtype), end = first + 2 * num_cases(kCases);
+  for (std::uint64_t seed = first; seed < end && failures < 10; ++seed) {
     const RandomRowsCase c(seed);
     // LayerNorm of two channels is their sign alone, which any rounding turns where they are nearly equal.
     if (common(c.config).inner_dim() <= 2) continue;
