@@ -20,8 +20,8 @@ inline std::uint64_t num_cases(std::uint64_t usual) {
   return said == nullptr ? usual : std::strtoull(said, nullptr, 10);
 }
 
-/// The first seed of the cases that are an instruction set's own: each is held to others, so that a few for each are many
-/// together.
+/// The first seed of the cases that are an instruction set's own: each is held to others, so that a few for each are
+/// many together.
 inline std::uint64_t first_case(std::string_view isa, DType dtype = DType::f32) {
   std::uint64_t hash = static_cast<std::uint64_t>(dtype) + 1;
   for (const char c : isa) hash = (hash * 31 + static_cast<unsigned char>(c)) % 997;

@@ -13,8 +13,8 @@ namespace kineograph::testing {
 /// and every option occurs.
 class RandomCase : Draws {
  public:
-  /// `cuda`: what engine cuda takes: widths are multiples of 8, norms are plain, no discrete latents. `long_clips`: all,
-  /// but of few pixels and hundreds of frames.
+  /// `cuda`: what engine cuda takes: widths are multiples of 8, norms are plain, no discrete latents. `long_clips`:
+  /// all, but of few pixels and hundreds of frames.
   enum class Options { all, cuda, long_clips };
   explicit RandomCase(std::uint64_t seed, Options options = Options::all);
   explicit RandomCase(std::span<const std::uint8_t> bytes);

@@ -157,8 +157,7 @@ class AttentionWalk : public TileBase {
       const auto attend = attends_in_blocks(kLanes, model_.head_dim, h.keys)
                               ? AttendLongHead<Arithmetic::f32, HeadOutput<kArithmetic>>
                               : AttendHead<HeadOutput<kArithmetic>>;
-      attend(query, shape_.frames, key, value, h.keys, model_.head_dim, Scale(), mine.scores.data(),
-             HeadTo(head, run));
+      attend(query, shape_.frames, key, value, h.keys, model_.head_dim, Scale(), mine.scores.data(), HeadTo(head, run));
     }
   }
 

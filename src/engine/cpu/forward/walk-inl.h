@@ -51,8 +51,8 @@ class Walk : public WindowWalk<kArithmetic> {
   void ProjectIn(bool gathered) {
     Steps([&](PanelRange panels, Workspace& mine) {
       const std::size_t words = OperandPanel(model_.channels);
-      const Operands image = is_tall(shape_) ? Operands{mine.attended.data(), words, panels.begin}
-                                             : Operands{own_.attended.data(), words};
+      const Operands image =
+          is_tall(shape_) ? Operands{mine.attended.data(), words, panels.begin} : Operands{own_.attended.data(), words};
       if (!gathered) DispatchPixels(call_.input.dtype, [&]<class T>(T) { Gather<T>(panels, image); });
       Product(model_.proj_in, image(panels.begin), model_.channels, panels,
               ToRows<Sum::store>{own_.x.data() + panels.begin * XPanel(), XPanel()});
@@ -132,8 +132,7 @@ class Walk : public WindowWalk<kArithmetic> {
     const Operands pairs = Normed(panels.begin, mine);
     // Where otherwise the last block leaves them.
     if (!leaves_pairs_ || model_.blocks.empty())
-      for (std::size_t panel = panels.begin; panel < panels.end; ++panel)
-        PairRows(X(panel), InnerRows(), pairs(panel));
+      for (std::size_t panel = panels.begin; panel < panels.end; ++panel) PairRows(X(panel), InnerRows(), pairs(panel));
     return pairs(panels.begin);
   }
 

@@ -1,6 +1,6 @@
 // Attention of one head over a long clip: more keys than stay in a cache. A batch of queries meets them block by block,
-// with a running maximum and sum for every lane (an online softmax), so that a block of keys and values is read once for
-// all of the batch.
+// with a running maximum and sum for every lane (an online softmax), so that a block of keys and values is read once
+// for all of the batch.
 #if defined(KINEOGRAPH_CPU_KERNELS_LONG_ATTENTION_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KINEOGRAPH_CPU_KERNELS_LONG_ATTENTION_INL_H_
 #undef KINEOGRAPH_CPU_KERNELS_LONG_ATTENTION_INL_H_
@@ -93,8 +93,8 @@ HWY_INLINE void WriteBatch(const RunningSoftmax& state, std::size_t first, std::
   }
 }
 
-/// AttendHead and AttendHeadInPairs for many keys. In bf16, queries and keys are pairs of channels, head_dim is even and
-/// values are PairValues' as rows of pairs of tokens. memory: long_attention_floats.
+/// AttendHead and AttendHeadInPairs for many keys. In bf16, queries and keys are pairs of channels, head_dim is even
+/// and values are PairValues' as rows of pairs of tokens. memory: long_attention_floats.
 template <Arithmetic kArithmetic, class Output>
 inline void AttendLongHead(const HeadRows& query, std::size_t queries, const HeadRows& key, const HeadRows& value,
                            std::size_t keys, std::size_t head_dim, float scale, float* HWY_RESTRICT memory,

@@ -111,9 +111,8 @@ class SegmentWalk : public Walk<kArithmetic> {
     auto* const queries = reinterpret_cast<std::uint32_t*>(mine.qkv.data());
     const std::size_t panel_words = query.rows / 2 * kPairWords<kAttends>;
     Base::EachNormed(step.layer, step.which, mine, [&](PanelRange range, const std::uint32_t* x) {
-      Base::Product(
-          query, x, model_.inner, range,
-          ToQueries<kAttends>{queries + range.begin * panel_words, panel_words, Base::Scale() * 1.44269504f});
+      Base::Product(query, x, model_.inner, range,
+                    ToQueries<kAttends>{queries + range.begin * panel_words, panel_words, Base::Scale() * 1.44269504f});
     });
     for (std::size_t frame = 0; frame < shape_.frames;) {
       const KeyValues kv = key_values(RowOf(frame * shape_.runs), head);

@@ -154,9 +154,9 @@ class ToImage {
   const PixelRun* runs_;
   TileShape shape_;
   std::size_t first_;  ///< the tile's panel that the product calls 0
-  float* block_;  ///< sums
-  Out* pixels_;   ///< sums or pixels that leave
-  bool regular_;  ///< whole vectors only
+  float* block_;       ///< sums
+  Out* pixels_;        ///< sums or pixels that leave
+  bool regular_;       ///< whole vectors only
   Leaving<Out> left_;
   PanelPlaces places_;
   std::size_t panel_ = ~std::size_t{0};  ///< of places_
