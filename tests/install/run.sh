@@ -125,7 +125,7 @@ fetch() {
     cmake --build /build --parallel $(nproc)
     cmake --install /build --prefix /installed >/dev/null
     mv /installed /moved; rm -rf /build
-    cmake -S examples/embed -B /embed -DCMAKE_PREFIX_PATH=/moved; cmake --build /embed; /embed/embed
+    cmake -S /source/examples/embed -B /embed -DCMAKE_PREFIX_PATH=/moved; cmake --build /embed; /embed/embed
     PKG_CONFIG_PATH=\$(dirname \"\$(find /moved -name kineograph_c.pc)\")
     export PKG_CONFIG_PATH
     gcc examples/c/main.c -o /tmp/c \$(pkg-config --cflags --libs kineograph_c) -Wl,-rpath,\$(pkg-config --variable=libdir kineograph_c); /tmp/c"
