@@ -151,14 +151,11 @@ class AttentionWalk : public TileBase {
       if (model_.head_dim % 2 == 0) return OwnHeadInPairs(layer, which, head, mine);
     }
     const HeadBuffers h = ProjectHead(layer, which, head, mine);
-    for (std::size_t run = 0; run < shape_.runs; ++run) {
-      const HeadRows query{h.query, h.query_panel, shape_.runs, run}, key{h.key, h.key_panel, shape_.runs, run},
-          value{h.value, h.key_panel, shape_.runs, run};
-      const auto attend = attends_in_blocks(kLanes, model_.head_dim, h.keys)
-                              ? AttendLongHead<Arithmetic::f32, HeadOutput<kArithmetic>>
-                              : AttendHead<HeadOutput<kArithmetic>>;
-      attend(query, shape_.frames, key, value, h.keys, model_.head_dim, Scale(), mine.scores.data(), HeadTo(head, run));
-    }
+    for (std::size_t run = 0; run < shape_.runs; ++run)
+      Attend<Arithmetic::f32>(HeadRows{h.query, h.query_panel, shape_.runs, run}, shape_.frames,
+                              HeadRows{h.key, h.key_panel, shape_.runs, run},
+                              HeadRows{h.value, h.key_panel, shape_.runs, run}, h.keys, model_.head_dim, Scale(),
+                              mine.scores.data(), HeadTo(head, run));
   }
 
   /// Queries and keys become pairs as soon as they are computed.
@@ -185,11 +182,9 @@ class AttentionWalk : public TileBase {
       Product(attention.kv[head], own_.context.data(), call_.context_dim, {0, key_panels}, to_keys(0));
     for (std::size_t run = 0; run < shape_.runs; ++run) {
       if (!neighbours) PairValues(HeadRows{value, value_panel, shape_.runs, run}, keys, d, value_pairs);
-      const HeadRows query_rows{query, pair_panel, shape_.runs, run}, key_rows{key, pair_panel, shape_.runs, run},
-          value_rows{value_pairs, value_panel, 1, 0};
-      const auto attend = attends_in_blocks(kLanes, d, keys) ? AttendLongHead<kArithmetic, HeadOutput<kArithmetic>>
-                                                             : AttendHeadInPairs<HeadOutput<kArithmetic>>;
-      attend(query_rows, shape_.frames, key_rows, value_rows, keys, d, Scale(), mine.scores.data(), HeadTo(head, run));
+      Attend<kArithmetic>(HeadRows{query, pair_panel, shape_.runs, run}, shape_.frames,
+                          HeadRows{key, pair_panel, shape_.runs, run}, HeadRows{value_pairs, value_panel, 1, 0}, keys,
+                          d, Scale(), mine.scores.data(), HeadTo(head, run));
     }
   }
 
@@ -221,17 +216,8 @@ class AttentionWalk : public TileBase {
                             ToRows<Sum::store>{out, 0});
       for (std::size_t slot = 0; slot < 2 && 2 * panel + slot < shape_.vectors(); ++slot) {
         const std::size_t v = 2 * panel + slot;
-        const HeadOutput<kArithmetic> output = HeadTo(head, v % shape_.runs);
-        std::size_t e = 0;
-        for (; e + 2 <= model_.head_dim; e += 2) {
-          const Vec pair[2] = {hn::Load(D(), out + e * kPanel + slot * kLanes),
-                               hn::Load(D(), out + (e + 1) * kPanel + slot * kLanes)};
-          output.Store(v / shape_.runs, e, pair);
-        }
-        if (e < model_.head_dim) {
-          const Vec last[1] = {hn::Load(D(), out + e * kPanel + slot * kLanes)};
-          output.Store(v / shape_.runs, e, last);
-        }
+        StoreHead(HeadTo(head, v % shape_.runs), v / shape_.runs, model_.head_dim,
+                  [&](std::size_t e) KINEOGRAPH_ATTR { return hn::Load(D(), out + e * kPanel + slot * kLanes); });
       }
     }
   }

@@ -130,7 +130,7 @@ class Walk : public WindowWalk<kArithmetic> {
   const std::uint32_t* LastOperands(PanelRange panels, Workspace& mine) {
     if constexpr (!is_paired(kArithmetic)) return reinterpret_cast<const std::uint32_t*>(X(panels.begin));
     const Operands pairs = Normed(panels.begin, mine);
-    // Where otherwise the last block leaves them.
+    // Otherwise the last block has left them there.
     if (!leaves_pairs_ || model_.blocks.empty())
       for (std::size_t panel = panels.begin; panel < panels.end; ++panel) PairRows(X(panel), InnerRows(), pairs(panel));
     return pairs(panels.begin);

@@ -98,6 +98,19 @@ struct HeadOutput {
   }
 };
 
+/// All channels of one token; at(e) is channel e.
+template <class Output, class At>
+HWY_INLINE void StoreHead(const Output& output, std::size_t token, std::size_t head_dim, const At& at) {
+  std::size_t e = 0;
+  for (; e + 2 <= head_dim; e += 2) {
+    const Vec pair[2] = {at(e), at(e + 1)};
+    output.Store(token, e, pair);
+  }
+  if (e == head_dim) return;
+  const Vec last[1] = {at(e)};
+  output.Store(token, e, last);
+}
+
 /// scores[q][key] = sum_e query[q][e] key[e] over `rows` channels or pairs of them, for queries [first, first +
 /// kQueryBlock) and all keys; queries past the end repeat the last.
 template <Arithmetic kArithmetic>

@@ -49,9 +49,9 @@ HWY_INLINE void RunningExponentials(float* HWY_RESTRICT scores, std::size_t keys
   for (std::size_t j = 0; j < keys; ++j) now = hn::Max(now, hn::Load(d, scores + j * kLanes));
   const Vec factor = hn::Set(d, scale * 1.44269504f);
   Vec total = hn::Load(d, sum);
-  if (!hn::AllFalse(d, hn::Gt(now, before))) {
+  if (const auto rises = hn::Gt(now, before); !hn::AllFalse(d, rises)) {
     const Vec earlier = Exp2(hn::Mul(hn::Sub(before, now), factor));
-    const Vec shrink = hn::IfThenElse(hn::Gt(now, before), earlier, hn::Set(d, 1.0f));
+    const Vec shrink = hn::IfThenElse(rises, earlier, hn::Set(d, 1.0f));
     total = hn::Mul(total, shrink);
     for (std::size_t e = 0; e < head_dim; ++e)
       hn::Store(hn::Mul(hn::Load(d, out + e * kLanes), shrink), d, out + e * kLanes);
@@ -81,15 +81,8 @@ HWY_INLINE void WriteBatch(const RunningSoftmax& state, std::size_t first, std::
   for (std::size_t q = 0; q < count; ++q) {
     const Vec inverse = hn::Div(hn::Set(d, 1.0f), hn::Load(d, state.sum + q * kLanes));
     const float* const out = state.out + q * head_dim * kLanes;
-    std::size_t e = 0;
-    for (; e + 2 <= head_dim; e += 2) {
-      const Vec pair[2] = {hn::Mul(hn::Load(d, out + e * kLanes), inverse),
-                           hn::Mul(hn::Load(d, out + (e + 1) * kLanes), inverse)};
-      output.Store(first + q, e, pair);
-    }
-    if (e == head_dim) continue;
-    const Vec last[1] = {hn::Mul(hn::Load(d, out + e * kLanes), inverse)};
-    output.Store(first + q, e, last);
+    StoreHead(output, first + q, head_dim,
+              [&](std::size_t e) KINEOGRAPH_ATTR { return hn::Mul(hn::Load(d, out + e * kLanes), inverse); });
   }
 }
 
@@ -127,6 +120,19 @@ inline void AttendLongHead(const HeadRows& query, std::size_t queries, const Hea
     }
     WriteBatch(state, first, end - first, head_dim, output);
   }
+}
+
+/// One head, whatever the number of keys; memory as workspace_sizes has it for scores.
+template <Arithmetic kArithmetic, class Output>
+inline void Attend(const HeadRows& query, std::size_t queries, const HeadRows& key, const HeadRows& value,
+                   std::size_t keys, std::size_t head_dim, float scale, float* HWY_RESTRICT memory,
+                   const Output& output) {
+  if (attends_in_blocks(kLanes, head_dim, keys))
+    AttendLongHead<kArithmetic>(query, queries, key, value, keys, head_dim, scale, memory, output);
+  else if constexpr (is_paired(kArithmetic))
+    AttendHeadInPairs(query, queries, key, value, keys, head_dim, scale, memory, output);
+  else
+    AttendHead(query, queries, key, value, keys, head_dim, scale, memory, output);
 }
 
 }  // namespace kineograph::engine::cpu::HWY_NAMESPACE

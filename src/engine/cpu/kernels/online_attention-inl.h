@@ -236,19 +236,10 @@ class OnlineAttention {
     const float* out = At(panel).out + slot * kLanes;
     const Vec factor = hn::Mul(hn::Set(d, scale), Inverse(panel, slot));
     if (sums != nullptr) sums += panel * rows_ * kPanel + slot * kLanes;
-    const auto at = [&](std::size_t e) KINEOGRAPH_ATTR {
+    StoreHead(output, v, head_dim_, [&](std::size_t e) KINEOGRAPH_ATTR {
       const Vec value = hn::Mul(hn::Load(d, out + e * kPanel), factor);
       return sums == nullptr ? value : hn::Add(hn::Load(d, sums + e * kPanel), value);
-    };
-    std::size_t e = 0;
-    for (; e + 2 <= head_dim_; e += 2) {
-      const Vec pair[2] = {at(e), at(e + 1)};
-      output.Store(v, e, pair);
-    }
-    if (e < head_dim_) {
-      const Vec last[1] = {at(e)};
-      output.Store(v, e, last);
-    }
+    });
   }
 
  private:

@@ -172,10 +172,9 @@ inline constexpr std::size_t long_attention_block(std::size_t lanes, std::size_t
 inline constexpr bool attends_in_blocks(std::size_t lanes, std::size_t head_dim, std::size_t keys) {
   return keys * 2 * head_dim * lanes * sizeof(float) > 640 * 1024;
 }
-/// Floats of AttendLongHead's memory; `queries`: of a block of the kernel's.
-inline constexpr std::size_t long_attention_floats(std::size_t lanes, std::size_t head_dim, std::size_t queries = 4) {
-  const std::size_t block = long_attention_block(lanes, head_dim);
-  return block * lanes * (head_dim + 2 + queries);
+/// Floats of AttendLongHead's memory, which has the scores of at most four queries at a time.
+inline constexpr std::size_t long_attention_floats(std::size_t lanes, std::size_t head_dim) {
+  return long_attention_block(lanes, head_dim) * lanes * (head_dim + 2 + 4);
 }
 
 /// A panel of 32 lanes reuses each broadcast weight over 16 vectors or so before the next one is needed; fewer vectors
