@@ -14,31 +14,30 @@ the frames.
 
 import argparse
 import ctypes
+import functools
 import gc
 import json
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import figures
-from vs_peers import cpu_name, memory_kib, reset_peak
+import kineograph
+import torch
+from diffusers import TransformerTemporalModel
+from diffusers.models.attention import FreeNoiseTransformerBlock
+from kineograph.diffusers.acceleration import NATIVE
+from unet_temporal import ALLOWED, DTYPES, take_turns
+from vs_peers import bench, cpu_name, memory_kib, reset_peak
 
 PROGRAMS = {"kineograph": "kineograph", "eager": "diffusers"}
 # Channels and the side of the latent: of the shallowest and the deepest modules at 256 x 256.
 WIDTHS = {320: 32, 1280: 8}
 FRAMES = (16, 32, 64, 128, 256)
 LENGTH, STRIDE, WEIGHTING = 16, 4, "pyramid"
-# How far answers may lie apart, of the largest one; bf16's own rounding is 2^-8 a product.
-ALLOWED = {"f32": 1e-5, "bf16": 5e-2}
 
 
 def freenoise_module(channels, dtype):
-    import torch
-    from diffusers import TransformerTemporalModel
-    from diffusers.models.attention import FreeNoiseTransformerBlock
-
     torch.manual_seed(0)
     positions = {"positional_embeddings": "sinusoidal", "num_positional_embeddings": 32}
     module = TransformerTemporalModel(8, channels // 8, channels, **positions).eval()
@@ -62,7 +61,6 @@ def freenoise_module(channels, dtype):
 
 def make_call(program, module, original):
     """A function from input and number of frames to the answer. The class of `module` changes with the program."""
-    from kineograph.diffusers.acceleration import NATIVE
 
     def call(x, frames):
         module.__class__ = NATIVE[original] if program == "kineograph" else original
@@ -72,25 +70,15 @@ def make_call(program, module, original):
 
 
 def drawn(frames, channels, side, dtype):
-    import torch
-
     generator = torch.Generator().manual_seed(1)
     return torch.randn(frames, channels, side, side, generator=generator).to(dtype)
-
-
-def torch_dtype(name):
-    import torch
-
-    return {"f32": torch.float32, "bf16": torch.bfloat16}[name]
 
 
 # --- Memory: a process of its own -----------------------------------------------------------------------------------
 
 
 def worker(program, dtype, channels, side, frames):
-    import torch
-
-    dtype = torch_dtype(dtype)
+    dtype = DTYPES[dtype]
     narrow, module = (freenoise_module(width, dtype) for width in (64, channels))
     call = make_call(program, module, type(module))
     packed = sum(p.nbytes for p in module.parameters()) if program == "kineograph" else 0
@@ -125,36 +113,26 @@ def memory_rows(frame_counts):
 
 
 def time_rows(dtype, channels, frame_counts, repeats):
-    import kineograph
-    import torch
-
     side = WIDTHS[channels]
-    module = freenoise_module(channels, torch_dtype(dtype))
+    module = freenoise_module(channels, DTYPES[dtype])
     calls = {program: make_call(program, module, type(module)) for program in PROGRAMS}
     for frames in frame_counts:
-        x = drawn(frames, channels, side, torch_dtype(dtype))
-        seconds = {program: [] for program in PROGRAMS}
+        x = drawn(frames, channels, side, DTYPES[dtype])
+        kineograph.stats(reset=True)
         with torch.inference_mode():
-            wanted = calls["eager"](x, frames).float()
-            kineograph.stats(reset=True)
-            off = ((calls["kineograph"](x, frames).float() - wanted).abs().max() / wanted.abs().max()).item()
-            if not off <= ALLOWED[dtype] or kineograph.stats().fallbacks:
-                raise RuntimeError(f"{frames} frames, {dtype}: off by {off:.1e}, {kineograph.stats()}")
-            for _ in range(repeats):
-                for program, call in calls.items():
-                    start = time.perf_counter()
-                    call(x, frames)
-                    seconds[program].append(time.perf_counter() - start)
-        for program, times in seconds.items():
+            turns = {program: functools.partial(call, x, frames) for program, call in calls.items()}
+            seconds = take_turns(turns, ALLOWED[dtype], repeats)
+        if kineograph.stats().fallbacks:
+            raise RuntimeError(f"{frames} frames, {dtype}: {kineograph.stats()}")
+        for program, median in seconds.items():
             row = {"program": program, "dtype": dtype, "channels": channels, "side": side, "frames": frames}
-            yield {**row, "seconds": statistics.median(times)}
+            yield {**row, "seconds": median}
 
 
 def share_rows(program, frame_counts, repeats):
     shapes = ",".join(f"1x{frames}x320x8x16:8x40" for frames in frame_counts)
     for dtype in ALLOWED:
-        command = [program, "bench", "--shape", shapes, "--repeats", str(repeats), "--dtype", dtype, "--json"]
-        for row in json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout):
+        for row in bench(program, "--shape", shapes, "--repeats", str(repeats), "--dtype", dtype):
             frames = int(row["shape"].split("x")[1])
             yield {
                 "dtype": dtype,

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What several processes gain: a module shared by rows of pixels, and a whole UNet shared by frames or by guidance.
+"""The gain of several processes: a module shared by rows of pixels, and a whole UNet shared by frames or by guidance.
 
 pip install .[diffusers,plot]
 bench/ranks.py --output docs/ranks_speed      # docs/ranks_speed.json, .md and .png
@@ -209,7 +209,7 @@ def plot(one, two, rows, path):
     import figures
 
     figure, ((axis,),) = figures.new(1)
-    # Where rows stay, the three networks' lines are one.
+    # The three networks' lines are one where rows stay.
     for key, style, name in (("rows", "-", "rows stay"), ("frames", "--", "frames <-> rows")):
         for colour, network in zip(("#c44e52", "#dd8452", "#4c72b0"), NETWORKS):
             points = [(r["ranks"], r[key]) for r in rows if r["network"] == network and r[key]]

@@ -48,6 +48,22 @@ def seconds_of(call):
     return time.perf_counter() - start
 
 
+def take_turns(calls, allowed, repeats):
+    """Median seconds of each program's call, interleaved. Answers are held to eager's first, if it is among them."""
+    wanted = calls["eager"]() if "eager" in calls else None
+    for program, call in calls.items():
+        answer = call()  # also the warm-up, and the compilation
+        if wanted is not None:
+            off = ((answer.float() - wanted.float()).abs().max() / wanted.float().abs().max()).item()
+            if not off <= allowed:
+                raise RuntimeError(f"{program} is off by {off:.1e} of the largest output")
+    times = {program: [] for program in calls}
+    for _ in range(repeats):
+        for program, call in calls.items():
+            times[program].append(seconds_of(call))
+    return {program: statistics.median(values) for program, values in times.items()}
+
+
 def measure(module, side, dtype, programs, repeats):
     """Median seconds of each program at one site, with their turns interleaved."""
     module = module.to(dtype).eval()
@@ -62,18 +78,7 @@ def measure(module, side, dtype, programs, repeats):
         return (compiled if program == "compile" else module)(x, num_frames=FRAMES)
 
     name = "bf16" if dtype == torch.bfloat16 else "f32"
-    wanted = call("eager") if "eager" in programs else None
-    for program in programs:
-        answer = call(program)  # also the warm-up, and the compilation
-        if wanted is not None:
-            off = ((answer.float() - wanted.float()).abs().max() / wanted.float().abs().max()).item()
-            if not off <= ALLOWED[name]:
-                raise RuntimeError(f"{program} is off by {off:.1e} of the largest output")
-    times = {program: [] for program in programs}
-    for _ in range(repeats):
-        for program in programs:
-            times[program].append(seconds_of(functools.partial(call, program)))
-    return {program: statistics.median(values) for program, values in times.items()}
+    return take_turns({program: functools.partial(call, program) for program in programs}, ALLOWED[name], repeats)
 
 
 def table(rows):
