@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "base/gathered.h"
 #include "commands.h"
 #include "job.h"
 #include "kineograph/kineograph.h"
@@ -115,8 +116,7 @@ Beginning begin(const CLI::App& command, TrainArguments& arguments, const fs::pa
 void check_same_run(Job& job, const TrainingSession& session, const std::string& settings) {
   const std::uint64_t run = session.fingerprint() ^ std::hash<std::string>()(settings);
   const double mine[2] = {static_cast<double>(run >> 32), static_cast<double>(run & 0xffffffff)};
-  std::vector<double> all(2 * static_cast<std::size_t>(job.ranks().size()));
-  job.ranks().all_gather(mine, all);
+  const std::vector<double> all = gathered(job.ranks(), mine);
   for (std::size_t rank = 1; 2 * rank < all.size(); ++rank)
     if (all[2 * rank] != all[0] || all[2 * rank + 1] != all[1])
       throw ArgumentError("mpirun", "the same run on every rank",
@@ -125,21 +125,20 @@ void check_same_run(Job& job, const TrainingSession& session, const std::string&
 }
 
 /// That every rank has something to do.
-void check_parts(const TrainArguments& arguments, Job& job) {
-  const std::int64_t windows = arguments.settings.batch, ranks = job.ranks().size();
-  const std::int64_t each = arguments.micro_batch == 0 ? windows : arguments.micro_batch;
-  if ((windows + each - 1) / each >= ranks) return;
-  throw ArgumentError("mpirun", "at most a rank for each " + counted(each, "window") + " that are computed at once",
-                      counted(ranks, "rank") + " for a step's " + counted(windows, "window"),
-                      "A smaller --micro-batch makes more parts; --resume takes one, too.");
+void check_parts(const TrainingOptions& options, Job& job) {
+  const std::int64_t ranks = job.ranks().size();
+  if (options.parts() >= ranks) return;
+  throw ArgumentError(
+      "mpirun", "at most a rank for each " + counted(options.part_windows(), "window") + " that are computed at once",
+      counted(ranks, "rank") + " for a step's " + counted(options.batches.batch, "window"),
+      "A smaller --micro-batch makes more parts; --resume takes one, too.");
 }
 
 /// The signal that has come to this process or to another rank; 0 for none.
 int signal_of(Job* job) {
   if (job == nullptr) return received_signal;
   const double mine = received_signal;
-  std::vector<double> all(static_cast<std::size_t>(job->ranks().size()));
-  job->ranks().all_gather({&mine, 1}, all);
+  const std::vector<double> all = gathered(job->ranks(), {&mine, 1});
   return static_cast<int>(*std::max_element(all.begin(), all.end()));
 }
 
@@ -180,7 +179,7 @@ void train_in(const CLI::App& command, TrainArguments arguments, Job* job) {
   const TransformerTemporalConfig config = beginning.model.config();
   const TrainingOptions options =
       arguments.resume ? resumed_options(checkpoint_file.string(), arguments, config) : complete(arguments, config);
-  if (job != nullptr) check_parts(arguments, *job);
+  if (job != nullptr) check_parts(options, *job);
   ModelOptions engine;
   engine.engine = arguments.engine;
   TrainingSession session(beginning.model, options,

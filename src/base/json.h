@@ -106,13 +106,16 @@ std::optional<T> Json::as() const {
   return std::nullopt;
 }
 
+/// Json::Refuse that throws a `Failure`.
+template <class Failure>
+void refuse_as(const std::string& where, const std::string& expected, const std::string& found) {
+  throw Failure(where, expected, found);
+}
+
 /// A JSON object, read by Json::parse. Throws `Failure`, naming `where`, for anything else.
 template <class Failure>
 Json parse_json(std::string_view text, const std::string& where) {
-  constexpr Json::Refuse refuse = [](const std::string& at, const std::string& expected, const std::string& found) {
-    throw Failure(at, expected, found);
-  };
-  Json json = Json::parse(text, where, refuse);
+  Json json = Json::parse(text, where, refuse_as<Failure>);
   if (!json.object()) throw Failure(where, "a JSON object", json.array() ? "a list" : "a single value");
   return json;
 }

@@ -212,12 +212,9 @@ Config from_json(std::string_view text, std::string_view where, UnknownKeys unkn
 /// Adds the values of private keys to _class_name, each name once: the last of a name stands. By a table, as there may
 /// be many.
 void add_private(const std::vector<std::pair<std::string, std::string>>& keys, Json::Object& json) {
-  constexpr Json::Refuse refuse = [](const std::string& where, const std::string& expected, const std::string& found) {
-    throw ConfigError(where, expected, found);
-  };
   std::map<std::string_view, std::size_t> places{{"_class_name", 0}};
   for (const auto& [name, value] : keys) {
-    Json parsed = Json::parse(value, "config: " + name, refuse);
+    Json parsed = Json::parse(value, "config: " + name, refuse_as<ConfigError>);
     const auto [place, is_new] = places.emplace(name, json.size());
     if (is_new)
       json.emplace_back(name, std::move(parsed));

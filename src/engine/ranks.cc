@@ -4,6 +4,7 @@
 #include <array>
 
 #include "base/assert.h"
+#include "base/gathered.h"
 #include "kineograph/error.h"
 
 namespace kineograph::engine {
@@ -47,16 +48,14 @@ std::string rank_name(std::size_t rank) { return "rank " + std::to_string(rank);
 void Ranks::refuse(Communicator& communicator) noexcept {
   const std::array<double, kHeader + kFacts> message{kRefused};
   try {
-    std::vector<double> all(message.size() * static_cast<std::size_t>(communicator.size()));
-    communicator.all_gather(message, all);
+    gathered(communicator, message);
   } catch (...) {
     // The refusal itself is what the caller hears of.
   }
 }
 
 std::vector<double> Ranks::exchange(std::span<const double> mine) {
-  std::vector<double> all(mine.size() * static_cast<std::size_t>(communicator_.size()));
-  communicator_.all_gather(mine, all);
+  std::vector<double> all = gathered(communicator_, mine);
   for (std::size_t rank = 0; rank * mine.size() < all.size(); ++rank)
     if (all[rank * mine.size()] != kGoesOn)
       throw CommunicationError("communicator", "every rank's part of the call",
@@ -161,8 +160,7 @@ void Ranks::fail() noexcept {
   try {
     const std::vector<double> mine(1 + static_cast<std::size_t>(call_.sets) * most_rows() * due_.front(), kRefused);
     due_.clear();
-    std::vector<double> all(mine.size() * static_cast<std::size_t>(communicator_.size()));
-    communicator_.all_gather(mine, all);
+    gathered(communicator_, mine);
   } catch (...) {
     // The failure itself is what the caller hears of.
   }

@@ -36,7 +36,7 @@ TrainingSession::TrainingSession(const TransformerTemporalModel& initial, Traini
       gradients_(total_size(initial)),
       optimizer_(total_size(initial), options.adamw),
       ranks_(ranks),
-      parts_((options.batches.batch + part_windows() - 1) / part_windows()) {
+      parts_(options_.parts()) {
   const Share own = ranks == nullptr ? Share{0, parts_} : share_of(parts_, ranks->rank(), ranks->size());
   first_part_ = own.first;
   own_parts_ = own.count;
@@ -67,12 +67,8 @@ std::vector<Parameter> TrainingSession::state_dict(const std::vector<float>& val
   return parameters;
 }
 
-std::int64_t TrainingSession::part_windows() const noexcept {
-  return options_.micro_batch == 0 ? options_.batches.batch : options_.micro_batch;
-}
-
 std::vector<Batch> TrainingSession::make_batches(std::int64_t number) const {
-  const std::int64_t windows = options_.batches.batch, each = part_windows();
+  const std::int64_t windows = options_.batches.batch, each = options_.part_windows();
   std::vector<Batch> batches;
   for (std::int64_t part = first_part_; part < first_part_ + own_parts_; ++part)
     batches.push_back(
@@ -130,6 +126,7 @@ double TrainingSession::compute(const TransformerTemporalModel& model, const Bat
 double TrainingSession::compute_all() {
   const std::vector<Batch> batches = take_batches();
   const auto model = TransformerTemporalModel::from_state_dict(config_, state_dict(weights_), nullptr, engine_);
+  if (parts_ == 1 && ranks_ == nullptr) return compute(model, batches.front(), 0, gradients_);
   part_gradients_.resize(batches.size(), std::vector<float>(gradients_.size()));
   std::vector<double> losses;
   for (std::size_t i = 0; i < batches.size(); ++i)

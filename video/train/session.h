@@ -23,6 +23,10 @@ struct TrainingOptions {
   std::int64_t micro_batch = 0;
   AdamWOptions adamw = {};
   BatchOptions batches = {};
+
+  /// Windows of a part; the last one may have fewer.
+  std::int64_t part_windows() const noexcept { return micro_batch == 0 ? batches.batch : micro_batch; }
+  std::int64_t parts() const noexcept { return (batches.batch + part_windows() - 1) / part_windows(); }
 };
 
 /// Figures of a step.
@@ -65,8 +69,6 @@ class TrainingSession {
     bool trained, decayed;
   };
   std::vector<Parameter> state_dict(const std::vector<float>& values) const;
-  /// Windows of a part; the last one may have fewer.
-  std::int64_t part_windows() const noexcept;
   /// The parts of a step that this process computes.
   std::vector<Batch> make_batches(std::int64_t number) const;
   std::vector<Batch> take_batches();

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/gathered.h"
 #include "base/share.h"
 
 namespace kineograph::video {
@@ -20,8 +21,8 @@ std::vector<double> gather_parts(Communicator* ranks, std::int64_t parts, std::v
   // Ranks send equally many values: those of one with fewer parts end in zeros.
   const std::size_t most = static_cast<std::size_t>((parts + size - 1) / size) * each;
   own.resize(most);
-  std::vector<double> padded(most * static_cast<std::size_t>(size)), values;
-  ranks->all_gather(own, padded);
+  const std::vector<double> padded = gathered(*ranks, own);
+  std::vector<double> values;
   for (int rank = 0; rank < size; ++rank) {
     const auto from = padded.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(rank) * most);
     const std::size_t count = static_cast<std::size_t>(share_of(parts, rank, size).count) * each;
