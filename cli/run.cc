@@ -163,7 +163,7 @@ struct Totals {
   std::chrono::steady_clock::duration spent{};  ///< in forward
 };
 
-/// What a command of a job does not do.
+/// Refuses what a job of several processes cannot do.
 void check_job(const RunArguments& arguments, const AnyModel& model) {
   if (arguments.input == "-")
     throw ArgumentError("--input", "a file, which every rank reads", "-, a pipe, which is rank 0's alone");

@@ -1,4 +1,4 @@
-// What a training run leaves in its folder, written by one process.
+// The files of a training run, written by one process.
 #pragma once
 
 #include <chrono>

@@ -7,7 +7,8 @@
 
 namespace kineograph::testing {
 
-/// What can fail. `allocation` throws std::bad_alloc at operator new. The files' calls set errno; a thread is not made.
+/// Kinds of failure. `allocation` throws std::bad_alloc at operator new. The files' calls set errno; a thread is not
+/// made.
 enum class Fault { none, allocation, write, sync, link, rename, close, map, thread };
 
 /// The faults of files.

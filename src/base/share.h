@@ -10,7 +10,7 @@ struct Share {
   std::int64_t first, count;
 };
 
-/// What number `which` of `workers` does of `pieces`: as many as the others, or one more.
+/// The pieces of worker `which` of `workers`: as many as the others', or one more.
 inline Share share_of(std::int64_t pieces, int which, int workers) {
   const std::int64_t first = pieces * which / workers;
   return {first, pieces * (which + 1) / workers - first};

@@ -287,7 +287,7 @@ TEST_F(SessionTest, RanksShareAStepBitForBit) {
   }
 }
 
-// Where nothing is dropped parts add up to the whole batch's gradient, but for f32's rounding in another order.
+// Parts add up to the whole batch's gradient where nothing is dropped, but for f32's rounding in another order.
 TEST_F(SessionTest, PartsAddUpToTheBatch) {
   TransformerTemporalConfig config = tiny_config();
   config.norm_type = NormType::layer_norm;
