@@ -100,11 +100,11 @@ deb() {
   gone
 }
 
-# KINEOGRAPH_FETCH with Debian's source packages in place of the network; a shared library, installed, moved and used; and a
-# project that fetches kineograph, which fetches Highway and oneTBB, and exports targets of its own.
+# KINEOGRAPH_FETCH with Debian's source packages in place of the network: a project that fetches kineograph, which fetches
+# Highway and oneTBB, and exports targets of its own; and a shared library, installed, moved and used from C++, C and MPI.
 fetch() {
   fresh trixie
-  install_in_root g++ cmake ninja-build zlib1g-dev pkg-config dpkg-dev
+  install_in_root g++ cmake ninja-build zlib1g-dev pkg-config dpkg-dev libopenmpi-dev openmpi-bin
   inside "sed 's/^deb /deb-src /' /etc/apt/sources.list >/etc/apt/sources.list.d/source.list; apt-get update -qq
     mkdir /libraries; cd /libraries
     for name in highway onetbb nlohmann-json3; do
@@ -121,6 +121,7 @@ fetch() {
       'add_executable(parent main.cc)' 'target_link_libraries(parent PRIVATE kineograph::kineograph)' \
       'install(TARGETS parent EXPORT parentTargets)' 'install(EXPORT parentTargets DESTINATION lib)' >/parent/CMakeLists.txt
     cmake -S /parent -B /parent/build \$offline
+    cmake --build /parent/build --parallel $(nproc); /parent/build/parent
     cmake -S /source -B /build \$offline -DBUILD_SHARED_LIBS=ON -DKINEOGRAPH_CLI=OFF -DKINEOGRAPH_TESTS=OFF
     cmake --build /build --parallel $(nproc)
     cmake --install /build --prefix /installed >/dev/null
@@ -128,7 +129,11 @@ fetch() {
     cmake -S /source/examples/embed -B /embed -DCMAKE_PREFIX_PATH=/moved; cmake --build /embed; /embed/embed
     PKG_CONFIG_PATH=\$(dirname \"\$(find /moved -name kineograph_c.pc)\")
     export PKG_CONFIG_PATH
-    gcc examples/c/main.c -o /tmp/c \$(pkg-config --cflags --libs kineograph_c) -Wl,-rpath,\$(pkg-config --variable=libdir kineograph_c); /tmp/c"
+    path=-Wl,-rpath,\$(pkg-config --variable=libdir kineograph_c)
+    cd /source
+    gcc examples/c/main.c -o /tmp/c \$(pkg-config --cflags --libs kineograph_c) \$path; /tmp/c
+    mpicxx -std=c++20 tests/mpi/ranks_mpi.cc -o /tmp/ranks \$(pkg-config --cflags --libs kineograph) \$path
+    mpirun --allow-run-as-root --oversubscribe -n 3 /tmp/ranks same"
   gone
 }
 
