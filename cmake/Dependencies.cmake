@@ -46,11 +46,14 @@ kineograph_publish(googletest ${github}/google/googletest/archive/refs/tags/v1.1
 
 # Makes the targets of one, as this project uses them: no tests and no examples. Libraries that kineograph links are installed with it.
 function(kineograph_fetch name)
-  set(CMAKE_POLICY_DEFAULT_CMP0077 NEW)  # the settings below hold though the library makes options of them
+  # The settings below hold though the library makes options, or values of the cache, of them.
+  set(CMAKE_POLICY_DEFAULT_CMP0077 NEW)
+  set(CMAKE_POLICY_DEFAULT_CMP0126 NEW)
   set(CMAKE_POLICY_DEFAULT_CMP0135 NEW)
   if(POLICY CMP0135)
     cmake_policy(SET CMP0135 NEW)  # unpacked files have the time of unpacking
   endif()
+  set(CMAKE_CXX_SCAN_FOR_MODULES OFF)  # there are none, and ccache takes no file that is scanned for them
   set(BUILD_TESTING OFF)
   set(HWY_ENABLE_TESTS OFF)
   set(HWY_ENABLE_EXAMPLES OFF)
