@@ -8,17 +8,49 @@ import kineograph
 import torch
 import torch.distributed as dist
 from animatediff import random_pipeline
+from diffusers.models.resnet import TemporalConvLayer
+from diffusers.models.unets.unet_i2vgen_xl import I2VGenXLTransformerTemporalEncoder
+from small_unets import image_to_video_unet, text_to_video_unet
 from torch.distributed.device_mesh import init_device_mesh
 
 VIDEOS, FRAMES = 2, 6
 NAMES = ("cfg", "frames")
 
 
-def call_of(seed=1):
-    draw = torch.Generator().manual_seed(seed)
-    sample = torch.randn(VIDEOS, 4, FRAMES, 8, 10, generator=draw)
-    text = torch.randn(VIDEOS * FRAMES, 8, 16, generator=draw)  # a row a frame, as the pipelines give it
-    return sample, torch.tensor([3, 7]), text
+def drawn(unet):
+    """The UNet with all weights random: as made, the last convolution over frames is zero and would hide the others."""
+    draw = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in unet.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=draw), alpha=0.05)
+    return unet.eval()
+
+
+def motion():
+    """AnimateDiff's UNet, its call, and how many temporal modules it has."""
+    return random_pipeline().unet.eval(), {"encoder_hidden_states": random(VIDEOS * FRAMES, 8, 16)}, 11
+
+
+def conditioned_3d():
+    return drawn(text_to_video_unet()), {"encoder_hidden_states": random(VIDEOS, 8, 16)}, 13
+
+
+def image_to_video_xl():
+    more = {
+        "fps": torch.tensor([7, 8]),
+        "image_latents": random(VIDEOS, 4, FRAMES, 8, 10, seed=3),
+        "image_embeddings": random(VIDEOS, 16, seed=4),
+        "encoder_hidden_states": random(VIDEOS, 8, 16),
+    }
+    return drawn(image_to_video_unet()), more, 14
+
+
+def random(*shape, seed=2):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def call_of(more):
+    return {"sample": random(VIDEOS, 4, FRAMES, 8, 10, seed=1), "timestep": torch.tensor([3, 7])} | more
 
 
 def assert_close(got, want, what):
@@ -29,58 +61,90 @@ def assert_close(got, want, what):
 
 def gradients(unet, call):
     unet.zero_grad()
-    unet(*call).sample.square().mean().backward()
+    unet(**call).sample.square().mean().backward()
     return {name: p.grad.clone() for name, p in unet.named_parameters() if p.grad is not None}
 
 
-def check_numbers(unet, mesh, groups):
-    call = call_of()
-    with torch.no_grad():
-        theirs = unet(*call).sample
-    kineograph.accelerate(unet, spatial=False)
-    with torch.no_grad():
-        alone = unet(*call).sample
-    wanted = gradients(unet, call)
-    done = kineograph.parallelize(unet, mesh)
-    assert (done.cfg, done.frames) == groups and not done.not_native, done
-    assert len(done.temporal) == (11 if groups[1] > 1 else 0), done.temporal
-    before = kineograph.stats()
-    with torch.no_grad():
-        together = unet(*call)
-        assert_close(together.sample, alone, "sample")
-        assert_close(unet(*call, return_dict=False)[0], alone, "tuple")
-    after = kineograph.stats()
-    assert after.fallbacks == before.fallbacks, after
-    assert after.native > before.native
-    sent = done.bytes_sent
-    assert set(sent) == {name for name, size in zip(NAMES, groups) if size > 1} and min(sent.values()) > 0, sent
+def assert_gradients(unet, call, wanted, what):
     found = gradients(unet, call)
     for name, want in wanted.items():
         whole = found[name].clone()
         dist.all_reduce(whole)
         off = (whole - want).abs().max().item()
-        assert off <= 1e-4 * want.abs().max().item() + 1e-7, f"gradient of {name}: off by {off}"
+        assert off <= 1e-4 * want.abs().max().item() + 1e-7, f"gradient of {name} {what}: off by {off}"
+
+
+def check_numbers(unet, call, modules, mesh, groups):
+    with torch.no_grad():
+        theirs = unet(**call).sample
+    kineograph.accelerate(unet, spatial=False)
+    with torch.no_grad():
+        alone = unet(**call).sample
+    wanted = gradients(unet, call)
+    done = kineograph.parallelize(unet, mesh)
+    assert (done.cfg, done.frames) == groups and not done.whole, done
+    assert len(done.temporal) == (modules if groups[1] > 1 else 0), len(done.temporal)
+    before = kineograph.stats()
+    with torch.no_grad():
+        together = unet(**call)
+        assert_close(together.sample, alone, "sample")
+        assert_close(unet(*call.values(), return_dict=False)[0], alone, "tuple")
+    after = kineograph.stats()
+    assert after.fallbacks == before.fallbacks, after
+    assert after.native > before.native
+    sent = done.bytes_sent
+    assert set(sent) == {name for name, size in zip(NAMES, groups) if size > 1} and min(sent.values()) > 0, sent
+    assert_gradients(unet, call, wanted, "")
     if groups[1] > 1:
-        check_fallback(unet, call, alone)
+        check_whole(unet, call, alone, wanted)
     kineograph.revert(unet)
     with torch.no_grad():
-        assert torch.equal(unet(*call).sample, theirs)
+        assert torch.equal(unet(**call).sample, theirs)
+    assert not any("kineograph" in type(module).__module__ for module in unet.modules())
 
 
-def check_fallback(unet, call, alone):
-    """A module that cannot run natively is whole on every process, and gives the same numbers."""
-    module = next(m for m in unet.modules() if isinstance(m, kineograph.diffusers.AnimateDiffTransformer3D))
-    handle = module.proj_in.register_forward_hook(lambda *_: None)
+def check_whole(unet, call, alone, wanted):
+    """Modules with hooks are whole on every process, and give the same numbers and gradients."""
+    kinds = (kineograph.diffusers.TransformerTemporalModel, kineograph.diffusers.AnimateDiffTransformer3D)
+    inner = [next(m for m in unet.modules() if isinstance(m, kinds)).proj_in]
+    inner += [m.conv2[0] for m in unet.modules() if isinstance(m, TemporalConvLayer)][1:3]
+    inner += [m.ff for m in unet.modules() if isinstance(m, I2VGenXLTransformerTemporalEncoder)]
+    handles = [module.register_forward_hook(lambda *_: None) for module in inner]
     before = sum(kineograph.stats().fallbacks.values())
     with torch.no_grad():
-        assert_close(unet(*call).sample, alone, "with a hook")
+        assert_close(unet(**call).sample, alone, "with a hook")
     assert sum(kineograph.stats().fallbacks.values()) > before
-    handle.remove()
+    assert_gradients(unet, call, wanted, "with a hook")
+    for handle in handles:
+        handle.remove()
+
+
+def check_training(unet, call, mesh):
+    """Dropout between convolutions over frames: what one process drops. That of others is refused."""
+    unet.train()
+    kineograph.accelerate(unet, spatial=False)
+
+    def run():
+        torch.manual_seed(9)
+        return gradients(unet, call)
+
+    wanted = run()
+    kineograph.parallelize(unet, mesh)
+    found = run()
+    for name, want in wanted.items():
+        dist.all_reduce(found[name])
+        off = (found[name] - want).abs().max().item()
+        assert off <= 1e-4 * want.abs().max().item() + 1e-7, f"gradient of {name} in training: off by {off}"
+    layer = unet.mid_block.resnets[0].dropout
+    layer.p = 0.5
+    assert_refused(unet, call, "mid_block.resnets.0.dropout, dropout of 0.5")
+    layer.p = 0.0
+    kineograph.revert(unet.eval())
 
 
 def check_bits(mesh):
     """A temporal module by itself: not a bit differs, however many processes share its rows."""
-    from kineograph.diffusers import parallel
+    from kineograph.diffusers import exchange, parallel
 
     group = parallel._groups(mesh, {"frames": "frames"}, 60.0)["frames"]
     module = kineograph.diffusers.TransformerTemporalModel(4, 8, in_channels=32).eval()
@@ -91,26 +155,25 @@ def check_bits(mesh):
             with torch.no_grad():
                 want = module(x, num_frames=FRAMES).sample
                 own = x.unflatten(0, (VIDEOS, FRAMES)).chunk(group.size, 1)[group.rank].flatten(0, 1)
-                exchange = parallel.Exchange(group)
-                got = exchange.run(module, own, None, None, None, FRAMES // group.size, None)
+                got = exchange.Exchange(group).run(module, own, None, None, None, FRAMES // group.size, None)
             part = want.unflatten(0, (VIDEOS, FRAMES)).chunk(group.size, 1)[group.rank].flatten(0, 1)
             assert torch.equal(got, part), (dtype, height)
 
 
-def check_context_parallel(unet):
+def check_context_parallel(unet, call):
     """diffusers' own description of the processes, with a mesh and without."""
     config_class = getattr(diffusers, "ContextParallelConfig", None)
-    size, call = dist.get_world_size(), call_of()
+    size = dist.get_world_size()
     if config_class is None or FRAMES % size != 0:  # a diffusers that has none
         return
     with torch.no_grad():
-        alone = unet(*call).sample
+        alone = unet(**call).sample
     theirs = init_device_mesh("cpu", (1, size), mesh_dim_names=("ring", "ulysses"))
     for config in (config_class(ulysses_degree=size), config_class(ulysses_degree=size, mesh=theirs)):
         done = kineograph.parallelize(unet, config)
         assert (done.cfg, done.frames) == (1, size), done
         with torch.no_grad():
-            assert_close(unet(*call).sample, alone, "by ContextParallelConfig")
+            assert_close(unet(**call).sample, alone, "by ContextParallelConfig")
         assert done.bytes_sent["frames"] > 0
         kineograph.revert(unet)
     for wrong in (config_class(ring_degree=size), config_class(ulysses_degree=size + 1, mesh=theirs)):
@@ -150,28 +213,57 @@ def check_trained_by_torch():
         assert sum(kineograph.stats().fallbacks.values()) > before, "diffusers' own forward, and said so"
 
 
-def check_refusals(unet, mesh, groups):
+def assert_refused(unet, call, *words):
+    try:
+        unet(**call)
+    except ValueError as error:
+        assert any(word in str(error) for word in words), error
+    else:
+        raise AssertionError("expected ValueError")
+
+
+class Mixing:
+    """An attention's processor that is not known: it might look at other frames."""
+
+    def __call__(self, attn, hidden_states, *args, **kwargs):
+        return hidden_states
+
+
+def check_refusals(unet, call, mesh, groups):
     kineograph.parallelize(unet, mesh)
-    sample, time, text = call_of()
+    sample = call["sample"]
     for wrong, size in ((sample[:, :, :5], groups[1]), (sample[:1], groups[0])):
         if size > 1:
-            try:
-                unet(wrong, time[:1], text)
-                raise AssertionError("expected ValueError")
-            except ValueError as error:
-                assert "divide" in str(error) or "row a frame" in str(error), error
+            assert_refused(unet, call | {"sample": wrong}, "divide", "row a frame", "as sample has")
+    theirs = unet.mid_block.attentions[0].transformer_blocks[0].attn1.processor
+    unet.mid_block.attentions[0].transformer_blocks[0].attn1.processor = Mixing()
+    assert_refused(
+        unet, call, "mid_block.attentions.0.transformer_blocks.0.attn1, a Attention: it has the processor Mixing"
+    )
+    unet.mid_block.attentions[0].transformer_blocks[0].attn1.processor = theirs
+    try:
+        kineograph.revert(unet.mid_block)
+        assert groups[1] == 1, "expected ValueError"
+    except ValueError as error:
+        assert "the whole UNet" in str(error), error
     kineograph.revert(unet)
+    unet.up_blocks[0].strange = torch.nn.Conv3d(1, 1, 3)
+    try:
+        kineograph.parallelize(unet, mesh)
+        raise AssertionError("expected ValueError")
+    except ValueError as error:
+        assert "up_blocks.0.strange, a Conv3d" in str(error), error
+    del unet.up_blocks[0].strange
 
 
-def check_death(unet, mesh):
+def check_death(unet, call, mesh):
     """Last: the process of the highest number ends in the middle of a call; the others say so."""
     kineograph.parallelize(unet, mesh, timeout=20.0)
-    call = call_of()
     if dist.get_rank() == dist.get_world_size() - 1:
         unet.mid_block.register_forward_pre_hook(lambda *_: os._exit(0))
     try:
         with torch.no_grad():
-            unet(*call)
+            unet(**call)
         raise AssertionError("expected CommunicationError")
     except kineograph.CommunicationError:
         pass
@@ -180,18 +272,23 @@ def check_death(unet, mesh):
 def main():
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
+    size = dist.get_world_size()
     for shape in sys.argv[1:]:
         groups = tuple(int(size) for size in shape.split("x"))
         names = [name for name, size in zip(NAMES, groups) if size > 1]
         mesh = init_device_mesh("cpu", tuple(size for size in groups if size > 1), mesh_dim_names=tuple(names))
-        unet = random_pipeline().unet.eval()
-        check_numbers(unet, mesh, groups)
+        for kind in (conditioned_3d, image_to_video_xl, motion):
+            unet, more, modules = kind()
+            call = call_of(more)
+            check_numbers(unet, call, modules, mesh, groups)
+            check_refusals(unet, call, mesh, groups)
+            if groups == (1, size) and kind is conditioned_3d:
+                check_training(unet, call, mesh)
         if groups[1] > 1:
             check_bits(mesh)
             check_trained_by_torch()
-            check_context_parallel(unet)
-        check_refusals(unet, mesh, groups)
-    check_death(unet, mesh)
+            check_context_parallel(unet, call)
+    check_death(unet, call, mesh)
     print("all held", flush=True)
     os._exit(0)  # a process group of which one is dead has nothing to destroy
 

@@ -16,10 +16,9 @@ from diffusers import (
     StableVideoDiffusionPipeline,
     TextToVideoSDPipeline,
     UNet2DConditionModel,
-    UNet3DConditionModel,
     UNetSpatioTemporalConditionModel,
 )
-from diffusers.models.unets.unet_i2vgen_xl import I2VGenXLUNet
+from small_unets import WIDTHS, image_to_video_unet, text_to_video_unet
 
 sys.path.append(str(pathlib.Path(__file__).parents[2] / "examples"))
 from animatediff import random_pipeline  # noqa: E402
@@ -28,10 +27,6 @@ EMBEDS = {
     name: torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(i))
     for i, name in enumerate(("prompt_embeds", "negative_prompt_embeds"))
 }
-WIDTHS = dict(block_out_channels=(32, 64), layers_per_block=1, sample_size=8, cross_attention_dim=16)
-BLOCKS_3D = dict(
-    down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"), up_block_types=("UpBlock3D", "CrossAttnUpBlock3D")
-)
 BLOCKS_2D = dict(
     down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")
 )
@@ -81,15 +76,11 @@ def animatediff():
 
 
 def text_to_video():
-    torch.manual_seed(0)
-    unet = UNet3DConditionModel(**WIDTHS, **BLOCKS_3D, attention_head_dim=8, norm_num_groups=8)
-    return TextToVideoSDPipeline(**without_text(unet=unet)), EMBEDS
+    return TextToVideoSDPipeline(**without_text(unet=text_to_video_unet())), EMBEDS
 
 
 def image_to_video():
-    torch.manual_seed(0)
-    unet = I2VGenXLUNet(**WIDTHS, **BLOCKS_3D, attention_head_dim=8, norm_num_groups=2)
-    pipe = I2VGenXLPipeline(**without_text(unet=unet), **image_encoder())
+    pipe = I2VGenXLPipeline(**without_text(unet=image_to_video_unet()), **image_encoder())
     return pipe, EMBEDS | {"image": picture(), "target_fps": 7}
 
 

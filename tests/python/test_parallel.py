@@ -66,8 +66,8 @@ def test_processes_give_the_numbers_of_one(size, meshes):
         assert process.returncode == 0 and ("all held" in output or rank == size - 1), f"{rank}: {output[-3000:]}"
 
 
-def test_models_that_are_no_unet_of_motion_are_refused():
-    with pytest.raises(TypeError, match="expected a UNetMotionModel, found Linear"):
+def test_models_that_are_no_unet_of_videos_are_refused():
+    with pytest.raises(TypeError, match="UNet3DConditionModel or I2VGenXLUNet, found a Linear"):
         kineograph.parallelize(torch.nn.Linear(2, 2), None)
 
 

@@ -29,7 +29,7 @@ _KINDS = {
 # In the dictionary of a module that accelerate changed.
 ACCELERATED = "_kineograph_accelerated"
 
-# Of a UNet that parallelize spreads over processes: its hooks.
+# Of a UNet that parallelize spreads over processes: its hooks, and the like, each with a `remove`.
 PARALLEL = "_kineograph_parallel"
 
 
@@ -146,7 +146,12 @@ def revert(x: Any) -> int:
     for _, module in named_modules(x):
         for hook in module.__dict__.pop(PARALLEL, ()):
             hook.remove()
-        module.__dict__.pop(EXCHANGE, None)
+    shared = [path for path, module in named_modules(x) if EXCHANGE in module.__dict__]
+    if shared:
+        raise ValueError(
+            f"expected the whole UNet that parallelize spreads over processes, found {len(shared)} of its temporal modules: "
+            f"{shared[0]}"
+        )
     theirs = {ours: original for original, ours in NATIVE.items()}
     for _, module in named_modules(x):
         if getattr(module, ACCELERATED, False) and type(module) in theirs:

@@ -1,173 +1,17 @@
 """One UNet over several processes: frames of everything spatial, rows of pixels of everything temporal."""
 
 import datetime
-from collections.abc import Sequence
+import inspect
 from dataclasses import dataclass, field
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
 import torch
 import torch.distributed as dist
 
-from .. import errors
-from . import acceleration, upstream
-from .modules import EXCHANGE
-
-_Tensor = torch.Tensor
-
-
-@dataclass
-class Group:
-    """Processes along one dimension of the mesh, and what this one has sent them."""
-
-    group: Any
-    rank: int
-    size: int
-    bytes_sent: int = 0
-
-    def _attempt(self, exchange: "Callable[[], Any]") -> None:
-        try:
-            exchange()
-        except RuntimeError as error:
-            raise errors.CommunicationError(
-                f"torch.distributed: a process is dead or hung: {error}", "torch.distributed"
-            ) from error
-
-    def all_to_all(self, parts: "Sequence[_Tensor]", received: "Sequence[int]") -> "list[_Tensor]":
-        """The parts that all processes have for this one, `received` elements each, for those that this one has for them."""
-        flat = torch.cat([part.reshape(-1) for part in parts])
-        sent = [part.numel() for part in parts]
-        self.bytes_sent += (sum(sent) - sent[self.rank]) * flat.element_size()
-        out = flat.new_empty(sum(received))
-        # As bytes, which every backend has.
-        size = flat.element_size()
-        splits = [n * size for n in received], [n * size for n in sent]
-        self._attempt(
-            lambda: dist.all_to_all_single(out.view(torch.uint8), flat.view(torch.uint8), *splits, group=self.group)
-        )
-        return list(torch.split(out, list(received)))
-
-    def all_gather(self, mine: _Tensor) -> "list[_Tensor]":
-        """Every process' tensor, all of one shape."""
-        mine = mine.contiguous()
-        found = [torch.empty_like(mine) for _ in range(self.size)]
-        as_bytes = [tensor.view(-1).view(torch.uint8) for tensor in found]
-        self.bytes_sent += (self.size - 1) * mine.nbytes
-        self._attempt(lambda: dist.all_gather(as_bytes, mine.view(-1).view(torch.uint8), group=self.group))
-        return found
-
-    def gather_bytes(self, values: bytes) -> bytes:
-        """The communicator of native calls."""
-        found = self.all_gather(torch.frombuffer(bytearray(values), dtype=torch.uint8))
-        return b"".join(bytes(tensor.numpy()) for tensor in found)
-
-
-class _Gather(torch.autograd.Function):
-    """Every process' part, side by side along an axis. Its gradient is the own part's: all have the same loss."""
-
-    @staticmethod
-    def forward(ctx: Any, mine: _Tensor, group: Group, axis: int) -> _Tensor:
-        ctx.rest = (group, axis)
-        return torch.cat(group.all_gather(mine), dim=axis)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: _Tensor) -> Any:
-        group, axis = ctx.rest
-        return gradient.chunk(group.size, dim=axis)[group.rank], None, None
-
-
-class _Swap(torch.autograd.Function):
-    """An exchange, and the other way as its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: _Tensor, there: Any, back: Any) -> _Tensor:
-        ctx.ways = (there, back)
-        moved: _Tensor = there(x)
-        return moved
-
-    @staticmethod
-    def backward(ctx: Any, gradient: _Tensor) -> Any:
-        there, back = ctx.ways
-        return _Swap.apply(gradient, back, there), None, None
-
-
-class Exchange:
-    """A temporal module's work together with those of the other processes: frames of all pixels become all frames of some
-    rows of pixels, are transformed, and become frames again."""
-
-    def __init__(self, group: Group) -> None:
-        self.group = group
-
-    def rows(self, height: int) -> "list[tuple[int, int]]":
-        """First row of each process, and the one past its last; a process may have none."""
-        size = self.group.size
-        return [(height * rank // size, height * (rank + 1) // size) for rank in range(size)]
-
-    def ranks(self, height: int) -> "tuple[Any, ...]":
-        """The last argument of a native forward: see python/bindings/ranks.h."""
-        group = self.group
-        return group.gather_bytes, group.rank, group.size, self.rows(height)[group.rank][0], height
-
-    def to_rows(self, x: _Tensor, frames: int) -> _Tensor:
-        """(B*f, C, H, W), f of this process' frames -> (B*F, C, own rows, W)"""
-        rows, (count, channels, _, width) = self.rows(x.shape[2]), x.shape
-        first, end = rows[self.group.rank]
-        shape = (count // frames, frames, channels, end - first, width)
-        size = count * channels * (end - first) * width
-        found = self.group.all_to_all([x[:, :, a:b] for a, b in rows], [size] * self.group.size)
-        return torch.cat([part.view(shape) for part in found], dim=1).flatten(0, 1)
-
-    def to_frames(self, y: _Tensor, frames: int, height: int) -> _Tensor:
-        """The reverse."""
-        count, channels, own, width = y.shape
-        videos = count // (frames * self.group.size)
-        by_rank = y.view(videos, self.group.size, frames, channels, own, width)
-        each = videos * frames * channels * width
-        counts = [b - a for a, b in self.rows(height)]
-        found = self.group.all_to_all(
-            [by_rank[:, rank] for rank in range(self.group.size)], [each * count for count in counts]
-        )
-        shapes = [(videos * frames, channels, count, width) for count in counts]
-        return torch.cat([part.view(shape) for part, shape in zip(found, shapes)], dim=2)
-
-    def run(
-        self,
-        module: Any,
-        hidden_states: _Tensor,
-        encoder_hidden_states: Optional[_Tensor],
-        timestep: Any,
-        class_labels: Any,
-        num_frames: int,
-        kwargs: Any,
-    ) -> _Tensor:
-        """The module's answer for this process' frames."""
-        height, frames = hidden_states.shape[2], num_frames * self.group.size
-
-        def there(x: _Tensor) -> _Tensor:
-            return self.to_rows(x, num_frames)
-
-        def back(y: _Tensor) -> _Tensor:
-            return self.to_frames(y, num_frames, height)
-
-        given = (encoder_hidden_states, timestep, class_labels, frames, kwargs)
-        # All processes have to come to the same decision, and one without rows would fall back by itself.
-        if height >= self.group.size:
-            rows = _Swap.apply(hidden_states, there, back)
-            sample = module._try_native(rows, *given, ranks=self.ranks(height))
-            if sample is not None:
-                swapped: _Tensor = _Swap.apply(sample, back, there)
-                return swapped
-        # diffusers' own forward knows no rows: every process computes the whole clip.
-        parts = hidden_states.reshape(-1, num_frames, *hidden_states.shape[1:])
-        whole = _Gather.apply(parts, self.group, 1).flatten(0, 1)
-        exchange = module.__dict__.pop(EXCHANGE, None)
-        try:
-            answer = type(module).forward(module, whole, *given)
-        finally:
-            if exchange is not None:
-                module.__dict__[EXCHANGE] = exchange
-        clips: _Tensor = getattr(answer, "sample", answer).unflatten(0, (-1, frames))
-        first = self.group.rank * num_frames
-        return clips[:, first : first + num_frames].flatten(0, 1)
+from . import acceleration, structure, upstream
+from .exchange import Exchange, Gather, Group
+from .modules import EXCHANGE, NativeForward
+from .temporal_layers import SHARED
 
 
 @dataclass
@@ -177,13 +21,13 @@ class Parallelization:
     Attributes:
         cfg, frames: processes along each dimension of the mesh; 1 where it has none.
         temporal: paths of the temporal modules that exchange frames for rows of pixels.
-        not_native: path -> reason, of those of them that every process computes whole.
+        whole: path -> reason, of those of them that every process computes whole.
     """
 
     cfg: int = 1
     frames: int = 1
     temporal: "list[str]" = field(default_factory=list)
-    not_native: "dict[str, str]" = field(default_factory=dict)
+    whole: "dict[str, str]" = field(default_factory=dict)
     groups: "dict[str, Group]" = field(default_factory=dict, repr=False)
 
     @property
@@ -200,7 +44,7 @@ class Parallelization:
                 f"frames: {self.frames} processes have 1/{self.frames} of the frames each; sent: the sample, and in "
                 f"{len(self.temporal)} temporal modules the hidden states there and back"
             )
-        lines += [f"  whole on every process: {path}: {reason}" for path, reason in self.not_native.items()]
+        lines += [f"  whole on every process: {path}: {reason}" for path, reason in self.whole.items()]
         return "\n".join(lines or ["one process: nothing is shared"])
 
 
@@ -226,46 +70,105 @@ def _frames_part(name: str, value: Any, videos: int, frames: int, group: Group) 
     return value.unflatten(0, (videos, frames)).chunk(group.size, dim=1)[group.rank].flatten(0, 1)
 
 
-# Arguments of UNetMotionModel.forward in its order; those with a row a frame of every video.
-_ARGUMENTS = (
-    *("sample", "timestep", "encoder_hidden_states", "timestep_cond", "attention_mask", "cross_attention_kwargs"),
-    *("added_cond_kwargs", "down_block_additional_residuals", "mid_block_additional_residual", "return_dict"),
-)
-_ROW_A_FRAME = ("encoder_hidden_states", "down_block_additional_residuals", "mid_block_additional_residual")
+@dataclass(frozen=True)
+class _Call:
+    """What the arguments of a UNet's forward are, by name. Others are refused.
+
+    Attributes:
+        known: a row a video, or one for all.
+        videos: (B, C, F, H, W).
+        row_a_frame: (B*F, ...), or lists of them.
+    """
+
+    known: "tuple[str, ...]"
+    videos: "tuple[str, ...]" = ("sample",)
+    row_a_frame: "tuple[str, ...]" = ()
 
 
-def _take_part(groups: "dict[str, Group]", args: Any, kwargs: Any) -> "dict[str, Any]":
-    """This process' part of a call's arguments."""
-    given: dict[str, Any] = dict(zip(_ARGUMENTS, args)) | kwargs
-    for group in groups.values():
-        group.bytes_sent = 0
-    videos, frames = given["sample"].shape[0], given["sample"].shape[2]
-    if given.get("attention_mask") is not None:
-        raise ValueError("attention_mask: expected none in a call of several processes, found one")
-    for name, count, what in (("frames", frames, "frames"), ("cfg", videos, "videos in the batch")):
-        if name in groups and count % groups[name].size != 0:
-            raise ValueError(f"sample: expected {what} that {groups[name].size} processes divide, found {count}")
-    if "frames" in groups:
-        group = groups["frames"]
-        for name in _ROW_A_FRAME:
-            given[name] = _frames_part(name, given.get(name), videos, frames, group)
-        given["sample"] = given["sample"].chunk(group.size, dim=2)[group.rank]
-        frames //= group.size
-    if "cfg" in groups:
+_RESIDUALS = ("down_block_additional_residuals", "mid_block_additional_residual")
+_PLAIN = ("timestep", "encoder_hidden_states", "timestep_cond", "cross_attention_kwargs", "return_dict")
+_CALLS = {
+    upstream.UNetMotionModel: _Call((*_PLAIN, "added_cond_kwargs"), row_a_frame=("encoder_hidden_states", *_RESIDUALS)),
+    upstream.UNet3DConditionModel: _Call(_PLAIN, row_a_frame=_RESIDUALS),
+    upstream.I2VGenXLUNet: _Call((*_PLAIN, "fps", "image_embeddings"), videos=("sample", "image_latents")),
+}
+
+
+class _Hooks:
+    """What happens before and after a call of a UNet."""
+
+    def __init__(self, unet: Any, groups: "dict[str, Group]") -> None:
+        self.groups = groups
+        self.kind = _kind_of(unet)
+        self.call = _CALLS[self.kind]
+        self.names = list(inspect.signature(self.kind.forward).parameters)[1:]
+        self.first_frame: Optional[torch.Tensor] = None
+
+    def before(self, unet: Any, args: Any, kwargs: Any) -> "tuple[Any, dict[str, Any]]":
+        """This process' part of a call's arguments."""
+        _check_structure(unet, self.groups)
+        given: dict[str, Any] = dict(zip(self.names, args)) | kwargs
+        call, groups = self.call, self.groups
         for name, value in given.items():
-            count = videos * frames if name in _ROW_A_FRAME else videos
-            if name != "cross_attention_kwargs":
-                given[name] = _part(value, count, groups["cfg"])
-    return given
+            if value is not None and name not in (*call.known, *call.videos, *call.row_a_frame):
+                raise ValueError(f"{name}: expected none in a call of several processes, found one")
+        for name in call.videos:
+            shape = list(getattr(given.get(name), "shape", ()))
+            if len(shape) != 5:
+                raise ValueError(f"{name}: expected (B, C, F, H, W), found {shape or type(given.get(name)).__name__}")
+        for group in groups.values():
+            group.bytes_sent = 0
+        videos, frames = given["sample"].shape[0], given["sample"].shape[2]
+        for name, count, what in (("frames", frames, "frames"), ("cfg", videos, "videos in the batch")):
+            if name in groups and count % groups[name].size != 0:
+                raise ValueError(f"sample: expected {what} that {groups[name].size} processes divide, found {count}")
+        if "image_latents" in call.videos:
+            self.first_frame = given["image_latents"][:, :, 0]
+        if "frames" in groups:
+            group = groups["frames"]
+            for name in call.row_a_frame:
+                given[name] = _frames_part(name, given.get(name), videos, frames, group)
+            for name in call.videos:
+                if given[name].shape[2] != frames:
+                    raise ValueError(f"{name}: expected {frames} frames, as sample has, found {given[name].shape[2]}")
+                given[name] = given[name].chunk(group.size, dim=2)[group.rank]
+            frames //= group.size
+        if "cfg" in groups:
+            for name, value in given.items():
+                count = videos * frames if name in call.row_a_frame else videos
+                if name != "cross_attention_kwargs":
+                    given[name] = _part(value, count, groups["cfg"])
+            if self.first_frame is not None:
+                self.first_frame = _part(self.first_frame, videos, groups["cfg"])
+        return (), given
+
+    def after(self, unet: Any, args: Any, output: Any) -> Any:
+        """The whole sample of every process' part."""
+        self.first_frame = None
+        sample = output[0]
+        for name, axis in (("frames", 2), ("cfg", 0)):
+            if name in self.groups:
+                sample = Gather.apply(sample, self.groups[name], axis)
+        return (sample,) if isinstance(output, tuple) else type(output)(sample=sample)
+
+    def context_frame(self, module: Any, args: Any) -> Any:
+        """I2VGenXLUNet's context is of the clip's first frame: what diffusers' forward takes for it is the first of this
+        process."""
+        return args if self.first_frame is None else (self.first_frame,)
 
 
-def _together(groups: "dict[str, Group]", output: Any) -> Any:
-    """The whole sample of every process' part."""
-    sample = output[0]
-    for name, axis in (("frames", 2), ("cfg", 0)):
-        if name in groups:
-            sample = _Gather.apply(sample, groups[name], axis)
-    return (sample,) if isinstance(output, tuple) else type(output)(sample=sample)
+@dataclass
+class _Turned:
+    """A module whose forward exchanges with other processes, and how it was before."""
+
+    module: Any
+    original: type
+
+    def remove(self) -> None:
+        """As a hook's."""
+        self.module.__dict__.pop(EXCHANGE, None)
+        if type(self.module) is SHARED.get(self.original):
+            self.module.__class__ = self.original
 
 
 def _groups(mesh: Any, names: "dict[str, str]", timeout: float) -> "dict[str, Group]":
@@ -301,34 +204,78 @@ def _mesh_of(given: Any) -> "tuple[Any, dict[str, str]]":
     return mesh, {"ulysses": "frames"}
 
 
+def _kind_of(unet: Any) -> Any:
+    """The class of diffusers whose forward the UNet has."""
+    for kind in _CALLS:
+        if isinstance(unet, kind) and type(unet).forward is kind.forward:
+            return kind
+    names = [kind.__name__ for kind in _CALLS]
+    raise TypeError(f"unet: expected a {', '.join(names[:-1])} or {names[-1]}, found a {type(unet).__name__}")
+
+
+def _check_structure(unet: Any, groups: "dict[str, Group]") -> None:
+    reasons = [
+        f"{path}, {reason}" for path, reason in structure.why_not_together(unet, "cfg" in groups, "frames" in groups)
+    ]
+    if "frames" in groups and acceleration.PARALLEL in unet.__dict__:
+        reasons += [
+            f"{path}, put in after parallelize"
+            for path, module in unet.named_modules()
+            if isinstance(module, structure.TEMPORAL) and EXCHANGE not in module.__dict__
+        ]
+    if reasons:
+        more = f" and {len(reasons) - 5} more" if len(reasons) > 5 else ""
+        raise ValueError(
+            "unet: expected modules that see frames and videos one by one, and diffusers' own temporal ones, found "
+            + "; ".join(reasons[:5])
+            + more
+        )
+
+
+def _share_frames(unet: Any, done: Parallelization) -> "list[_Turned]":
+    """Temporal modules exchange frames for pixels from then on."""
+    exchange, turned = Exchange(done.groups["frames"]), []
+    for path, module in unet.named_modules():
+        if not isinstance(module, structure.TEMPORAL):
+            continue
+        original: type = type(module)
+        if original in SHARED:
+            module.__class__ = SHARED[original]
+            reason = module.why_whole()
+            if reason is not None:
+                done.whole[path] = reason
+        module.__dict__[EXCHANGE] = exchange
+        turned.append(_Turned(module, original))
+        done.temporal.append(path)
+    return turned
+
+
 def parallelize(unet: Any, mesh: Any, timeout: float) -> Parallelization:
     """See kineograph.parallelize."""
-    if not isinstance(unet, upstream.UNetMotionModel):
-        raise TypeError(f"unet: expected a UNetMotionModel, found {type(unet).__name__}")
+    _kind_of(unet)
     if acceleration.PARALLEL in unet.__dict__:
         raise ValueError("unet: expected one that is not parallel yet, found one that is; kineograph.revert undoes it")
     groups = _groups(*_mesh_of(mesh), timeout)
+    _check_structure(unet, groups)
     sizes = {name: group.size for name, group in groups.items()}
     done = Parallelization(cfg=sizes.get("cfg", 1), frames=sizes.get("frames", 1), groups=groups)
+    undone: list[Any] = []
     if "frames" in groups:
-        accelerated = acceleration.accelerate(unet, spatial=False)
-        modules = acceleration.native_modules(unet)
-        strange = set(accelerated.not_native) - {path for path, _ in modules}
-        if strange:
-            raise ValueError(f"unet: expected diffusers' own temporal modules, found others: {sorted(strange)}")
-        for path, module in modules:
-            module.__dict__[EXCHANGE] = Exchange(groups["frames"])
-            done.temporal.append(path)
-        done.not_native.update(accelerated.not_native)
-    if groups:
-        setattr(
-            unet,
-            acceleration.PARALLEL,
-            (
-                unet.register_forward_pre_hook(
-                    lambda _, args, kwargs: ((), _take_part(groups, args, kwargs)), with_kwargs=True
-                ),
-                unet.register_forward_hook(lambda _, args, output: _together(groups, output)),
-            ),
+        strange = sorted(
+            path
+            for path, module in unet.named_modules()
+            if isinstance(module, structure.TEMPORAL)
+            and not (type(module) in SHARED or type(module) in acceleration.NATIVE or isinstance(module, NativeForward))
         )
+        if strange:
+            raise ValueError(f"unet: expected diffusers' own temporal modules, found others: {strange}")
+        done.whole.update(acceleration.accelerate(unet, spatial=False).not_native)
+        undone += _share_frames(unet, done)
+    if groups:
+        hooks = _Hooks(unet, groups)
+        undone.append(unet.register_forward_pre_hook(hooks.before, with_kwargs=True))
+        undone.append(unet.register_forward_hook(hooks.after))
+        if "frames" in groups and hooks.kind is upstream.I2VGenXLUNet:
+            undone.append(unet.image_latents_context_embedding.register_forward_pre_hook(hooks.context_frame))
+        setattr(unet, acceleration.PARALLEL, tuple(undone))
     return done

@@ -46,6 +46,8 @@ def _found(name: str, *users: "str | type") -> Any:
 _OLD = "diffusers.models"
 
 UNetMotionModel: Any = _found("UNetMotionModel", "diffusers")
+UNet3DConditionModel: Any = _found("UNet3DConditionModel", "diffusers")
+I2VGenXLUNet: Any = _found("I2VGenXLUNet", "diffusers", f"{_OLD}.unets.unet_i2vgen_xl")
 # The classes that kineograph's are made from, and give; a type checker looks for them where they are in diffusers 0.42.
 if TYPE_CHECKING:
     from diffusers.models.attention import BasicTransformerBlock as BasicTransformerBlock
@@ -76,6 +78,8 @@ else:
     TransformerTemporalModelOutput = _found("TransformerTemporalModelOutput", TransformerTemporalModel)
     Transformer2DModelOutput = _found("Transformer2DModelOutput", f"{_OLD}.modeling_outputs", Transformer2DModel)
 
+TemporalConvLayer: Any = _found("TemporalConvLayer", f"{_OLD}.resnet", f"{_OLD}.unets.unet_3d_blocks")
+I2VGenXLTransformerTemporalEncoder: Any = _found("I2VGenXLTransformerTemporalEncoder", I2VGenXLUNet)
 MotionAdapter: Any = _found("MotionAdapter", "diffusers")
 AlphaBlender: Any = _found("AlphaBlender", TransformerSpatioTemporalModel, f"{_OLD}.resnet")
 TemporalBasicTransformerBlock: Any = _found(
