@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "kineograph/error.h"
+
 namespace kineograph::cli {
 
 int ranks_started() {
@@ -16,6 +18,13 @@ int ranks_started() {
     if (std::from_chars(text.data(), text.data() + text.size(), ranks).ec == std::errc() && ranks > 0) return ranks;
   }
   return 0;
+}
+
+void refuse_job(const std::string& command) {
+  if (const int ranks = ranks_started(); ranks > 1)
+    throw ArgumentError("mpirun", "run or train, which share their work",
+                        command + ", started " + std::to_string(ranks) + " times",
+                        "Each of them would do all of the work and write the same output.");
 }
 
 }  // namespace kineograph::cli

@@ -6,6 +6,7 @@
 
 #include "base/atomic_file.h"
 #include "commands.h"
+#include "job.h"
 #include "kineograph/kineograph.h"
 #include "messages.h"
 #include "pages.h"
@@ -24,6 +25,18 @@ std::string version_text() {
   return text;
 }
 
+/// Commands whose processes share nothing are refused where mpirun starts several. Segments of a film differ, and a
+/// script may give each process its own.
+void refuse_jobs(CLI::App& program) {
+  for (const char* name : {"init", "inspect", "convert", "restore", "bench"}) {
+    CLI::App* command = program.get_subcommand(name);
+    command->parse_complete_callback([command] {
+      const CLI::Option* segment = command->get_option_no_throw("--segment");
+      if (segment == nullptr || segment->count() == 0) refuse_job(command->get_name());
+    });
+  }
+}
+
 int run_program(std::vector<std::string> arguments) {
   CLI::App program("diffusers' TransformerTemporalModel: make, inspect, convert, run, train, restore video.",
                    "kineograph");
@@ -38,6 +51,7 @@ int run_program(std::vector<std::string> arguments) {
   add_restore(program);
   add_train(program);
   add_bench(program);
+  refuse_jobs(program);
   try {
     arguments = normalised(program, std::move(arguments));
     std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back

@@ -37,18 +37,20 @@ def accelerate(model: Any, *, spatial: bool = True) -> "Acceleration":
 
 
 def parallelize(unet: Any, mesh: Any, *, timeout: float = 300.0) -> "Parallelization":
-    """Spreads every call of a UNetMotionModel over the processes of torch.distributed, with the numbers of one process.
+    """Spreads every call of a UNetMotionModel, UNet3DConditionModel or I2VGenXLUNet over the processes of
+    torch.distributed, with the numbers of one process.
 
         dist.init_process_group("gloo")  # under torchrun
         mesh = init_device_mesh("cpu", (2, 4), mesh_dim_names=("cfg", "frames"))
         print(kineograph.parallelize(pipe.unet, mesh))
 
     Along ``cfg`` each process computes some videos of the batch, of classifier-free guidance one half each. Along
-    ``frames`` each has F/N frames of everything spatial; inside a temporal module the processes exchange frames for rows
-    of pixels, whose statistics they share, and back. Every process calls the UNet with the same arguments and gets the
-    whole sample. The temporal modules become native, as by ``accelerate(unet, spatial=False)``; ``revert`` undoes both.
-    Backward works where the temporal modules' does; parameters' gradients are by this process' share: add them over the
-    mesh. A temporal module that falls back to diffusers is computed whole by every process, with the same numbers.
+    ``frames`` each has F/N frames of everything spatial; inside temporal modules and convolutions over frames the processes
+    exchange frames for rows of pixels, whose statistics they share, and back. Every process calls the UNet with the same
+    arguments and gets the whole sample. The temporal modules become native, as by ``accelerate(unet, spatial=False)``;
+    ``revert`` undoes both. Backward works where the temporal modules' does; parameters' gradients are by this process'
+    share: add them over the mesh. A temporal module that falls back to diffusers is computed whole by every process, with
+    the same numbers.
 
     Args:
         mesh: a DeviceMesh of the CPU with the dimensions "cfg", "frames" or both, the same on every process; or
@@ -56,8 +58,9 @@ def parallelize(unet: Any, mesh: Any, *, timeout: float = 300.0) -> "Paralleliza
         timeout: seconds after which an exchange with a dead or hung process raises CommunicationError.
 
     Raises:
-        TypeError: for a model that is no UNetMotionModel.
-        ValueError: for a mesh of other dimensions; when called, for frames or videos that it does not divide.
+        TypeError: for another model.
+        ValueError: for a mesh of other dimensions, and modules that may mix frames or videos in a way that is not known;
+            when called, for frames or videos that the mesh does not divide, and arguments that are not known.
     """
     from .diffusers import parallel
 

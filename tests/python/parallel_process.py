@@ -1,5 +1,6 @@
 """One process of test_parallel: python parallel_process.py CFGxFRAMES..., with RANK, WORLD_SIZE and MASTER_PORT set."""
 
+import copy
 import os
 import sys
 
@@ -10,6 +11,7 @@ import torch.distributed as dist
 from animatediff import random_pipeline
 from diffusers.models.resnet import TemporalConvLayer
 from diffusers.models.unets.unet_i2vgen_xl import I2VGenXLTransformerTemporalEncoder
+from kineograph.diffusers import exchange, modules, parallel, temporal_layers
 from small_unets import image_to_video_unet, text_to_video_unet
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -74,7 +76,7 @@ def assert_gradients(unet, call, wanted, what):
         assert off <= 1e-4 * want.abs().max().item() + 1e-7, f"gradient of {name} {what}: off by {off}"
 
 
-def check_numbers(unet, call, modules, mesh, groups):
+def check_numbers(unet, call, temporal, mesh, groups):
     with torch.no_grad():
         theirs = unet(**call).sample
     kineograph.accelerate(unet, spatial=False)
@@ -83,7 +85,7 @@ def check_numbers(unet, call, modules, mesh, groups):
     wanted = gradients(unet, call)
     done = kineograph.parallelize(unet, mesh)
     assert (done.cfg, done.frames) == groups and not done.whole, done
-    assert len(done.temporal) == (modules if groups[1] > 1 else 0), len(done.temporal)
+    assert len(done.temporal) == (temporal if groups[1] > 1 else 0), len(done.temporal)
     before = kineograph.stats()
     with torch.no_grad():
         together = unet(**call)
@@ -142,11 +144,32 @@ def check_training(unet, call, mesh):
     kineograph.revert(unet.eval())
 
 
-def check_bits(mesh):
-    """A temporal module by itself: not a bit differs, however many processes share its rows."""
-    from kineograph.diffusers import exchange, parallel
+def own_frames(x, group):
+    return x.unflatten(0, (VIDEOS, FRAMES)).chunk(group.size, 1)[group.rank].flatten(0, 1)
 
-    group = parallel._groups(mesh, {"frames": "frames"}, 60.0)["frames"]
+
+def check_convolutions(group):
+    """Convolutions over frames by themselves: as near to the numbers in double as torch's own, far from zero too, where
+    sums of squares would have lost the variance."""
+    layer = drawn(TemporalConvLayer(32, 32, norm_num_groups=8))
+    for dtype in (torch.float32, torch.bfloat16):
+        layer.to(dtype)
+        for height in (7, 1):  # fewer rows than processes: whole on each
+            x = (random(VIDEOS * FRAMES, 32, height, 5) + 300 * (dtype == torch.float32)).to(dtype)
+            with torch.no_grad():
+                want = copy.deepcopy(layer).double()(x.double(), num_frames=FRAMES)
+                theirs = (layer(x, num_frames=FRAMES) - want).abs().max().item()
+                layer.__class__ = temporal_layers.SharedTemporalConvLayer
+                setattr(layer, modules.EXCHANGE, exchange.Exchange(group))
+                got = layer(own_frames(x, group), num_frames=FRAMES // group.size)
+            delattr(layer, modules.EXCHANGE)
+            layer.__class__ = TemporalConvLayer
+            off = (got - own_frames(want, group)).abs().max().item()
+            assert got.dtype == dtype and off <= 2 * theirs, (dtype, height, off, theirs)
+
+
+def check_bits(group):
+    """A temporal module by itself: not a bit differs, however many processes share its rows."""
     module = kineograph.diffusers.TransformerTemporalModel(4, 8, in_channels=32).eval()
     for dtype in (torch.float32, torch.bfloat16):
         module.to(dtype)
@@ -154,10 +177,9 @@ def check_bits(mesh):
             x = torch.randn(VIDEOS * FRAMES, 32, height, 5, generator=torch.Generator().manual_seed(2)).to(dtype)
             with torch.no_grad():
                 want = module(x, num_frames=FRAMES).sample
-                own = x.unflatten(0, (VIDEOS, FRAMES)).chunk(group.size, 1)[group.rank].flatten(0, 1)
-                got = exchange.Exchange(group).run(module, own, None, None, None, FRAMES // group.size, None)
-            part = want.unflatten(0, (VIDEOS, FRAMES)).chunk(group.size, 1)[group.rank].flatten(0, 1)
-            assert torch.equal(got, part), (dtype, height)
+                given = (own_frames(x, group), None, None, None, FRAMES // group.size, None)
+                got = exchange.Exchange(group).run(module, *given)
+            assert torch.equal(got, own_frames(want, group)), (dtype, height)
 
 
 def check_context_parallel(unet, call):
@@ -278,14 +300,16 @@ def main():
         names = [name for name, size in zip(NAMES, groups) if size > 1]
         mesh = init_device_mesh("cpu", tuple(size for size in groups if size > 1), mesh_dim_names=tuple(names))
         for kind in (conditioned_3d, image_to_video_xl, motion):
-            unet, more, modules = kind()
+            unet, more, temporal = kind()
             call = call_of(more)
-            check_numbers(unet, call, modules, mesh, groups)
+            check_numbers(unet, call, temporal, mesh, groups)
             check_refusals(unet, call, mesh, groups)
             if groups == (1, size) and kind is conditioned_3d:
                 check_training(unet, call, mesh)
         if groups[1] > 1:
-            check_bits(mesh)
+            group = parallel._groups(mesh, {"frames": "frames"}, 60.0)["frames"]
+            check_convolutions(group)
+            check_bits(group)
             check_trained_by_torch()
             check_context_parallel(unet, call)
     check_death(unet, call, mesh)
