@@ -70,7 +70,7 @@ class Gather(torch.autograd.Function):
         return torch.cat(group.all_gather(mine), dim=axis)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: _Tensor) -> Any:
         group, axis, own = ctx.rest
         parts = gradient.chunk(group.size, dim=axis)
@@ -154,7 +154,8 @@ class Exchange:
         parts = x.reshape(-1, frames, *x.shape[1:])
         clip = transform(Gather.apply(parts, self.group, 1, True).flatten(0, 1))
         first = self.group.rank * frames
-        return clip.unflatten(0, (-1, frames * self.group.size))[:, first : first + frames].flatten(0, 1)
+        own = clip.view(-1, frames * self.group.size, *clip.shape[1:])[:, first : first + frames]
+        return own.flatten(0, 1)
 
     def run(
         self,

@@ -235,9 +235,8 @@ def _check_structure(unet: Any, groups: "dict[str, Group]") -> None:
 def _share_frames(unet: Any, done: Parallelization) -> "list[_Turned]":
     """Temporal modules exchange frames for pixels from then on."""
     exchange, turned = Exchange(done.groups["frames"]), []
-    for path, module in unet.named_modules():
-        if not isinstance(module, structure.TEMPORAL):
-            continue
+    temporal: list[tuple[str, Any]] = [m for m in unet.named_modules() if isinstance(m[1], structure.TEMPORAL)]
+    for path, module in temporal:
         original: type = type(module)
         if original in SHARED:
             module.__class__ = SHARED[original]

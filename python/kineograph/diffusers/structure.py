@@ -64,8 +64,8 @@ def _roots(module: nn.Module, path: str = "") -> "Iterator[tuple[str, nn.Module]
 
 def _why_not_by_frame(root: nn.Module) -> Optional[str]:
     """Why a module may mix frames."""
-    while isinstance(getattr(root, "base_layer", None), nn.Module):  # PEFT's adapters
-        root = root.base_layer
+    while isinstance(inner := getattr(root, "base_layer", None), nn.Module):  # PEFT's adapters
+        root = inner
     if not (isinstance(root, _OF_TORCH) or _is_theirs(root, _BY_FRAME, "diffusers.models.", "kineograph.diffusers.")):
         return "it is not known to see frames one by one"
     for name, module in root.named_modules():

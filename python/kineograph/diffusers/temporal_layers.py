@@ -14,6 +14,12 @@ from .structure import why_not_this_processor
 _Tensor = torch.Tensor
 
 
+def _tensor(x: Any) -> _Tensor:
+    """x, for a type checker: diffusers' and autograd's functions have no types."""
+    tensor: _Tensor = x
+    return tensor
+
+
 class _GroupNorm(torch.autograd.Function):
     """torch's group_norm of x (B, C, F, rows, W) with the statistics of all processes' rows."""
 
@@ -43,7 +49,7 @@ class _GroupNorm(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: _Tensor) -> Any:
         x, weight, mean, rstd = ctx.saved_tensors
         groups, count, processes = ctx.rest
@@ -78,18 +84,16 @@ def _is_by_pixel(layer: nn.Module) -> bool:
 def _of_rows(layer: nn.Module, x: _Tensor, exchange: Exchange, height: int) -> _Tensor:
     """A layer's answer for this process' rows of x, (B, C, F, rows, W)."""
     if isinstance(layer, nn.GroupNorm):
-        normed: _Tensor = _GroupNorm.apply(x, layer.weight, layer.bias, layer.num_groups, layer.eps, exchange.group)
-        return normed
+        return _tensor(_GroupNorm.apply(x, layer.weight, layer.bias, layer.num_groups, layer.eps, exchange.group))
     if isinstance(layer, nn.Dropout) and layer.training and layer.p > 0:
         # Drawn for the whole picture, so that processes with the same generator drop what one process would.
         first, end = exchange.rows(height)[exchange.group.rank]
         kept = nn.functional.dropout(x.new_ones(*x.shape[:3], height, x.shape[4]), layer.p)
         return x * kept[:, :, :, first:end]
-    answer: _Tensor = layer(x)
-    return answer
+    return _tensor(layer(x))
 
 
-class SharedTemporalConvLayer(upstream.TemporalConvLayer):  # type: ignore[misc]
+class SharedTemporalConvLayer(upstream.TemporalConvLayer):
     """TemporalConvLayer: four times GroupNorm over a clip, SiLU and a convolution over frames, (3, 1, 1)."""
 
     def why_whole(self) -> Optional[str]:
@@ -108,23 +112,22 @@ class SharedTemporalConvLayer(upstream.TemporalConvLayer):  # type: ignore[misc]
         theirs = upstream.TemporalConvLayer.forward
         exchange: Optional[Exchange] = self.__dict__.get(EXCHANGE)
         if exchange is None:
-            answer: _Tensor = theirs(self, hidden_states, num_frames)
-            return answer
+            return _tensor(theirs(self, hidden_states, num_frames))
         height, frames = hidden_states.shape[2], num_frames * exchange.group.size
 
         def of_rows(rows: _Tensor) -> _Tensor:
-            x = rows.unflatten(0, (-1, frames)).transpose(1, 2)
+            x = rows.view(-1, frames, *rows.shape[1:]).transpose(1, 2)
             for stage in (self.conv1, self.conv2, self.conv3, self.conv4):
                 for layer in stage:
                     x = _of_rows(layer, x, exchange, height)
             return rows + x.transpose(1, 2).flatten(0, 1)
 
         if height >= exchange.group.size and self.why_whole() is None:
-            return exchange.in_rows(hidden_states, num_frames, of_rows)
+            return _tensor(exchange.in_rows(hidden_states, num_frames, of_rows))
         return exchange.whole(hidden_states, num_frames, lambda clip: theirs(self, clip, frames))
 
 
-class SharedTemporalEncoder(upstream.I2VGenXLTransformerTemporalEncoder):  # type: ignore[misc]
+class SharedTemporalEncoder(upstream.I2VGenXLTransformerTemporalEncoder):
     """I2VGenXLUNet's attention over the frames of the image latents, pixel by pixel."""
 
     def why_whole(self) -> Optional[str]:
@@ -144,18 +147,16 @@ class SharedTemporalEncoder(upstream.I2VGenXLTransformerTemporalEncoder):  # typ
         theirs = upstream.I2VGenXLTransformerTemporalEncoder.forward
         exchange: Optional[Exchange] = self.__dict__.get(EXCHANGE)
         if exchange is None:
-            answer: _Tensor = theirs(self, hidden_states)
-            return answer
+            return _tensor(theirs(self, hidden_states))
 
         def of_pixels(rows: _Tensor) -> _Tensor:
-            done: _Tensor = theirs(self, rows.squeeze(3).permute(2, 0, 1))
-            return done.permute(1, 2, 0).unsqueeze(3)
+            return _tensor(theirs(self, rows.squeeze(3).permute(2, 0, 1)).permute(1, 2, 0).unsqueeze(3))
 
         pixels, frames, _ = hidden_states.shape
         rows = hidden_states.permute(1, 2, 0).unsqueeze(3)  # (f, C, pixels, 1): one video, a pixel a row
         shared = pixels >= exchange.group.size and self.why_whole() is None
         done = (exchange.in_rows if shared else exchange.whole)(rows, frames, of_pixels)
-        return done.squeeze(3).permute(2, 0, 1)
+        return _tensor(done.squeeze(3).permute(2, 0, 1))
 
 
 # diffusers' class -> the one with which parallelize replaces it in place.

@@ -52,6 +52,7 @@ I2VGenXLUNet: Any = _found("I2VGenXLUNet", "diffusers", f"{_OLD}.unets.unet_i2vg
 if TYPE_CHECKING:
     from diffusers.models.attention import BasicTransformerBlock as BasicTransformerBlock
     from diffusers.models.modeling_outputs import Transformer2DModelOutput as Transformer2DModelOutput
+    from diffusers.models.resnet import TemporalConvLayer as TemporalConvLayer
     from diffusers.models.transformers.transformer_2d import Transformer2DModel as Transformer2DModel
     from diffusers.models.transformers.transformer_temporal import (
         TransformerSpatioTemporalModel as TransformerSpatioTemporalModel,
@@ -62,12 +63,17 @@ if TYPE_CHECKING:
     from diffusers.models.transformers.transformer_temporal import (
         TransformerTemporalModelOutput as TransformerTemporalModelOutput,
     )
+    from diffusers.models.unets.unet_i2vgen_xl import (
+        I2VGenXLTransformerTemporalEncoder as I2VGenXLTransformerTemporalEncoder,
+    )
     from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D as AnimateDiffTransformer3D
 else:
     TransformerTemporalModel = _found("TransformerTemporalModel", "diffusers", _OLD)
     AnimateDiffTransformer3D = _found(
         "AnimateDiffTransformer3D", UNetMotionModel, f"{_OLD}.unets.unet_motion_model", f"{_OLD}.transformers"
     )
+    TemporalConvLayer = _found("TemporalConvLayer", f"{_OLD}.resnet", f"{_OLD}.unets.unet_3d_blocks")
+    I2VGenXLTransformerTemporalEncoder = _found("I2VGenXLTransformerTemporalEncoder", I2VGenXLUNet)
     Transformer2DModel = _found("Transformer2DModel", "diffusers")
     TransformerSpatioTemporalModel = _found(
         "TransformerSpatioTemporalModel", TransformerTemporalModel, f"{_OLD}.transformers.transformer_temporal"
@@ -78,8 +84,6 @@ else:
     TransformerTemporalModelOutput = _found("TransformerTemporalModelOutput", TransformerTemporalModel)
     Transformer2DModelOutput = _found("Transformer2DModelOutput", f"{_OLD}.modeling_outputs", Transformer2DModel)
 
-TemporalConvLayer: Any = _found("TemporalConvLayer", f"{_OLD}.resnet", f"{_OLD}.unets.unet_3d_blocks")
-I2VGenXLTransformerTemporalEncoder: Any = _found("I2VGenXLTransformerTemporalEncoder", I2VGenXLUNet)
 MotionAdapter: Any = _found("MotionAdapter", "diffusers")
 AlphaBlender: Any = _found("AlphaBlender", TransformerSpatioTemporalModel, f"{_OLD}.resnet")
 TemporalBasicTransformerBlock: Any = _found(
