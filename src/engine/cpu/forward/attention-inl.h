@@ -14,6 +14,7 @@
 #include "engine/cpu/kernels/attention-inl.h"
 #include "engine/cpu/kernels/gemm-inl.h"
 #include "engine/cpu/kernels/long_attention-inl.h"
+#include "engine/cpu/tile/clip_projections-inl.h"
 #include "engine/cpu/tile/tile-inl.h"
 
 KINEOGRAPH_BEFORE_NAMESPACE
@@ -43,7 +44,17 @@ class AttentionWalk : public TileBase {
   Operands Context() const { return {own_.context.data(), OperandPanel(call_.context_dim)}; }
   /// The channels of one head and run in to_out's operands.
   HeadOutput<kArithmetic> HeadTo(std::size_t head, std::size_t run) const {
-    return {own_.attended.data(), OperandPanel(model_.inner), head * model_.head_dim, shape_.runs, run};
+    return {own_.attended.data(), OperandPanel(model_.inner), head * model_.head_dim, shape_.runs, run, average_};
+  }
+
+  /// A range's panels of f32 rows over the inner channels, as operands of the first: pairs where LayerNorm's output
+  /// lies.
+  const std::uint32_t* AsPanels(const Rows& rows, PanelRange panels, Workspace& mine) const {
+    if constexpr (!is_paired(kArithmetic)) return reinterpret_cast<const std::uint32_t*>(rows(panels.begin));
+    const Operands pairs = Normed(panels.begin, mine);
+    for (std::size_t panel = panels.begin; panel < panels.end; ++panel)
+      PairRows(rows(panel), InnerRows(), pairs(panel));
+    return pairs(panels.begin);
   }
 
   /// work(a few panels, worker) over the tile's panels: as many as there are unless it is tall.
@@ -56,7 +67,9 @@ class AttentionWalk : public TileBase {
   }
 
   void Normalise(std::size_t layer, std::size_t which, PanelRange panels, Workspace& mine) const {
-    NormalisePanels<kArithmetic>(layer, which, Stream(), Normed(panels.begin, mine), panels);
+    Affine affine = Modulate(layer).norm[which];
+    if (alike_) affine.frame_stride = 0;
+    NormalisePanels<kArithmetic>(layer, which, affine, Stream(), Normed(panels.begin, mine), panels);
   }
 
   /// The normalised stream that all heads of an attention share. Of a tall tile every head makes it anew, a few panels
@@ -84,9 +97,13 @@ class AttentionWalk : public TileBase {
   }
 
   void AttentionPhase(std::size_t layer, std::size_t which) {
-    const PackedAttention& attention = model_.blocks[layer].attn[which];
+    AttendHeads(layer, which);
+    AddHeads(layer, which);
+  }
+
+  void AttendHeads(std::size_t layer, std::size_t which) {
     const bool conditioned = Conditioned(which);
-    NormaliseForHeads(layer, which);
+    if (clip_ == nullptr || which != 0) NormaliseForHeads(layer, which);
     if (conditioned && !call_.context.per_video && layer == 0 && window_ == 0)
       this->template GatherContext<kArithmetic>(Context());
     if (AttentionProcessor* processor = call_.processors.empty() ? nullptr : call_.processors[2 * layer + which]) {
@@ -104,12 +121,21 @@ class AttentionWalk : public TileBase {
         }
       });
     }
-    const float* gate = which == 0 ? Modulate(layer).gate_attn1 : nullptr;
-    Steps([&](PanelRange panels, Workspace&) { AddAttended(attention.out, panels, gate); });
   }
 
-  void AddAttended(const PackedLinear& out, PanelRange panels, const float* gate) {
-    AddToResidual(out, own_.attended.data() + panels.begin * OperandPanel(model_.inner), model_.inner, panels, gate);
+  const float* Gate(std::size_t layer, std::size_t which) const {
+    return which == 0 ? Modulate(layer).gate_attn1 : nullptr;
+  }
+
+  /// The stream += to_out(the heads' output).
+  void AddHeads(std::size_t layer, std::size_t which) {
+    Steps([&](PanelRange panels, Workspace&) {
+      AddAttended(layer, which, own_.attended.data() + panels.begin * OperandPanel(model_.inner), panels);
+    });
+  }
+  /// The same for a range of panels, the first of them at x.
+  void AddAttended(std::size_t layer, std::size_t which, const std::uint32_t* x, PanelRange panels) {
+    AddToResidual(model_.blocks[layer].attn[which].out, x, model_.inner, panels, Gate(layer, which));
   }
 
   /// The stream's panels += linear(x), the first of them at x.
@@ -119,6 +145,19 @@ class AttentionWalk : public TileBase {
       Product(linear, x, channels, panels, ToRows<Sum::add>{stream_(panels.begin), stream_.panel});
     else
       Product(linear, x, channels, panels, ToGatedRows{stream_(panels.begin), stream_.panel, gate});
+  }
+
+  /// Projects one head's frames: to_query(panel) and, unless a conditioning takes the frames' place, to_keys(panel) are
+  /// the epilogues of products whose first panel is that.
+  template <class ToQuery, class ToKeys>
+  void ProjectFrames(std::size_t layer, std::size_t which, std::size_t head, Workspace& mine, const ToQuery& to_query,
+                     const ToKeys& to_keys) const {
+    if (clip_ != nullptr && which == 0) return clip_->TakeHead(shape_, head, to_query(0), to_keys(0));
+    const PackedAttention& attention = model_.blocks[layer].attn[which];
+    EachNormed(layer, which, mine, [&](PanelRange range, const std::uint32_t* x) {
+      Product(attention.query[head], x, model_.inner, range, to_query(range.begin));
+      if (!Conditioned(which)) Product(attention.kv[head], x, model_.inner, range, to_keys(range.begin));
+    });
   }
 
   /// Rows of one head's q, k and v, as they lie in a workspace.
@@ -134,11 +173,14 @@ class AttentionWalk : public TileBase {
     const std::size_t q_panel = query.rows * kPanel, kv_panel = kv.rows * kPanel;
     float* const q = mine.qkv.data();
     float* const k = q + shape_.panels() * q_panel;
-    EachNormed(layer, which, mine, [&](PanelRange range, const std::uint32_t* x) {
-      Product(query, x, model_.inner, range, ToRows<Sum::store>{q + range.begin * q_panel, q_panel});
-      if (!Conditioned(which))
-        Product(kv, x, model_.inner, range, ToRows<Sum::store>{k + range.begin * kv_panel, kv_panel});
-    });
+    ProjectFrames(
+        layer, which, head, mine,
+        [&](std::size_t panel) {
+          return ToRows<Sum::store>{q + panel * q_panel, q_panel};
+        },
+        [&](std::size_t panel) {
+          return ToRows<Sum::store>{k + panel * kv_panel, kv_panel};
+        });
     if (Conditioned(which))
       Product(kv, own_.context.data(), call_.context_dim, {0, KeyPanels(which)}, ToRows<Sum::store>{k, kv_panel});
     return {q, k, k + model_.head_dim * kPanel, q_panel, kv_panel, Keys(which)};
@@ -173,11 +215,12 @@ class AttentionWalk : public TileBase {
       float* const values = neighbours ? value_pairs + panel / 2 * value_panel : value + panel * value_panel;
       return ToPairs{key + panel * pair_panel, d, values, d, neighbours};
     };
-    EachNormed(layer, which, mine, [&](PanelRange range, const std::uint32_t* x) {
-      Product(attention.query[head], x, model_.inner, range,
-              ToPairs{query + range.begin * pair_panel, d, nullptr, 0, false});
-      if (!Conditioned(which)) Product(attention.kv[head], x, model_.inner, range, to_keys(range.begin));
-    });
+    ProjectFrames(
+        layer, which, head, mine,
+        [&](std::size_t panel) {
+          return ToPairs{query + panel * pair_panel, d, nullptr, 0, false};
+        },
+        to_keys);
     if (Conditioned(which))
       Product(attention.kv[head], own_.context.data(), call_.context_dim, {0, key_panels}, to_keys(0));
     for (std::size_t run = 0; run < shape_.runs; ++run) {
@@ -316,7 +359,10 @@ class AttentionWalk : public TileBase {
 
   Workspace& own_;
   Rows stream_;
-  std::size_t window_ = 0;  ///< index
+  std::size_t window_ = 0;                  ///< index
+  bool alike_ = false;                      ///< all frames are normalised with the shift of the first
+  const ClipProjections* clip_ = nullptr;   ///< in a window: q, k and v of the first attention, of the whole clip
+  const WindowAverage* average_ = nullptr;  ///< where the heads' output goes in a window's last attention
 
  private:
   PixelRun places_[kMaxRuns];

@@ -128,12 +128,8 @@ class Walk : public WindowWalk<kArithmetic> {
 
   /// The residual stream as operands of proj_out, of a range's first panel.
   const std::uint32_t* LastOperands(PanelRange panels, Workspace& mine) {
-    if constexpr (!is_paired(kArithmetic)) return reinterpret_cast<const std::uint32_t*>(X(panels.begin));
-    const Operands pairs = Normed(panels.begin, mine);
-    // Otherwise the last block has left them there.
-    if (!leaves_pairs_ || model_.blocks.empty())
-      for (std::size_t panel = panels.begin; panel < panels.end; ++panel) PairRows(X(panel), InnerRows(), pairs(panel));
-    return pairs(panels.begin);
+    const bool left = is_paired(kArithmetic) && leaves_pairs_ && !model_.blocks.empty();  // by the last block
+    return left ? Normed(panels.begin, mine)(panels.begin) : Base::AsPanels(Stream(), panels, mine);
   }
 
   /// Discrete input.

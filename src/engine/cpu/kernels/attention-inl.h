@@ -8,6 +8,7 @@
 
 #include "engine/cpu/kernels/gemm-inl.h"
 #include "engine/cpu/kernels/vector_math-inl.h"
+#include "engine/cpu/kernels/window_average-inl.h"
 
 KINEOGRAPH_BEFORE_NAMESPACE
 namespace kineograph::engine::cpu::HWY_NAMESPACE {
@@ -64,17 +65,19 @@ HWY_INLINE void SoftmaxPairs(float* scores, std::size_t count, float scale) {
   for (std::size_t j = 0; j < count; j += 2) hn::Store(PairOf(at(j), at(j + 1)), d, scores + j / 2 * kLanes);
 }
 
-/// Writes channels of a head's output into operands [panel][inner].
+/// Writes channels of a head's output into operands [panel][inner], or adds them to an average over windows.
 template <Arithmetic kArithmetic>
 struct HeadOutput {
   std::uint32_t* data;
   std::size_t panel_words;
   std::size_t first_row;  ///< head * head_dim
   std::size_t runs, run;
+  const WindowAverage* average = nullptr;
 
   /// Channels [e, e + kCount) of one token.
   template <std::size_t kCount>
   HWY_INLINE void Store(std::size_t token, std::size_t e, const Vec (&value)[kCount]) const {
+    if (average != nullptr) return average->Add(token, run, first_row + e, value);
     const std::size_t v = token * runs + run;
     std::uint32_t* panel = data + v / 2 * panel_words;
     const std::size_t lane = v % 2 * kLanes;

@@ -57,26 +57,40 @@ requires Epilogue<std::remove_reference_t<E>> HWY_INLINE void Gemm(const LinearV
   runner.Finish();
 }
 
-/// y = linear(tokens) for `count` tokens of `dim` floats (row-major): lanes are tokens, y is [panel][rows][2N].
-/// `operands` has room for the tokens as GEMM operands.
-template <Arithmetic kArithmetic>
-void ProjectTokens(const PackedLinear& linear, const float* tokens, std::size_t count, std::size_t dim,
-                   std::uint32_t* operands, float* y) {
+/// `count` tokens of `dim` channels as operands: lanes are tokens; at(token, channel) is a float.
+template <Arithmetic kArithmetic, class At>
+void TokensAsOperands(std::size_t count, std::size_t dim, const At& at, std::uint32_t* operands) {
   const std::size_t panels = (count + kPanel - 1) / kPanel;
-  const std::size_t panel_words = pad_channels(dim) / 2 * kPairWords<kArithmetic>;
+  const std::size_t panel_words = OperandWords<kArithmetic>(dim);
   HWY_ALIGN float even[kLanes], odd[kLanes];
   for (std::size_t v = 0; v < 2 * panels; ++v) {
     std::uint32_t* row = operands + v / 2 * panel_words + v % 2 * kLanes;
     for (std::size_t c = 0; c < dim; c += 2, row += kPairWords<kArithmetic>) {
       for (std::size_t lane = 0; lane < kLanes; ++lane) {
         const std::size_t t = v * kLanes + lane;
-        even[lane] = t < count ? tokens[t * dim + c] : 0.0f;
-        odd[lane] = t < count && c + 1 < dim ? tokens[t * dim + c + 1] : 0.0f;
+        even[lane] = t < count ? at(t, c) : 0.0f;
+        odd[lane] = t < count && c + 1 < dim ? at(t, c + 1) : 0.0f;
       }
       StoreOperandPair<kArithmetic>(hn::Load(D(), even), hn::Load(D(), odd), row);
     }
   }
-  Gemm<kArithmetic>(linear, operands, panel_words, {0, panels}, ToRows<Sum::store>{y, linear.rows * kPanel});
+}
+
+/// y = linear(tokens) for tokens as operands: y is [panel][rows][2N].
+template <Arithmetic kArithmetic>
+void ProjectOperands(const PackedLinear& linear, const std::uint32_t* operands, std::size_t count, float* y) {
+  const std::size_t panels = (count + kPanel - 1) / kPanel;
+  Gemm<kArithmetic>(linear, operands, OperandWords<kArithmetic>(linear.cols), {0, panels},
+                    ToRows<Sum::store>{y, linear.rows * kPanel});
+}
+
+/// y = linear(tokens) for `count` tokens of `dim` floats (row-major). `operands` has room for the tokens as operands.
+template <Arithmetic kArithmetic>
+void ProjectTokens(const PackedLinear& linear, const float* tokens, std::size_t count, std::size_t dim,
+                   std::uint32_t* operands, float* y) {
+  TokensAsOperands<kArithmetic>(
+      count, dim, [&](std::size_t t, std::size_t c) { return tokens[t * dim + c]; }, operands);
+  ProjectOperands<kArithmetic>(linear, operands, count, y);
 }
 
 }  // namespace kineograph::engine::cpu::HWY_NAMESPACE

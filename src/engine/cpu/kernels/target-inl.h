@@ -122,6 +122,12 @@ HWY_INLINE Vec NeighboursOf(Vec low, Vec high) {
 template <Arithmetic kArithmetic>
 inline constexpr std::size_t kPairWords = is_paired(kArithmetic) ? kPanel : 2 * kPanel;
 
+/// Words of a panel of operands.
+template <Arithmetic kArithmetic>
+constexpr std::size_t OperandWords(std::size_t channels) {
+  return pad_channels(channels) / 2 * kPairWords<kArithmetic>;
+}
+
 }  // namespace kineograph::engine::cpu::HWY_NAMESPACE
 KINEOGRAPH_AFTER_NAMESPACE
 

@@ -103,6 +103,7 @@ struct PackedAttention {
   std::vector<PackedLinear> query;  ///< per head, head_dim rows
   std::vector<PackedLinear> kv;     ///< per head, 2 * head_dim rows: keys, then values
   PackedLinear out;
+  Buffer<float> out_bias;  ///< zeros without one
 };
 
 /// Chunks of hidden columns.

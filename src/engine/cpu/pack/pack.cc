@@ -186,6 +186,7 @@ void pack_attention(const Attention& attention, const PackedModel& model, Packed
     packed.kv.push_back(pack_rows({rows(attention.to_k), rows(attention.to_v)}, 0, width, options));
   }
   packed.out = pack_whole(attention.to_out, options);
+  packed.out_bias = or_filled(attention.to_out.bias, model.inner, 0.0f);
 }
 
 void pack_norm(const Norm& norm, std::size_t inner, std::size_t which, PackedBlock& packed) {

@@ -25,6 +25,9 @@ class BorrowedWorkspace : public WorkspacePool::Borrowed {
     grow(workspace.context, sizes.context);
     grow(workspace.window, sizes.window);
     grow(workspace.averaged, sizes.averaged);
+    grow(workspace.attended_average, sizes.attended_average);
+    grow(workspace.clip_heads, sizes.clip_heads);
+    grow(workspace.positions, sizes.positions);
     grow(workspace.qkv, sizes.qkv);
     grow(workspace.scores, sizes.scores);
     grow(workspace.hidden, sizes.hidden);

@@ -93,7 +93,6 @@ class SegmentWalk : public Walk<kArithmetic> {
   /// x += attention over tokens that a row's queries share; key_values(row, head) finds them.
   template <class KeyValuesOf>
   void AttendTokens(const Step& step, const KeyValuesOf& key_values) {
-    const PackedAttention& attention = model_.blocks[step.layer].attn[step.which];
     Base::NormaliseForHeads(step.layer, step.which);
     // Heads of odd width share words of bf16 pairs: one thread writes them all.
     const bool shared_words = is_paired(kArithmetic) && model_.head_dim % 2 == 1;
@@ -101,8 +100,7 @@ class SegmentWalk : public Walk<kArithmetic> {
       if (shared_words) end = model_.heads;
       for (std::size_t head = begin; head < end; ++head) AttendHead(step, head, key_values, mine);
     });
-    const float* gate = step.which == 0 ? Base::Modulate(step.layer).gate_attn1 : nullptr;
-    Base::Steps([&](PanelRange panels, Workspace&) { Base::AddAttended(attention.out, panels, gate); });
+    Base::AddHeads(step.layer, step.which);
   }
 
   template <class KeyValuesOf>

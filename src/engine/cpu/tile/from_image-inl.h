@@ -107,7 +107,7 @@ class Arrival {
     ReadAhead<T>(count);
     for (; count != 0 && here_.panel < shape_.panels(); --count, here_.Advance(*this))
       GatherRows<kArithmetic, T>(*call_, here_.places, here_.row, 2,
-                                 image_ + here_.panel * pad_channels(channels_) / 2 * kPairWords<kArithmetic>);
+                                 image_ + here_.panel * OperandWords<kArithmetic>(channels_));
   }
   /// To the L1 cache, although they are soon pushed out of it: a prefetch to the L2 stalls on Zen 4.
   template <class T>

@@ -56,10 +56,6 @@ class TileBase {
   }
 
   std::size_t InnerRows() const { return pad_channels(model_.inner); }
-  template <Arithmetic kArithmetic>
-  static std::size_t OperandWords(std::size_t channels) {
-    return pad_channels(channels) / 2 * kPairWords<kArithmetic>;
-  }
   /// f32 rows as operands of an f32 product.
   static Operands AsOperands(const Rows& rows) { return {reinterpret_cast<std::uint32_t*>(rows.data), rows.panel}; }
 
@@ -88,7 +84,11 @@ class TileBase {
   /// norm1, norm2 or norm3 of a layer, as operands.
   template <Arithmetic kArithmetic>
   void NormalisePanels(std::size_t layer, std::size_t which, const Rows& x, const Operands& n, PanelRange range) const {
-    const Affine& affine = Modulate(layer).norm[which];
+    NormalisePanels<kArithmetic>(layer, which, Modulate(layer).norm[which], x, n, range);
+  }
+  template <Arithmetic kArithmetic>
+  void NormalisePanels(std::size_t layer, std::size_t which, const Affine& affine, const Rows& x, const Operands& n,
+                       PanelRange range) const {
     for (std::size_t panel = range.begin; panel < range.end; ++panel) {
       const auto shift = [&](std::size_t slot) {
         return affine.shift + shape_.frame_of(2 * panel + slot) * affine.frame_stride;

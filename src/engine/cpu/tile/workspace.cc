@@ -4,6 +4,12 @@
 
 namespace kineograph::engine::cpu {
 
+ClipHead clip_head(const PackedModel& model, const TileShape& shape, std::size_t attended_frames) {
+  const std::size_t panel = 2 * shape.lanes;
+  return {pad_channels(model.head_dim) * panel, 2 * model.head_dim * panel, shape.panels(),
+          (attended_frames + panel - 1) / panel};
+}
+
 WorkspaceSizes workspace_sizes(const PackedModel& model, const TileShape& shape, std::size_t attended_frames,
                                std::size_t context_tokens, std::size_t context_dim) {
   const std::size_t panel = 2 * shape.lanes, panels = shape.panels();
@@ -22,7 +28,10 @@ WorkspaceSizes workspace_sizes(const PackedModel& model, const TileShape& shape,
   sizes.context = operand(context_dim, context_panels);
   if (attended_frames != shape.frames) {
     sizes.window = attended_panels * pad_channels(model.inner) * panel;
-    sizes.averaged = sizes.x;
+    sizes.averaged = sizes.attended_average = sizes.x;
+    const ClipHead head = clip_head(model, shape, attended_frames);
+    sizes.clip_heads = model.heads * head.floats();
+    sizes.positions = operand(model.inner, head.position_panels);
   }
   const std::size_t q_rows = pad_channels(model.head_dim), kv_rows = 2 * model.head_dim;
   sizes.qkv = (attended_panels * q_rows + std::max(attended_panels, context_panels) * kv_rows) * panel;
