@@ -89,7 +89,7 @@ def main():
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (above, below) = pyplot.subplots(2, 1, figsize=(7.5, 6), sharex=True, height_ratios=(2, 1))
+    figure, (above, below) = pyplot.subplots(2, 1, figsize=(7.5, 6.6), sharex=True, height_ratios=(2, 1))
     above.plot(theirs, color="#52606d", linewidth=3, label="PyTorch")
     above.plot(found, color="#d1495b", linewidth=1, label="kineograph")
     above.set_ylabel("loss (logarithmic)")
@@ -113,7 +113,7 @@ def main():
     below.set_yscale("log")
     below.set_ylabel("difference, of the loss\n(logarithmic)")
     below.set_xlabel("step")
-    below.legend(frameon=False, fontsize=8)
+    below.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.3))
     for axis in (above, below):
         axis.spines[["top", "right"]].set_visible(False)
     figure.text(0.99, 0.005, f"Made on: {cpu_name()}, {figures.today()}", ha="right", fontsize=7, color="#52606d")

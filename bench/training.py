@@ -10,8 +10,9 @@ Every program runs in a process of its own, stopped while another is timed; what
 gives back, so that the gigabytes of two are never held at once. Gradients are compared with eager's in f32 before
 anything is timed, and a wrong program is left out with its error. Rounds are interleaved; the figure is their median.
 FLOP are three times the forward's: a forward computed a second time does not count.
-Memory is a process's growth during its first step at this shape, less weights (packed ones too), gradients, sample and
-input gradient, which every program needs. A step at a tiny shape comes first, so that code loaded late is not counted.
+Memory is a process's growth during its first step, less gradients, sample and input gradient, which every program needs.
+What a program keeps of the weights for itself counts. A step of another, narrow module comes first, so that code loaded
+late does not; a compiled graph's first step is at this shape, for one of which it is made.
 """
 
 import argparse
@@ -92,9 +93,11 @@ def worker(arguments):
         dtype = torch.bfloat16 if arguments.dtypes == "bf16" else torch.float32
         step, model = make_step(arguments.worker, shape, dtype)
         x, gradient = drawn(shape, dtype)
-        # Once before: at a tiny shape, or, as a compiled graph is for one shape, at this one.
-        tiny = shape._replace(videos=1, height=1, width=1)
-        step(*((x, gradient) if arguments.worker == "compile" else drawn(tiny, dtype)))
+        if arguments.worker == "compile":
+            step(x, gradient)
+        else:
+            narrow = shape._replace(videos=1, height=1, width=1, channels=64, heads=8, head_dim=8)
+            make_step(arguments.worker, narrow, dtype)[0](*drawn(narrow, dtype))
         x.grad = None
         model.zero_grad(set_to_none=True)
         gc.collect()
@@ -223,6 +226,17 @@ def measure(shape_id, dtype, names, rounds, threads, program, say):
         return rows
 
 
+def first_step(name, row, arguments):
+    """What a program's first step takes, at the shape of a row."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = command(name, folder, row["shape"], row["dtype"], arguments.threads, arguments.kineograph)
+        process = vs_peers.Stopped(run, arguments.threads)
+        process.close()
+        if process.error is not None:
+            raise SystemExit(f"{row['shape']} {row['dtype']} {name}: {process.error}")
+        return process.first
+
+
 # --- Tables and pictures --------------------------------------------------------------------------------------------
 
 
@@ -249,9 +263,7 @@ def table(rows):
 
 
 def memory_of(row):
-    """MB that a process grew by. Below one it shows nothing: the step fitted into memory that was there before."""
-    megabytes = row["memory_bytes"] / 1e6 if "memory_bytes" in row else 0
-    return megabytes if megabytes >= 1 else "none seen"
+    return row["memory_bytes"] / 1e6 if "memory_bytes" in row else "failed"
 
 
 def plot(rows, path, made_on):
@@ -282,6 +294,7 @@ def main():
     parser.add_argument(
         "--output", default="training", help="OUTPUT.json, .md and .png are written (default: training)"
     )
+    parser.add_argument("--memory", action="store_true", help="measure memory alone anew, and keep OUTPUT.json's times")
     parser.add_argument("--redraw", action="store_true", help="only draw OUTPUT.png, of what was measured before")
     for hidden in ("--worker", "--folder"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
@@ -289,6 +302,17 @@ def main():
     if arguments.worker:
         return worker(arguments)
 
+    if arguments.memory:
+        path = Path(arguments.output + ".json")
+        rows = json.loads(path.read_text())
+        names = {title: name for name, title in PROGRAMS.items()}
+        for row in rows:
+            row.update(first_step(names[row["program"]], row, arguments))
+            print(row["shape"], row["dtype"], row["program"], row["memory_bytes"], file=sys.stderr, flush=True)
+        path.write_text(json.dumps(rows, indent=1) + "\n")
+        head = Path(arguments.output + ".md").read_text().split("\n")[0]
+        Path(arguments.output + ".md").write_text(head + "\n\n" + table(rows))
+        return plot(rows, arguments.output + ".png", head)
     if arguments.redraw:
         rows = json.loads(Path(arguments.output + ".json").read_text())
         head = Path(arguments.output + ".md").read_text().split("\n")[0]
