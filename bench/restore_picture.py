@@ -74,7 +74,9 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         clip = arguments.clip or fetch_clip(folder)
         pristine = read_clip(clip, None)
-    shown = f"{clip.stem}, frame {arguments.frame} of {len(pristine)}, below its middle enlarged; scores of all frames; "
+    shown = (
+        f"{clip.stem}, frame {arguments.frame} of {len(pristine)}, below its middle enlarged; scores of all frames; "
+    )
     draw(columns(arguments, pristine), arguments.frame, arguments.output, shown + figures.today())
 
 
