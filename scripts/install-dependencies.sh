@@ -17,6 +17,8 @@ if wants test || wants lint; then headers+=(gtest/gtest.h:libgtest-dev); fi
 if wants lint; then programs+=(git:git clang-tidy:clang-tidy); fi
 # The library is compiled once for the suite and once for the Python package.
 if wants ci; then programs+=(ccache:ccache); fi
+# The second system is made by root.
+if wants ci && [ "$(id -u)" -eq 0 ]; then programs+=(debootstrap:debootstrap); fi
 if wants docs; then programs+=(doxygen:doxygen); fi
 
 missing=()

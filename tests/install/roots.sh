@@ -21,6 +21,9 @@ base() {
   if [ ! -e "$roots/$1/.whole" ]; then
     mkdir -p "$roots"
     rm -rf "${roots:?}/$1"
+    # What is made anew at will need not outlive a power cut: dpkg waits for the disk at every file otherwise.
+    mkdir -p "$roots/$1/etc/dpkg/dpkg.cfg.d"
+    echo force-unsafe-io >"$roots/$1/etc/dpkg/dpkg.cfg.d/unsafe-io"
     debootstrap --variant=minbase "$1" "$roots/$1" ${KINEOGRAPH_MIRROR:+"$KINEOGRAPH_MIRROR"} >"$roots/$1.log" 2>&1 || { tail "$roots/$1.log" >&2; return 1; }
     lend_network "$roots/$1"
     chroot "$roots/$1" apt-get update -qq
@@ -34,8 +37,6 @@ fresh() {
   root=$(mktemp -d "$roots/copy.XXXXXX")
   cp -a --reflink=auto "$roots/$1/." "$root"
   mkdir "$root/source"
-  # A copy that is thrown away need not outlive a power cut: dpkg waits for the disk at every file otherwise.
-  echo force-unsafe-io >"$root/etc/dpkg/dpkg.cfg.d/unsafe-io"
   mount --bind /proc "$root/proc"
   mkdir -p "$root/dev/pts"
   mount -t devpts -o ptmxmode=666 devpts "$root/dev/pts"

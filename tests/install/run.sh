@@ -60,12 +60,41 @@ aarch64() {
     tests='golden_test spatial_golden_test cpu_engine_test y4m_test safetensors_test checkpoint_files_test torch_archive_test'
     cmake --build build/release --parallel $(nproc) --target kineograph_program \$tests
     if aarch64-linux-gnu-objdump -d build/release/bin/kineograph | grep -wE 'aes(e|d|mc|imc)|pmull2?\s.*\.1q'; then exit 1; fi
+    export KINEOGRAPH_CASES=100
     for processor in cortex-a53 cortex-a76; do
       qemu-aarch64-static -cpu \$processor build/release/bin/kineograph --version | grep 'engine cpu: neon'
-      qemu-aarch64-static -cpu \$processor build/release/bin/golden_test --gtest_brief=1
-    done
-    export KINEOGRAPH_CASES=100
-    for test in \${tests#golden_test}; do qemu-aarch64-static -cpu cortex-a53 build/release/bin/\$test --gtest_brief=1; done"
+      for test in \$tests; do qemu-aarch64-static -cpu \$processor build/release/bin/\$test --gtest_brief=1; done
+    done"
+  gone
+}
+
+# gcc 12 to 14 and clang 14 to 19, as far as the two Debians have them: all that is compiled, read with warnings as errors, and
+# the goldens of KINEOGRAPH_GOLDENS_OF. KINEOGRAPH_COMPILERS="g++-13 clang++-19" takes some.
+compilers() {
+  compilers_of bookworm g++-12 clang++-14 clang++-15 clang++-16
+  compilers_of trixie g++-13 g++-14 clang++-17 clang++-18 clang++-19
+}
+
+compilers_of() {
+  local suite=$1 compiler some=()
+  for compiler in "${@:2}"; do
+    case " ${KINEOGRAPH_COMPILERS:-$compiler} " in *" $compiler "*) some+=("$compiler") ;; esac
+  done
+  [ ${#some[@]} -gt 0 ] || return 0
+  fresh "$suite"
+  install_in_root g++ cmake ninja-build python3 nlohmann-json3-dev zlib1g-dev lib{cli11,hwy,tbb,gtest,xxhash}-dev \
+    "${some[@]/#clang++/clang}"
+  # Of the instruction sets the one with most in it; a debug build reads the assertions too.
+  local sets='"-DHWY_DISABLED_TARGETS=(HWY_SSSE3|HWY_SSE4|HWY_AVX2|HWY_AVX3|HWY_AVX3_ZEN4|HWY_AVX3_SPR)"'
+  inside "cmake -G Ninja -S . -B build/read '-DCMAKE_CXX_FLAGS=$sets' -DCMAKE_BUILD_TYPE=Debug >/dev/null
+    for compiler in ${some[*]}; do python3 tests/install/compile.py build/read \$compiler; done"
+  for compiler in "${some[@]}"; do
+    case " ${KINEOGRAPH_GOLDENS_OF:-g++-13 clang++-14 clang++-19} " in *" $compiler "*) ;; *) continue ;; esac
+    inside "cmake -G Ninja -S . -B build/$compiler -DCMAKE_CXX_COMPILER=$compiler '-DCMAKE_CXX_FLAGS=-Werror $sets' \
+        -DCMAKE_CXX_FLAGS_RELEASE='-O1 -DNDEBUG' -DKINEOGRAPH_CLI=OFF -DKINEOGRAPH_C=OFF >/dev/null
+      cmake --build build/$compiler --parallel $(nproc) --target golden_test spatial_golden_test
+      for test in golden_test spatial_golden_test; do build/$compiler/bin/\$test --gtest_brief=1; done"
+  done
   gone
 }
 
@@ -154,7 +183,7 @@ processors() {
   qemu-x86_64-static -cpu qemu64 "$program" --version 2>&1 | grep -c 'has none of the instruction sets' | grep -x 1
 }
 
-tests=(pages processors deb wheel fetch aarch64 bookworm trixie)
+tests=(pages processors deb wheel fetch aarch64 compilers bookworm trixie)
 [ $# -eq 0 ] || tests=("$@")
 if [ "$(id -u)" -ne 0 ] || ! command -v debootstrap >/dev/null; then
   echo "skipped: bare systems are made by debootstrap, as root" >&2
