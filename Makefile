@@ -13,7 +13,7 @@
 #   make wheels  a wheel for this machine's Python, with everything inside, build/wheels
 #   make deb     Debian packages, build/release/packages
 #   make install-tests  install in bare systems, as root with debootstrap (most of an hour); TESTS="deb wheel" some of them
-#   make lint    clang-format, ruff and clang-tidy over everything, changing nothing
+#   make lint    clang-format, ruff, doxygen and clang-tidy over everything, changing nothing
 #   make docs    the public headers' pages and the Python package's, build/docs
 PRESET ?= release
 BUILD := build/$(PRESET)

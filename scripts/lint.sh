@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Formats, lints and clang-tidy, none of which changes a file. usage: lint.sh all|changed
+# Formats, lints, the public headers' comments and clang-tidy, none of which changes a file. usage: lint.sh all|changed
 # `changed` gives clang-tidy the sources that differ from $LINT_BASE (default: origin/main, else the last commit), in the
 # working tree too, for at most $LINT_SECONDS (default: 100) seconds; formats and ruff always look at everything.
 set -euo pipefail
@@ -21,6 +21,15 @@ tracked '*.cc' '*.h' | xargs -0 "$environment/bin/clang-format" --dry-run --Werr
 echo "ruff"
 "$environment/bin/ruff" check --quiet . || failed=1
 "$environment/bin/ruff" format --quiet --check . || failed=1
+
+# A member of the public headers without a comment is an error (docs/Doxyfile).
+if command -v doxygen >/dev/null; then
+  echo "doxygen"
+  mkdir -p build/docs
+  doxygen docs/Doxyfile || failed=1
+else
+  echo "no doxygen here: the public headers' comments were not read"
+fi
 
 # clang-tidy reads what the compiler reads: the commands of the release preset.
 scripts/configure.sh release -DKINEOGRAPH_TESTS=ON >/dev/null
