@@ -1,6 +1,7 @@
 """Video restored: arrays in and out, and files by executors, one of which breaks."""
 
 import concurrent.futures
+import multiprocessing
 import os
 import pathlib
 import subprocess
@@ -101,7 +102,8 @@ OPTIONS = {"segment_frames": 10, "options": ["--shifts", "2"]}
 
 def test_a_film_by_processes_is_the_film_of_one(clip):
     output = clip.parent / "out.y4m"
-    with concurrent.futures.ProcessPoolExecutor(2) as pool:
+    # Not by fork: this process has threads of other tests by now.
+    with concurrent.futures.ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         film.restore(clip, output, executor=pool, **OPTIONS)
     assert output.read_bytes() == whole(clip)
     assert sorted(path.name for path in clip.parent.iterdir()) == ["film.y4m", "out.y4m", "whole.y4m"]
