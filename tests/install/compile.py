@@ -21,7 +21,14 @@ def read(entry):
     arguments = command[first : command.index("-o")]
     if "clang" in compiler:
         arguments.append("-Wno-unknown-warning-option")  # the build's compiler may know more of them
-    checked = [compiler, *arguments, "-Werror", "-fsyntax-only", entry["file"]]
+    of_c = compiler.replace("clang++", "clang").replace("g++", "gcc")
+    checked = [
+        of_c if entry["file"].endswith(".c") else compiler,
+        *arguments,
+        "-Werror",
+        "-fsyntax-only",
+        entry["file"],
+    ]
     run = subprocess.run(checked, cwd=entry["directory"], capture_output=True, text=True)
     return entry["file"], run.returncode, run.stderr
 
