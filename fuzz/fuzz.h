@@ -6,6 +6,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
+#include <filesystem>
 #include <string>
 
 #include "kineograph/checkpoint.h"
@@ -49,6 +51,33 @@ class MemoryFile {
 
  private:
   int descriptor_;
+};
+
+/// A folder for a target's files, which goes when the target ends. In memory where that can be had: a writer waits
+/// until its file is on the disk, and on a disk that takes most of a target's time.
+class Folder {
+ public:
+  Folder() {
+    std::error_code none;
+    const std::filesystem::path memory = "/dev/shm";
+    std::string pattern =
+        ((std::filesystem::is_directory(memory, none) ? memory : std::filesystem::temp_directory_path()) /
+         "kineograph-fuzz-XXXXXX")
+            .string();
+    if (::mkdtemp(pattern.data()) == nullptr) __builtin_trap();
+    path_ = pattern;
+  }
+  ~Folder() {
+    std::error_code none;
+    std::filesystem::remove_all(path_, none);
+  }
+  Folder(const Folder&) = delete;
+  Folder& operator=(const Folder&) = delete;
+  std::filesystem::path operator/(const char* name) const { return path_ / name; }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
 };
 
 /// All that `kineograph inspect` and a LoRA's reader make of a file.

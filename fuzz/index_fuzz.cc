@@ -1,18 +1,23 @@
 // The input as the index of shards, beside one shard.
-#include <filesystem>
 #include <fstream>
 
 #include "fuzz.h"
 
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  using namespace kineograph;
-  static const std::filesystem::path folder = [] {
-    const auto made = std::filesystem::temp_directory_path() / ("kineograph_index_fuzz_" + std::to_string(::getpid()));
-    std::filesystem::create_directories(made);
+namespace {
+
+using namespace kineograph;
+
+struct FolderWithShard : fuzz::Folder {
+  FolderWithShard() {
     const Tensor weight(DType::f32, {2});
-    save_safetensors(made / "model-00001-of-00001.safetensors", {{"w", weight}, {"norm.weight", weight}});
-    return made;
-  }();
+    save_safetensors(*this / "model-00001-of-00001.safetensors", {{"w", weight}, {"norm.weight", weight}});
+  }
+};
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  static const FolderWithShard folder;
   std::ofstream(folder / "model.safetensors.index.json", std::ios::binary) << fuzz::text(data, size);
   for (const std::string variant : {"", "fp16"})
     fuzz::expect_value_or_error([&] {

@@ -10,11 +10,7 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace kineograph;
-  static const std::filesystem::path folder = [] {
-    const auto made = std::filesystem::temp_directory_path() / ("kineograph_lora_fuzz_" + std::to_string(::getpid()));
-    std::filesystem::create_directories(made);
-    return made;
-  }();
+  static const fuzz::Folder folder;
   std::istringstream lines(fuzz::text(data, size));
   std::string settings;
   std::getline(lines, settings);
@@ -32,13 +28,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const auto file = folder / "adapter_model.safetensors", config = folder / "adapter_config.json";
   std::ofstream(config, std::ios::binary) << settings;
   save_safetensors(file, tensors);
-  fuzz::expect_value_or_error([&] { Lora::open(folder); });
+  fuzz::expect_value_or_error([&] { Lora::open(folder.path()); });
   std::filesystem::remove(config);
   for (char& letter : settings)
     if ((letter & 0x80) != 0) letter = '?';
   save_safetensors(file, tensors, {{"lora_adapter_metadata", settings}});
   fuzz::expect_value_or_error([&] {
-    const Lora lora = Lora::open(folder);
+    const Lora lora = Lora::open(folder.path());
     TemporalModule module;
     module.name = "mid_block.motion_modules.0";
     const Tensor weight(DType::f32, {4, 4});

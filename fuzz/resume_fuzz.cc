@@ -45,8 +45,8 @@ void resume(const std::filesystem::path& path) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const std::filesystem::path path = std::filesystem::temp_directory_path() /
-                                            ("kineograph_resume_fuzz_" + std::to_string(::getpid()) + ".safetensors");
+  static const fuzz::Folder folder;
+  const std::filesystem::path path = folder / "checkpoint.safetensors";
   static const TransformerTemporalModel model = small_model();
   static const Tensor misshapen(DType::f32, {3});
   std::string text = fuzz::text(data, size);
