@@ -5,11 +5,11 @@ pip install .[diffusers,plot]
 bench/ranks.py --output docs/ranks_speed      # docs/ranks_speed.json, .md and .png
 bench/ranks.py --small --repeats 1 --output small
 
-Measured on this machine: one process with two threads; each process' share of the rows by itself, as a machine like
-this would have it; latency and bandwidth of torch.distributed (gloo) between two processes; and two processes of one
-thread each. Simulated from these, for N machines on Ethernet: the time of a share, ceil(log2 N) latencies and the bytes
-for GroupNorm's statistics, and for frames <-> rows what N machines send each other twice. Tables and the picture say
-which is which.
+Measured on this machine: one process with two threads; each process' share by itself, as a machine like this would have
+it, of a module's rows and of a whole UNet call, whose exchanges are counted and answered at once; latency and bandwidth
+of torch.distributed (gloo) between two processes; and two processes of one thread each. Simulated from these, for N
+machines on Ethernet: the time of a share; for each exchange of frames for rows N - 1 latencies and its bytes; for each
+gather ceil(log2 N) latencies and its bytes. Tables and the picture say which is which.
 """
 
 import argparse
@@ -27,13 +27,15 @@ import diffusers
 import kineograph
 import torch
 import torch.distributed as dist
-from kineograph.diffusers import parallel
+from kineograph.diffusers import exchange, parallel
 from vs_peers import cpu_name
 
 # Seconds of a message, bytes a second.
 NETWORKS = {"1 Gbit/s": (50e-6, 0.118e9), "10 Gbit/s": (25e-6, 1.18e9), "100 Gbit/s": (4e-6, 11.8e9)}
 RANKS = (2, 4, 8, 16, 32, 64)
 FRAMES, GROUPS = 16, 32
+# Of the simulated UNet call: AnimateDiff's most, so that 64 machines have one each of the two videos.
+LONG = 32
 
 
 def shape(small):
@@ -47,7 +49,7 @@ def module_of(small):
     return kineograph.diffusers.TransformerTemporalModel(heads, channels // heads, in_channels=channels).eval()
 
 
-def unet_of(small):
+def unet_of(small, frames=FRAMES):
     """AnimateDiff's UNet with two of its four levels, so that two processes have it in memory together."""
     widths, text = ((32, 64), 16) if small else ((320, 640), 768)
     torch.manual_seed(0)
@@ -61,23 +63,91 @@ def unet_of(small):
     kineograph.accelerate(unet, spatial=False)
     side = 8 if small else 32
     return unet, (
-        torch.randn(2, 4, FRAMES, side, side),
+        torch.randn(2, 4, frames, side, side),
         torch.tensor(500),
-        torch.randn(2, 77, text).repeat_interleave(FRAMES, dim=0),
+        torch.randn(2, 77, text).repeat_interleave(frames, dim=0),
     )
 
 
-def median(call, repeats):
-    """Seconds; after one call that packs weights and allocates."""
+def median(call, repeats, first=1):
+    """Seconds; after `first` calls that pack weights and allocate."""
     times = []
     with torch.no_grad():
-        for _ in range(repeats + 1):
+        for _ in range(repeats + first):
             if dist.is_initialized():
                 dist.barrier()
             start = time.perf_counter()
             call()
             times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+    return statistics.median(times[first:])
+
+
+class Alone(exchange.Group):
+    """A process' group without the others, which answer with zeros: it computes its share and counts what it sends."""
+
+    swaps = gathers = 0
+
+    def __init__(self, size):
+        super().__init__(None, size - 1, size)  # the last has most rows
+
+    def all_to_all(self, parts, received):
+        self.swaps += 1
+        self.bytes_sent += sum(part.nbytes for rank, part in enumerate(parts) if rank != self.rank)
+        flat = torch.cat([part.reshape(-1) for part in parts])  # as a process would
+        return [flat.new_zeros(count) for count in received]
+
+    def all_gather(self, mine):
+        self.gathers += 1
+        self.bytes_sent += (self.size - 1) * mine.nbytes
+        return [mine.clone() for _ in range(self.size)]
+
+
+class AloneExchange(exchange.Exchange):
+    """An exchange of Alone, whose native modules have the statistics of their own rows only."""
+
+    def __init__(self, group, videos):
+        super().__init__(group)
+        self.videos = videos
+
+    def ranks(self, height):
+        rows = self.rows(height)[self.group.rank]
+        for values in (15, self.videos * 3 * GROUPS * (rows[1] - rows[0])):  # the agreement, and the moments
+            self.group.all_gather(torch.zeros(values, dtype=torch.float64))
+        return None
+
+
+def splits(ranks):
+    """(videos, frames) among how many processes, by what the tables call it, where 2 videos of LONG frames allow it."""
+    found = {"frames": (1, ranks), "cfg and frames": (2, ranks // 2)}
+    return {name: split for name, split in found.items() if LONG % split[1] == 0 and split[1] <= LONG}
+
+
+def unet_shares(arguments):
+    """One process: a UNet call, and each share of it with what is sent."""
+    unet, call = unet_of(arguments.small, LONG)
+    sample, time_of, text = call
+    with torch.no_grad():  # packs the weights, in two frames
+        unet(sample[:, :, :2], time_of, text[:4])
+    found = {"whole": median(lambda: unet(*call), arguments.repeats, first=0), "shares": []}
+    for ranks in RANKS:
+        for name, (videos, frames) in splits(ranks).items():
+            groups = {"cfg": Alone(videos), "frames": Alone(frames)}
+            groups = {axis: group for axis, group in groups.items() if group.size > 1}
+            parallel.spread(unet, groups)
+            for module in unet.modules():
+                if parallel.EXCHANGE in module.__dict__:
+                    module.__dict__[parallel.EXCHANGE] = AloneExchange(groups["frames"], 2 // videos)
+            # Short times are disturbed more: more of them.
+            calls = arguments.repeats if ranks < 8 else 2 * arguments.repeats + 1
+            share = {"ranks": ranks, "by": name, "seconds": median(lambda: unet(*call), calls, first=0)}
+            share["groups"] = [
+                {"size": g.size, "swaps": g.swaps // calls, "gathers": g.gathers // calls, "bytes": g.bytes_sent}
+                for g in groups.values()
+            ]
+            found["shares"].append(share)
+            kineograph.revert(unet)
+            kineograph.accelerate(unet, spatial=False)
+    return found
 
 
 def shares(arguments):
@@ -115,11 +185,11 @@ def together(arguments):
     found["latency"] = median(lambda: [group.all_gather(short) for _ in range(100)], repeats) / 100
     found["bandwidth"] = long.numel() / median(lambda: group.all_to_all([long, long], [long.numel()] * 2), repeats)
     channels, height, width, _ = shape(arguments.small)
-    module, exchange = module_of(arguments.small), parallel.Exchange(group)
-    first, end = exchange.rows(height)[group.rank]
+    module, swap = module_of(arguments.small), exchange.Exchange(group)
+    first, end = swap.rows(height)[group.rank]
     rows = torch.randn(FRAMES, channels, end - first, width)
     call = (None, None, None, FRAMES, None)
-    found["module"] = median(lambda: module._try_native(rows, *call, ranks=exchange.ranks(height)), repeats)
+    found["module"] = median(lambda: module._try_native(rows, *call, ranks=swap.ranks(height)), repeats)
     unet, call = unet_of(arguments.small)
     for name in ("frames", "cfg"):
         mesh = dist.device_mesh.init_device_mesh("cpu", (2,), mesh_dim_names=(name,))
@@ -131,11 +201,11 @@ def together(arguments):
     return found
 
 
-PARTS = {"shares": shares, "alone": alone, "together": together}
+PARTS = {"shares": shares, "unet_shares": unet_shares, "alone": alone, "together": together}
 
 
 def run_parts(arguments):
-    """The three measurements in processes of their own: threads are set once in a process."""
+    """The measurements in processes of their own: threads are set once in a process."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -154,7 +224,7 @@ def run_parts(arguments):
             raise SystemExit("a part failed")
         return [json.loads(text.splitlines()[-1]) for text in texts]
 
-    cut = answers([start("shares", 0, 1, 2)])[0]
+    cut = answers([start("shares", 0, 1, 2)])[0] | {"unet": answers([start("unet_shares", 0, 1, 2)])[0]}
     one = answers([start("alone", 0, 1, 2)])[0]
     two = answers([start("together", rank, 2, 1) for rank in range(2)])
     # All are ready when the slowest is; bandwidth is the other way round.
@@ -179,7 +249,49 @@ def simulate(cut, small):
     return rows
 
 
-def report(one, two, rows):
+def simulate_unet(cut):
+    """Speed of N machines for a UNet call, by network and what is shared."""
+    rows = []
+    for network, (latency, bandwidth) in NETWORKS.items():
+        for share in cut["unet"]["shares"]:
+            seconds = share["seconds"]
+            for group in share["groups"]:
+                messages = group["swaps"] * (group["size"] - 1) + group["gathers"] * math.ceil(math.log2(group["size"]))
+                seconds += messages * latency + group["bytes"] / bandwidth
+            row = {"network": network, "ranks": share["ranks"], "by": share["by"]}
+            rows.append(row | {"speed": cut["unet"]["whole"] / seconds})
+    return rows
+
+
+def unet_report(cut, rows):
+    lines = [
+        "",
+        f"**Measured**, a call of AnimateDiff's UNet (two of four levels, 2 videos of {LONG} frames): "
+        f"{cut['unet']['whole']:.2f} s, and the share of one of N processes by itself; what it sends is counted.",
+        "",
+        "| N | shared by | share, s | sent, MB | exchanges | gathers |",
+        "|---:|---|---:|---:|---:|---:|",
+    ]
+    for share in cut["unet"]["shares"]:
+        sent, swaps, gathers = (sum(g[key] for g in share["groups"]) for key in ("bytes", "swaps", "gathers"))
+        lines.append(
+            f"| {share['ranks']} | {share['by']} | {share['seconds']:.2f} | {sent / 1e6:.1f} | {swaps} | {gathers} |"
+        )
+    lines += [
+        "",
+        "**Simulated**, that call on N machines like this one: speed beside one machine.",
+        "",
+        f"| N | shared by | {' | '.join(NETWORKS)} |",
+        "|---:|---|" + "---:|" * len(NETWORKS),
+    ]
+    for share in cut["unet"]["shares"]:
+        key = (share["ranks"], share["by"])
+        speeds = [f"{row['speed']:.1f}" for row in rows if (row["ranks"], row["by"]) == key]
+        lines.append(f"| {key[0]} | {key[1]} | {' | '.join(speeds)} |")
+    return lines
+
+
+def report(one, two, rows, cut, unet_rows):
     ratio = {key: one[key.split()[0]] / two[key] for key in ("module", "unet by frames", "unet by cfg")}
     lines = [
         f"Made on: {cpu_name()}, f32, kineograph {kineograph.__version__}, torch {torch.__version__}.",
@@ -202,31 +314,40 @@ def report(one, two, rows):
     for row in rows:
         frames = "-" if row["frames"] is None else f"{row['frames']:.1f}"
         lines.append(f"| {row['network']} | {row['ranks']} | {row['rows']:.1f} | {frames} |")
+    lines += unet_report(cut, unet_rows)
     return "\n".join(lines) + "\n"
 
 
-def plot(one, two, rows, path):
+def plot(one, two, rows, unet_rows, path):
     import figures
 
-    figure, ((axis,),) = figures.new(1)
-    # The three networks' lines are one where rows stay.
-    for key, style, name in (("rows", "-", "rows stay"), ("frames", "--", "frames <-> rows")):
-        for colour, network in zip(("#c44e52", "#dd8452", "#4c72b0"), NETWORKS):
+    figure, ((module, unet),) = figures.new(2)
+    colours = dict(zip(NETWORKS, ("#c44e52", "#dd8452", "#4c72b0")))
+    for network, colour in colours.items():
+        # The three networks' lines are one where rows stay.
+        for key, style, name in (("rows", "-", "rows stay"), ("frames", "--", "frames <-> rows")):
             points = [(r["ranks"], r[key]) for r in rows if r["network"] == network and r[key]]
-            axis.plot(*zip(*points), style, color=colour, label=f"simulated: {network}, {name}")
+            module.plot(*zip(*points), style, color=colour, label=f"simulated: {network}, {name}")
+        for by, style in (("cfg and frames", "-"), ("frames", "--")):
+            points = [(r["ranks"], r["speed"]) for r in unet_rows if (r["network"], r["by"]) == (network, by)]
+            unet.plot(*zip(*points), style, color=colour, label=f"simulated: {network}, by {by}")
     # Two processes of one thread have together what one of two has: the point of two machines is twice as high.
-    axis.plot(
-        [2], [2 * one["module"] / two["module"]], "ko", label="measured: 2 processes x 1 thread, against 1 x 2, doubled"
-    )
-    axis.set_xscale("log", base=2)
-    axis.set_yscale("log", base=2)
-    axis.set_xticks(RANKS, RANKS)
-    axis.set_yticks((1, *RANKS), (1, *RANKS))
-    axis.set_xlabel("machines")
-    axis.set_ylabel("speed beside one machine")
-    axis.legend(fontsize=6)
+    measured = "measured: 2 processes x 1 thread, against 1 x 2, doubled"
+    module.plot([2], [2 * one["module"] / two["module"]], "ko", label=measured)
+    for name, mark in (("frames", "kx"), ("cfg", "ko")):
+        unet.plot([2], [2 * one["unet"] / two[f"unet by {name}"]], mark, label=f"{measured}, by {name}")
+    module.set_title("a module of 320 channels, 64 x 64, 16 frames", fontsize=8)
+    unet.set_title(f"a call of a UNet of two levels, 32 x 32, {LONG} frames (measured: {FRAMES})", fontsize=8)
+    for axis in (module, unet):
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log", base=2)
+        axis.set_xticks(RANKS, RANKS)
+        axis.set_yticks((1, *RANKS), (1, *RANKS))
+        axis.set_xlabel("machines")
+        axis.set_ylabel("speed beside one machine")
+        axis.legend(fontsize=6)
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=110)
 
 
 def main():
@@ -241,12 +362,13 @@ def main():
         print(json.dumps(PARTS[arguments.part](arguments)), flush=True)
         return
     cut, one, two = run_parts(arguments)
-    rows = simulate(cut, arguments.small)
-    answer = {"measured": {"shares": cut, "one process": one, "two processes": two}, "simulated": rows}
+    rows, unet_rows = simulate(cut, arguments.small), simulate_unet(cut)
+    answer = {"measured": {"shares": cut, "one process": one, "two processes": two}}
+    answer["simulated"] = {"module": rows, "unet": unet_rows}
     Path(arguments.output + ".json").write_text(json.dumps(answer, indent=1) + "\n")
-    text = report(one, two, rows)
+    text = report(one, two, rows, cut, unet_rows)
     Path(arguments.output + ".md").write_text(text)
-    plot(one, two, rows, arguments.output + ".png")
+    plot(one, two, rows, unet_rows, arguments.output + ".png")
     print(text, end="")
 
 

@@ -254,7 +254,11 @@ def parallelize(unet: Any, mesh: Any, timeout: float) -> Parallelization:
     _kind_of(unet)
     if acceleration.PARALLEL in unet.__dict__:
         raise ValueError("unet: expected one that is not parallel yet, found one that is; kineograph.revert undoes it")
-    groups = _groups(*_mesh_of(mesh), timeout)
+    return spread(unet, _groups(*_mesh_of(mesh), timeout))
+
+
+def spread(unet: Any, groups: "dict[str, Group]") -> Parallelization:
+    """parallelize, over groups that are made already."""
     _check_structure(unet, groups)
     sizes = {name: group.size for name, group in groups.items()}
     done = Parallelization(cfg=sizes.get("cfg", 1), frames=sizes.get("frames", 1), groups=groups)
