@@ -138,8 +138,9 @@ def unet_shares(arguments):
                 if parallel.EXCHANGE in module.__dict__:
                     module.__dict__[parallel.EXCHANGE] = AloneExchange(groups["frames"], 2 // videos)
             # Short times are disturbed more: more of them.
-            calls = arguments.repeats if ranks < 8 else 2 * arguments.repeats + 1
+            calls = arguments.repeats if ranks < 8 else 2 * arguments.repeats
             share = {"ranks": ranks, "by": name, "seconds": median(lambda: unet(*call), calls, first=0)}
+            print(f"{ranks} by {name}: {share['seconds']:.2f} s", file=sys.stderr, flush=True)
             share["groups"] = [
                 {"size": g.size, "swaps": g.swaps // calls, "gathers": g.gathers // calls, "bytes": g.bytes_sent}
                 for g in groups.values()
@@ -204,8 +205,8 @@ def together(arguments):
 PARTS = {"shares": shares, "unet_shares": unet_shares, "alone": alone, "together": together}
 
 
-def run_parts(arguments):
-    """The measurements in processes of their own: threads are set once in a process."""
+def measure(arguments, kept):
+    """The measurements by name, in processes of their own: threads are set once in a process. `kept`: made before."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -224,11 +225,18 @@ def run_parts(arguments):
             raise SystemExit("a part failed")
         return [json.loads(text.splitlines()[-1]) for text in texts]
 
-    cut = answers([start("shares", 0, 1, 2)])[0] | {"unet": answers([start("unet_shares", 0, 1, 2)])[0]}
-    one = answers([start("alone", 0, 1, 2)])[0]
-    two = answers([start("together", rank, 2, 1) for rank in range(2)])
-    # All are ready when the slowest is; bandwidth is the other way round.
-    return cut, one, {key: (min if key == "bandwidth" else max)(part[key] for part in two) for key in two[0]}
+    def pair():
+        two = answers([start("together", rank, 2, 1) for rank in range(2)])
+        # All are ready when the slowest is; bandwidth is the other way round.
+        return {key: (min if key == "bandwidth" else max)(part[key] for part in two) for key in two[0]}
+
+    makers = {
+        "shares": lambda: answers([start("shares", 0, 1, 2)])[0],
+        "unet shares": lambda: answers([start("unet_shares", 0, 1, 2)])[0],
+        "one process": lambda: answers([start("alone", 0, 1, 2)])[0],
+        "two processes": pair,
+    }
+    return {name: kept[name] if name in kept else make() for name, make in makers.items()}
 
 
 def simulate(cut, small):
@@ -249,30 +257,30 @@ def simulate(cut, small):
     return rows
 
 
-def simulate_unet(cut):
+def simulate_unet(measured):
     """Speed of N machines for a UNet call, by network and what is shared."""
     rows = []
     for network, (latency, bandwidth) in NETWORKS.items():
-        for share in cut["unet"]["shares"]:
+        for share in measured["shares"]:
             seconds = share["seconds"]
             for group in share["groups"]:
                 messages = group["swaps"] * (group["size"] - 1) + group["gathers"] * math.ceil(math.log2(group["size"]))
                 seconds += messages * latency + group["bytes"] / bandwidth
             row = {"network": network, "ranks": share["ranks"], "by": share["by"]}
-            rows.append(row | {"speed": cut["unet"]["whole"] / seconds})
+            rows.append(row | {"speed": measured["whole"] / seconds})
     return rows
 
 
-def unet_report(cut, rows):
+def unet_report(measured, rows):
     lines = [
         "",
         f"**Measured**, a call of AnimateDiff's UNet (two of four levels, 2 videos of {LONG} frames): "
-        f"{cut['unet']['whole']:.2f} s, and the share of one of N processes by itself; what it sends is counted.",
+        f"{measured['whole']:.2f} s, and the share of one of N processes by itself; what it sends is counted.",
         "",
         "| N | shared by | share, s | sent, MB | exchanges | gathers |",
         "|---:|---|---:|---:|---:|---:|",
     ]
-    for share in cut["unet"]["shares"]:
+    for share in measured["shares"]:
         sent, swaps, gathers = (sum(g[key] for g in share["groups"]) for key in ("bytes", "swaps", "gathers"))
         lines.append(
             f"| {share['ranks']} | {share['by']} | {share['seconds']:.2f} | {sent / 1e6:.1f} | {swaps} | {gathers} |"
@@ -284,14 +292,15 @@ def unet_report(cut, rows):
         f"| N | shared by | {' | '.join(NETWORKS)} |",
         "|---:|---|" + "---:|" * len(NETWORKS),
     ]
-    for share in cut["unet"]["shares"]:
+    for share in measured["shares"]:
         key = (share["ranks"], share["by"])
         speeds = [f"{row['speed']:.1f}" for row in rows if (row["ranks"], row["by"]) == key]
         lines.append(f"| {key[0]} | {key[1]} | {' | '.join(speeds)} |")
     return lines
 
 
-def report(one, two, rows, cut, unet_rows):
+def report(measured, rows, unet_rows):
+    one, two = measured["one process"], measured["two processes"]
     ratio = {key: one[key.split()[0]] / two[key] for key in ("module", "unet by frames", "unet by cfg")}
     lines = [
         f"Made on: {cpu_name()}, f32, kineograph {kineograph.__version__}, torch {torch.__version__}.",
@@ -314,12 +323,14 @@ def report(one, two, rows, cut, unet_rows):
     for row in rows:
         frames = "-" if row["frames"] is None else f"{row['frames']:.1f}"
         lines.append(f"| {row['network']} | {row['ranks']} | {row['rows']:.1f} | {frames} |")
-    lines += unet_report(cut, unet_rows)
+    lines += unet_report(measured["unet shares"], unet_rows)
     return "\n".join(lines) + "\n"
 
 
-def plot(one, two, rows, unet_rows, path):
+def plot(measured, rows, unet_rows, path):
     import figures
+
+    one, two = measured["one process"], measured["two processes"]
 
     figure, ((module, unet),) = figures.new(2)
     colours = dict(zip(NETWORKS, ("#c44e52", "#dd8452", "#4c72b0")))
@@ -332,10 +343,10 @@ def plot(one, two, rows, unet_rows, path):
             points = [(r["ranks"], r["speed"]) for r in unet_rows if (r["network"], r["by"]) == (network, by)]
             unet.plot(*zip(*points), style, color=colour, label=f"simulated: {network}, by {by}")
     # Two processes of one thread have together what one of two has: the point of two machines is twice as high.
-    measured = "measured: 2 processes x 1 thread, against 1 x 2, doubled"
-    module.plot([2], [2 * one["module"] / two["module"]], "ko", label=measured)
+    label = "measured: 2 processes x 1 thread, against 1 x 2, doubled"
+    module.plot([2], [2 * one["module"] / two["module"]], "ko", label=label)
     for name, mark in (("frames", "kx"), ("cfg", "ko")):
-        unet.plot([2], [2 * one["unet"] / two[f"unet by {name}"]], mark, label=f"{measured}, by {name}")
+        unet.plot([2], [2 * one["unet"] / two[f"unet by {name}"]], mark, label=f"{label}, by {name}")
     module.set_title("a module of 320 channels, 64 x 64, 16 frames", fontsize=8)
     unet.set_title(f"a call of a UNet of two levels, 32 x 32, {LONG} frames (measured: {FRAMES})", fontsize=8)
     for axis in (module, unet):
@@ -355,20 +366,21 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--small", action="store_true", help="tiny models, to see that everything runs")
     parser.add_argument("--output", default="ranks_speed", help="OUTPUT.json, .md and .png are written")
+    parser.add_argument("--keep", action="store_true", help="measure only what OUTPUT.json does not have yet")
     parser.add_argument("--part", choices=list(PARTS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         print(json.dumps(PARTS[arguments.part](arguments)), flush=True)
         return
-    cut, one, two = run_parts(arguments)
-    rows, unet_rows = simulate(cut, arguments.small), simulate_unet(cut)
-    answer = {"measured": {"shares": cut, "one process": one, "two processes": two}}
-    answer["simulated"] = {"module": rows, "unet": unet_rows}
-    Path(arguments.output + ".json").write_text(json.dumps(answer, indent=1) + "\n")
-    text = report(one, two, rows, cut, unet_rows)
+    file = Path(arguments.output + ".json")
+    measured = measure(arguments, json.loads(file.read_text())["measured"] if arguments.keep else {})
+    rows, unet_rows = simulate(measured["shares"], arguments.small), simulate_unet(measured["unet shares"])
+    answer = {"measured": measured, "simulated": {"module": rows, "unet": unet_rows}}
+    file.write_text(json.dumps(answer, indent=1) + "\n")
+    text = report(measured, rows, unet_rows)
     Path(arguments.output + ".md").write_text(text)
-    plot(one, two, rows, unet_rows, arguments.output + ".png")
+    plot(measured, rows, unet_rows, arguments.output + ".png")
     print(text, end="")
 
 

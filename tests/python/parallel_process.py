@@ -257,12 +257,16 @@ def check_refusals(unet, call, mesh, groups):
     for wrong, size in ((sample[:, :, :5], groups[1]), (sample[:1], groups[0])):
         if size > 1:
             assert_refused(unet, call | {"sample": wrong}, "divide", "row a frame", "as sample has")
-    theirs = unet.mid_block.attentions[0].transformer_blocks[0].attn1.processor
-    unet.mid_block.attentions[0].transformer_blocks[0].attn1.processor = Mixing()
-    assert_refused(
-        unet, call, "mid_block.attentions.0.transformer_blocks.0.attn1, a Attention: it has the processor Mixing"
-    )
-    unet.mid_block.attentions[0].transformer_blocks[0].attn1.processor = theirs
+    assert_refused(unet, call | {"sample": sample.to("meta")}, "expected a tensor on the CPU, found one on meta")
+    assert_refused(unet, call | {"sample": sample[0]}, "sample: expected (B, C, F, H, W), found [4, 6, 8, 10]")
+    attention = unet.mid_block.attentions[0].transformer_blocks[0].attn1
+    theirs, attention.processor = attention.processor, Mixing()
+    assert_refused(unet, call, "attn1, a Attention: it has the processor Mixing")
+    attention.processor = theirs
+    if groups[0] > 1 and hasattr(unet.mid_block, "temp_convs"):  # two processes would drop the same of their videos
+        unet.train()
+        assert_refused(unet, call, "temp_convs.0.conv2.2, dropout of 0.1")
+        unet.eval()
     try:
         kineograph.revert(unet.mid_block)
         assert groups[1] == 1, "expected ValueError"

@@ -78,3 +78,12 @@ def test_dimensions_of_other_names_are_refused():
 
     with pytest.raises(ValueError, match="frames"):
         kineograph.parallelize(animatediff()[0].unet, Mesh())
+
+
+def test_processes_on_other_devices_are_refused():
+    class Mesh:
+        mesh_dim_names = ("frames",)
+        device_type = "cuda"
+
+    with pytest.raises(ValueError, match="expected processes on the CPU, found cuda"):
+        kineograph.parallelize(animatediff()[0].unet, Mesh())

@@ -116,6 +116,8 @@ class _Hooks:
             shape = list(getattr(given.get(name), "shape", ()))
             if len(shape) != 5:
                 raise ValueError(f"{name}: expected (B, C, F, H, W), found {shape or type(given.get(name)).__name__}")
+            if given[name].device.type != "cpu":
+                raise ValueError(f"{name}: expected a tensor on the CPU, found one on {given[name].device}")
         for group in groups.values():
             group.bytes_sent = 0
         videos, frames = given["sample"].shape[0], given["sample"].shape[2]
