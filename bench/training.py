@@ -10,7 +10,7 @@ Every program runs in a process of its own, stopped while another is timed; what
 gives back, so that the gigabytes of two are never held at once. Gradients are compared with eager's in f32 before
 anything is timed, and a wrong program is left out with its error. Rounds are interleaved; the figure is their median.
 FLOP are three times the forward's: a forward computed a second time does not count.
-Memory is a process's growth during its first step, less gradients, sample and input gradient, that every program needs.
+Memory is a process's growth during its first step, less gradients, sample and input gradient, which all programs need.
 What a program keeps of the weights for itself counts. A step of another, narrow module comes first, so that code loaded
 late does not; a compiled graph's first step is at this shape, for one of which it is made.
 """
