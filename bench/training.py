@@ -11,7 +11,7 @@ gives back, so that the gigabytes of two are never held at once. Gradients are c
 anything is timed, and a wrong program is left out with its error. Rounds are interleaved; the figure is their median.
 FLOP are three times the forward's: a forward computed a second time does not count.
 Memory is a process's growth during its first step, less gradients, sample and input gradient, which all programs need.
-What a program keeps of the weights for itself counts. A step of another, narrow module comes first, so that code loaded
+Copies of the weights that a program keeps count. A step of another, narrow module comes first, so that code loaded
 late does not; a compiled graph's first step is at this shape, for one of which it is made.
 """
 
@@ -226,15 +226,18 @@ def measure(shape_id, dtype, names, rounds, threads, program, say):
         return rows
 
 
-def first_step(name, row, arguments):
-    """What a program's first step takes, at the shape of a row."""
-    with tempfile.TemporaryDirectory() as folder:
-        run = command(name, folder, row["shape"], row["dtype"], arguments.threads, arguments.kineograph)
-        process = vs_peers.Stopped(run, arguments.threads)
-        process.close()
+def measure_memory(rows, arguments):
+    """Puts what a first step takes now into the rows."""
+    names = {title: name for name, title in PROGRAMS.items()}
+    for row in rows:
+        with tempfile.TemporaryDirectory() as folder:
+            of_row = row["shape"], row["dtype"], arguments.threads, arguments.kineograph
+            process = vs_peers.Stopped(command(names[row["program"]], folder, *of_row), arguments.threads)
+            process.close()
         if process.error is not None:
-            raise SystemExit(f"{row['shape']} {row['dtype']} {name}: {process.error}")
-        return process.first
+            raise SystemExit(f"{row['shape']} {row['dtype']} {row['program']}: {process.error}")
+        row.update(process.first)
+        print(row["shape"], row["dtype"], row["program"], row["memory_bytes"], file=sys.stderr, flush=True)
 
 
 # --- Tables and pictures --------------------------------------------------------------------------------------------
@@ -302,20 +305,15 @@ def main():
     if arguments.worker:
         return worker(arguments)
 
-    if arguments.memory:
-        path = Path(arguments.output + ".json")
-        rows = json.loads(path.read_text())
-        names = {title: name for name, title in PROGRAMS.items()}
-        for row in rows:
-            row.update(first_step(names[row["program"]], row, arguments))
-            print(row["shape"], row["dtype"], row["program"], row["memory_bytes"], file=sys.stderr, flush=True)
-        path.write_text(json.dumps(rows, indent=1) + "\n")
-        head = Path(arguments.output + ".md").read_text().split("\n")[0]
-        Path(arguments.output + ".md").write_text(head + "\n\n" + table(rows))
-        return plot(rows, arguments.output + ".png", head)
-    if arguments.redraw:
-        rows = json.loads(Path(arguments.output + ".json").read_text())
-        head = Path(arguments.output + ".md").read_text().split("\n")[0]
+    if arguments.memory or arguments.redraw:
+        table_path, rows_path = (Path(arguments.output + ending) for ending in (".md", ".json"))
+        rows = json.loads(rows_path.read_text())
+        head = table_path.read_text().split("\n")[0]
+        if arguments.memory:
+            head = f"{head.partition('; memory')[0].rstrip('.')}; memory on {figures.today()}."
+            measure_memory(rows, arguments)
+            rows_path.write_text(json.dumps(rows, indent=1) + "\n")
+            table_path.write_text(head + "\n\n" + table(rows))
         return plot(rows, arguments.output + ".png", head)
 
     def say(line):

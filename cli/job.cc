@@ -4,8 +4,6 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "kineograph/error.h"
-
 namespace kineograph::cli {
 
 int ranks_started() {
@@ -20,11 +18,10 @@ int ranks_started() {
   return 0;
 }
 
-void refuse_job(const std::string& command) {
+void warn_of_job(const std::string& command) {
   if (const int ranks = ranks_started(); ranks > 1)
-    throw ArgumentError("mpirun", "run or train, which share their work",
-                        command + ", started " + std::to_string(ranks) + " times",
-                        "Each of them would do all of the work and write the same output.");
+    say("warning: " + command + " shares no work: each of the " + std::to_string(ranks) +
+        " processes that were started together does all that it was asked for");
 }
 
 }  // namespace kineograph::cli

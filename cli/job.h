@@ -28,8 +28,9 @@ class Job {
 /// Processes that mpirun or srun has started together, as it tells each in its environment; 0 without it.
 int ranks_started();
 
-/// Throws ArgumentError where a command that shares no work has been started together with others like it.
-void refuse_job(const std::string& command);
+/// Says so where a command that shares no work has been started together with others. A script that they run may have
+/// given each its own work, so it is no error.
+void warn_of_job(const std::string& command);
 
 /// Joins the others, or null where this process is alone. An exchange fails after `patience`. job_mpi.cc, or
 /// job_absent.cc in a program without MPI, which throws ArgumentError where others have been started. Throws

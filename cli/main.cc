@@ -25,14 +25,13 @@ std::string version_text() {
   return text;
 }
 
-/// Commands whose processes share nothing are refused where mpirun starts several. Segments of a film differ, and a
-/// script may give each process its own.
-void refuse_jobs(CLI::App& program) {
+/// Commands whose processes share nothing say so where mpirun starts several. Jobs of a film that has a plan differ.
+void warn_of_jobs(CLI::App& program) {
   for (const char* name : {"init", "inspect", "convert", "restore", "bench"}) {
     CLI::App* command = program.get_subcommand(name);
     command->parse_complete_callback([command] {
-      const CLI::Option* segment = command->get_option_no_throw("--segment");
-      if (segment == nullptr || segment->count() == 0) refuse_job(command->get_name());
+      const CLI::Option* plan = command->get_option_no_throw("--plan");
+      if (plan == nullptr || plan->count() == 0) warn_of_job(command->get_name());
     });
   }
 }
@@ -51,7 +50,7 @@ int run_program(std::vector<std::string> arguments) {
   add_restore(program);
   add_train(program);
   add_bench(program);
-  refuse_jobs(program);
+  warn_of_jobs(program);
   try {
     arguments = normalised(program, std::move(arguments));
     std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back

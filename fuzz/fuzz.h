@@ -53,19 +53,19 @@ class MemoryFile {
   int descriptor_;
 };
 
-/// A folder for a target's files, which goes when the target ends. In memory where that can be had: a writer waits
-/// until its file is on the disk, and on a disk that takes most of a target's time.
+/// A folder for a target's files, which goes when the target ends of itself. In memory where that can be had: a writer
+/// waits until its file is on the disk, and on a disk that takes most of a target's time.
 class Folder {
  public:
   Folder() {
-    std::error_code none;
-    const std::filesystem::path memory = "/dev/shm";
-    std::string pattern =
-        ((std::filesystem::is_directory(memory, none) ? memory : std::filesystem::temp_directory_path()) /
-         "kineograph-fuzz-XXXXXX")
-            .string();
-    if (::mkdtemp(pattern.data()) == nullptr) __builtin_trap();
-    path_ = pattern;
+    for (const std::filesystem::path& parent :
+         {std::filesystem::path("/dev/shm"), std::filesystem::temp_directory_path()}) {
+      std::string pattern = (parent / "kineograph-fuzz-XXXXXX").string();
+      if (::mkdtemp(pattern.data()) == nullptr) continue;
+      path_ = pattern;
+      return;
+    }
+    __builtin_trap();
   }
   ~Folder() {
     std::error_code none;

@@ -67,7 +67,8 @@ build() {
 
 run() {
   echo "$1 ${2:-}"
-  "$1" --gtest_brief=1 ${2:+"--gtest_filter=$2"}
+  "$1" --gtest_brief=1 ${2:+"--gtest_filter=$2"} | tee "$root/said"
+  grep -q 'PASSED  . [1-9]' "$root/said" || { echo "$1: no test is called $2"; exit 1; }
 }
 
 random=(cpu_engine_test cpu_gradient_test cpu_rows_test)

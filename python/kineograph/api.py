@@ -53,8 +53,9 @@ def parallelize(unet: Any, mesh: Any, *, timeout: float = 300.0) -> "Paralleliza
     the same numbers.
 
     Args:
-        mesh: a DeviceMesh of the CPU with the dimensions "cfg", "frames" or both, the same on every process; or
-            diffusers' ContextParallelConfig with a ulysses_degree, which becomes "frames".
+        mesh: a DeviceMesh with the dimensions "cfg", "frames" or both, the same on every process; or diffusers'
+            ContextParallelConfig with a ulysses_degree, which becomes "frames". Of CPUs, by gloo; of GPUs, by nccl, temporal
+            modules are diffusers' and whole on every process, which follows from the same code and has not been run.
         timeout: seconds after which an exchange with a dead or hung process raises CommunicationError.
 
     Raises:

@@ -28,15 +28,16 @@ for ranks in 2 4; do
 done
 
 refused "built without, started 2 times" "$@" -n 2 "$alone" "${run[@]}" --input clip.y4m --output out.npy
-# Commands that share nothing would do the same N times. Segments of a film may be one's own.
+# Commands that share nothing do the same N times, and say so. Segments of a film are each one's own.
 for tool in "$alone" "$program"; do
-  refused "found convert, started 2 times" "$@" -n 2 "$tool" convert --input model --output out
-  refused "found init, started 2 times" "$@" -n 2 "$tool" init --config config.json --output out
-  refused "found restore, started 3 times" "$@" -n 3 "$tool" restore --input clip.y4m --output out.y4m
-  refused "found inspect, started 2 times" "$@" -n 2 "$tool" inspect model
+  "$@" -n 2 "$tool" inspect model >/dev/null 2>err || fail "inspect, twice"
+  grep -q "inspect shares no work: each of the 2 processes" err || fail "expected a warning"
+  refused "restore shares no work: each of the 3" "$@" -n 3 "$tool" restore --input gone.y4m --output out.y4m
   refused "gone.json" "$@" -n 2 "$tool" restore --plan gone.json --segment 0 --input clip.y4m --output out.y4m
+  if grep -q "shares no work" err; then fail "a segment is one's own"; fi
 done
-"$@" -n 1 "$program" inspect model >/dev/null 2>err || fail "one process is no job"
+"$@" -n 1 "$program" inspect model >/dev/null 2>err || fail "one process"
+if grep -q "shares no work" err; then fail "one process is no job"; fi
 "$@" -n 2 "$program" restore --help >/dev/null 2>err || fail "help"
 refused "rank 0: --input: expected a file" "$@" -n 2 "$program" "${run[@]}" --input - --output out.npy
 # The second of two ranks has another input than the first: none, one that never comes, one that is killed.

@@ -80,10 +80,31 @@ def test_dimensions_of_other_names_are_refused():
         kineograph.parallelize(animatediff()[0].unet, Mesh())
 
 
-def test_processes_on_other_devices_are_refused():
+def mesh_of(device):
     class Mesh:
         mesh_dim_names = ("frames",)
-        device_type = "cuda"
+        device_type = device
+        mesh = torch.tensor([0, 1])
 
-    with pytest.raises(ValueError, match="expected processes on the CPU, found cuda"):
-        kineograph.parallelize(animatediff()[0].unet, Mesh())
+    return Mesh()
+
+
+def test_processes_on_other_devices_are_refused():
+    with pytest.raises(ValueError, match="expected devices of type cpu or cuda, found xpu"):
+        kineograph.parallelize(animatediff()[0].unet, mesh_of("xpu"))
+
+
+def test_processes_on_gpus_exchange_by_nccl(monkeypatch):
+    """What can be seen without a GPU: who is asked for what, and that no module is said to run natively."""
+    asked = []
+    monkeypatch.setattr(torch.distributed, "new_group", lambda ranks, **how: asked.append((ranks, how["backend"])))
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    unet = animatediff()[0].unet
+    done = kineograph.parallelize(unet, mesh_of("cuda"))
+    assert asked == [([0, 1], "nccl")]
+    assert done.temporal and set(done.whole) == set(done.temporal)
+    assert set(done.whole.values()) == {"on cuda, where none runs natively"}
+    sample = torch.zeros(1, unet.config.in_channels, 2, 8, 8)
+    with pytest.raises(ValueError, match="sample: expected a tensor on a device of the mesh, cuda, found one on cpu"):
+        unet(sample, 1, torch.zeros(1, 1, unet.config.cross_attention_dim))
+    kineograph.revert(unet)

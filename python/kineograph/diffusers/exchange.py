@@ -1,4 +1,4 @@
-"""What the processes that share a UNet exchange: frames of all pixels for all frames of some rows of pixels, and back."""
+"""The exchange of processes that share a UNet: frames of all pixels for all frames of some rows of pixels, and back."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +16,12 @@ _Tensor = torch.Tensor
 
 @dataclass
 class Group:
-    """Processes along one dimension of the mesh, and what this one has sent them."""
+    """Processes along one dimension of the mesh, and what this one has sent them. Tensors are on a device of its type."""
 
     group: Any
     rank: int
     size: int
+    device_type: str = "cpu"
     bytes_sent: int = 0
 
     def _attempt(self, exchange: "Callable[[], Any]") -> None:

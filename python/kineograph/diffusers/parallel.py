@@ -72,7 +72,7 @@ def _frames_part(name: str, value: Any, videos: int, frames: int, group: Group) 
 
 @dataclass(frozen=True)
 class _Call:
-    """What the arguments of a UNet's forward are, by name. Others are refused.
+    """The known arguments of a UNet's forward, by name. Others are refused.
 
     Attributes:
         known: a row a video, or one for all.
@@ -94,8 +94,12 @@ _CALLS = {
 }
 
 
+# The backends of torch.distributed that exchange a device's tensors. That of GPUs is here by construction: it has not run.
+_BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
+
+
 class _Hooks:
-    """What happens before and after a call of a UNet."""
+    """The hooks before and after a call of a UNet."""
 
     def __init__(self, unet: Any, groups: "dict[str, Group]") -> None:
         self.groups = groups
@@ -116,8 +120,12 @@ class _Hooks:
             shape = list(getattr(given.get(name), "shape", ()))
             if len(shape) != 5:
                 raise ValueError(f"{name}: expected (B, C, F, H, W), found {shape or type(given.get(name)).__name__}")
-            if given[name].device.type != "cpu":
-                raise ValueError(f"{name}: expected a tensor on the CPU, found one on {given[name].device}")
+            for group in groups.values():
+                if given[name].device.type != group.device_type:
+                    raise ValueError(
+                        f"{name}: expected a tensor on a device of the mesh, {group.device_type}, found one on "
+                        f"{given[name].device}"
+                    )
         for group in groups.values():
             group.bytes_sent = 0
         videos, frames = given["sample"].shape[0], given["sample"].shape[2]
@@ -175,21 +183,22 @@ class _Turned:
 
 def _groups(mesh: Any, names: "dict[str, str]", timeout: float) -> "dict[str, Group]":
     """A group of our own along each dimension, for its timeout; `names` are those of the mesh -> ours."""
-    if mesh.device_type != "cpu":
-        raise ValueError(f"mesh: expected processes on the CPU, found {mesh.device_type}")
-    found = {}
+    if mesh.device_type not in _BACKENDS:
+        raise ValueError(f"mesh: expected devices of type {' or '.join(_BACKENDS)}, found {mesh.device_type}")
+    backend, found = _BACKENDS[mesh.device_type], {}
     for theirs, name in names.items():
         axis = mesh.mesh_dim_names.index(theirs)
         for ranks in mesh.mesh.movedim(axis, -1).reshape(-1, mesh.mesh.shape[axis]).tolist():
-            group = dist.new_group(ranks, timeout=datetime.timedelta(seconds=timeout), backend="gloo")
+            group = dist.new_group(ranks, timeout=datetime.timedelta(seconds=timeout), backend=backend)
             if dist.get_rank() in ranks and len(ranks) > 1:
-                found[name] = Group(group, ranks.index(dist.get_rank()), len(ranks))
+                found[name] = Group(group, ranks.index(dist.get_rank()), len(ranks), mesh.device_type)
     return found
 
 
-def _mesh_of(given: Any) -> "tuple[Any, dict[str, str]]":
+def _mesh_of(given: Any, device_type: str) -> "tuple[Any, dict[str, str]]":
     """A DeviceMesh, and the names of its dimensions -> ours. In diffusers' ContextParallelConfig, and the mesh that it may
-    have, frames are Ulysses' dimension; others than ring are left alone, as diffusers does."""
+    have, frames are Ulysses' dimension; others than ring are left alone, as diffusers does. Without a mesh its processes have
+    devices of `device_type`."""
     if not hasattr(given, "ulysses_degree"):
         names = given.mesh_dim_names or ()
         if not names or not set(names) <= {"cfg", "frames"}:
@@ -199,7 +208,7 @@ def _mesh_of(given: Any) -> "tuple[Any, dict[str, str]]":
         raise ValueError(f"mesh: expected a ring_degree of 1, found {given.ring_degree}: frames are exchanged at once")
     degree, mesh = given.ulysses_degree or 1, given.mesh
     if mesh is None:
-        mesh = dist.device_mesh.init_device_mesh("cpu", (degree,), mesh_dim_names=("ulysses",))
+        mesh = dist.device_mesh.init_device_mesh(device_type, (degree,), mesh_dim_names=("ulysses",))
     sizes = dict(zip(mesh.mesh_dim_names or (), mesh.mesh.shape))
     if sizes.get("ulysses") != degree or sizes.get("ring", 1) != 1:
         raise ValueError(f"mesh: expected a dimension ulysses of {degree} processes and ring of 1, found {sizes}")
@@ -240,6 +249,8 @@ def _share_frames(unet: Any, done: Parallelization) -> "list[_Turned]":
     temporal: list[tuple[str, Any]] = [m for m in unet.named_modules() if isinstance(m[1], structure.TEMPORAL)]
     for path, module in temporal:
         original: type = type(module)
+        if isinstance(module, NativeForward) and exchange.group.device_type != "cpu":
+            done.whole[path] = f"on {exchange.group.device_type}, where none runs natively"
         if original in SHARED:
             module.__class__ = SHARED[original]
             reason = module.why_whole()
@@ -256,7 +267,7 @@ def parallelize(unet: Any, mesh: Any, timeout: float) -> Parallelization:
     _kind_of(unet)
     if acceleration.PARALLEL in unet.__dict__:
         raise ValueError("unet: expected one that is not parallel yet, found one that is; kineograph.revert undoes it")
-    return spread(unet, _groups(*_mesh_of(mesh), timeout))
+    return spread(unet, _groups(*_mesh_of(mesh, unet.device.type), timeout))
 
 
 def spread(unet: Any, groups: "dict[str, Group]") -> Parallelization:

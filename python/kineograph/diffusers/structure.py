@@ -1,4 +1,4 @@
-"""What of a UNet may be shared by processes: which of its modules see frames one by one, and videos one by one."""
+"""The parts of a UNet that processes may share: which of its modules see frames one by one, and videos one by one."""
 
 from collections.abc import Iterator
 from typing import Any, Optional
@@ -7,7 +7,7 @@ from torch import nn
 
 from . import upstream
 
-# What mixes frames, and is exchanged.
+# Modules that mix frames, whose work is exchanged.
 TEMPORAL: "tuple[type, ...]" = (
     upstream.TransformerTemporalModel,
     upstream.AnimateDiffTransformer3D,
