@@ -257,7 +257,7 @@ def check_refusals(unet, call, mesh, groups):
     for wrong, size in ((sample[:, :, :5], groups[1]), (sample[:1], groups[0])):
         if size > 1:
             assert_refused(unet, call | {"sample": wrong}, "divide", "row a frame", "as sample has")
-    assert_refused(unet, call | {"sample": sample.to("meta")}, "expected a tensor on the CPU, found one on meta")
+    assert_refused(unet, call | {"sample": sample.to("meta")}, "on a device of the mesh, cpu, found one on meta")
     assert_refused(unet, call | {"sample": sample[0]}, "sample: expected (B, C, F, H, W), found [4, 6, 8, 10]")
     attention = unet.mid_block.attentions[0].transformer_blocks[0].attn1
     theirs, attention.processor = attention.processor, Mixing()
