@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 
 import diffusers
+import figures
 import kineograph
 import torch
 import torch.distributed as dist
@@ -303,7 +304,7 @@ def report(measured, rows, unet_rows):
     one, two = measured["one process"], measured["two processes"]
     ratio = {key: one[key.split()[0]] / two[key] for key in ("module", "unet by frames", "unet by cfg")}
     lines = [
-        f"Made on: {cpu_name()}, f32, kineograph {kineograph.__version__}, torch {torch.__version__}.",
+        f"Made on: {measured['made_on']}.",
         "",
         "**Measured**, two processes of one thread each beside one process of two threads; gloo between them: "
         f"{two['latency'] * 1e6:.0f} us, {two['bandwidth'] / 1e9:.2f} GB/s.",
@@ -328,8 +329,6 @@ def report(measured, rows, unet_rows):
 
 
 def plot(measured, rows, unet_rows, path):
-    import figures
-
     one, two = measured["one process"], measured["two processes"]
 
     figure, ((module, unet),) = figures.new(2)
@@ -354,10 +353,13 @@ def plot(measured, rows, unet_rows, path):
         axis.set_yscale("log", base=2)
         axis.set_xticks(RANKS, RANKS)
         axis.set_yticks((1, *RANKS), (1, *RANKS))
-        axis.set_xlabel("machines")
-        axis.set_ylabel("speed beside one machine")
-        axis.legend(fontsize=6)
-    figure.tight_layout()
+        axis.set_xlabel("machines (logarithmic)", fontsize=9)
+        axis.set_ylabel("speed beside one machine (logarithmic)", fontsize=9)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(fontsize=6, frameon=False)
+    figure.suptitle("One clip over several machines: two measured, more of them simulated", fontsize=11)
+    figure.text(0.99, 0.005, measured["made_on"], ha="right", va="bottom", fontsize=7, color="#52606d")
+    figure.tight_layout(rect=(0, 0.02, 1, 1))
     figure.savefig(path, dpi=110)
 
 
@@ -375,6 +377,8 @@ def main():
         return
     file = Path(arguments.output + ".json")
     measured = measure(arguments, json.loads(file.read_text())["measured"] if arguments.keep else {})
+    versions = f"kineograph {kineograph.__version__}, torch {torch.__version__}"
+    measured.setdefault("made_on", f"{cpu_name()}, f32, {versions}, {figures.today()}")
     rows, unet_rows = simulate(measured["shares"], arguments.small), simulate_unet(measured["unet shares"])
     answer = {"measured": measured, "simulated": {"module": rows, "unet": unet_rows}}
     file.write_text(json.dumps(answer, indent=1) + "\n")
