@@ -60,7 +60,7 @@ std::vector<std::string> normalised(const CLI::App& program, std::vector<std::st
   if (!arguments.empty() && arguments.front() == "help") {
     arguments.erase(arguments.begin());
     arguments.resize(std::min<std::size_t>(arguments.size(), 1));
-    arguments.push_back("--help");
+    arguments.emplace_back("--help");
   }
   if (arguments.empty()) return {"--help"};
   const std::vector<std::string> commands = command_names(program), options = option_names(program);

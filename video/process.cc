@@ -13,7 +13,7 @@
 
 #include "kineograph/error.h"
 
-extern char** environ;
+extern char** environ;  // NOLINT(readability-redundant-declaration): by POSIX no header has it
 
 namespace kineograph::video {
 

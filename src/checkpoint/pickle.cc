@@ -285,7 +285,8 @@ class Machine {
   PickleRef true_ = kNone, false_ = kNone, empty_tuple_ = kNone;
 };
 
-// The opcodes in the order of CPython's pickletools.
+// The opcodes in the order of CPython's pickletools: a table, whole.
+// NOLINTNEXTLINE(readability-function-size)
 void Machine::step(std::uint8_t opcode) {
   switch (opcode) {
     // Numbers and constants.

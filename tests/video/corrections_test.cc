@@ -27,10 +27,12 @@ Colours picture(double shift = 0) {
   Colours rgb(3 * kPlane);
   for (std::size_t i = 0; i < rgb.size(); ++i) {
     const auto pixel = static_cast<std::int64_t>(i % kPlane);
-    const double y = static_cast<double>(pixel / kWidth), x = static_cast<double>(pixel % kWidth) + shift;
+    const std::size_t plane = i / kPlane;
+    const std::int64_t row = pixel / kWidth;
+    const double y = static_cast<double>(row), x = static_cast<double>(pixel % kWidth) + shift;
     const bool chequered = y > 100 && std::fmod(std::floor(x / 5) + std::floor(y / 5), 2) == 0;
-    rgb[i] = static_cast<float>(0.3 * std::sin(0.05 * x + 0.03 * y + static_cast<double>(i / kPlane)) +
-                                (chequered ? 0.3 : 0));
+    rgb[i] =
+        static_cast<float>(0.3 * std::sin(0.05 * x + 0.03 * y + static_cast<double>(plane)) + (chequered ? 0.3 : 0));
   }
   return rgb;
 }
