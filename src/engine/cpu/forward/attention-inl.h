@@ -160,6 +160,11 @@ class AttentionWalk : public TileBase {
     });
   }
 
+  /// For ProjectFrames: f32 rows [panel][row][2N].
+  static auto StoreAt(float* rows, std::size_t panel_floats) {
+    return [=](std::size_t panel) { return ToRows<Sum::store>{rows + panel * panel_floats, panel_floats}; };
+  }
+
   /// Rows of one head's q, k and v, as they lie in a workspace.
   struct HeadBuffers {
     const float *query, *key, *value;
@@ -173,14 +178,7 @@ class AttentionWalk : public TileBase {
     const std::size_t q_panel = query.rows * kPanel, kv_panel = kv.rows * kPanel;
     float* const q = mine.qkv.data();
     float* const k = q + shape_.panels() * q_panel;
-    ProjectFrames(
-        layer, which, head, mine,
-        [&](std::size_t panel) {
-          return ToRows<Sum::store>{q + panel * q_panel, q_panel};
-        },
-        [&](std::size_t panel) {
-          return ToRows<Sum::store>{k + panel * kv_panel, kv_panel};
-        });
+    ProjectFrames(layer, which, head, mine, StoreAt(q, q_panel), StoreAt(k, kv_panel));
     if (Conditioned(which))
       Product(kv, own_.context.data(), call_.context_dim, {0, KeyPanels(which)}, ToRows<Sum::store>{k, kv_panel});
     return {q, k, k + model_.head_dim * kPanel, q_panel, kv_panel, Keys(which)};

@@ -61,7 +61,7 @@ class WindowWalk : public AttentionWalk<kArithmetic> {
 
  private:
   /// A vector of rows [panel][channel][2N], which are kPanel apart.
-  static float* VectorOf(const Rows& rows, std::size_t v) { return rows(v / 2) + v % 2 * kLanes; }
+  static float* VectorOf(const Rows& rows, std::size_t v) { return rows.data + PlaceOf(v, rows.panel); }
 
   ClipProjections ProjectClip(std::size_t layer) {
     const PackedAttention& attention = model_.blocks[layer].attn[0];
@@ -85,10 +85,8 @@ class WindowWalk : public AttentionWalk<kArithmetic> {
   void ProjectHeadOfClip(std::size_t layer, const PackedAttention& attention, const ClipProjections& clip,
                          std::size_t head, Workspace& mine) {
     float* const to = clip.Head(head);
-    const auto rows = [&](std::size_t place, std::size_t panel_floats) {
-      return [=](std::size_t panel) { return ToRows<Sum::store>{to + place + panel * panel_floats, panel_floats}; };
-    };
-    Base::ProjectFrames(layer, 0, head, mine, rows(0, clip.head.query_panel), rows(clip.head.kv(), clip.head.kv_panel));
+    Base::ProjectFrames(layer, 0, head, mine, Base::StoreAt(to, clip.head.query_panel),
+                        Base::StoreAt(to + clip.head.kv(), clip.head.kv_panel));
     if (!clip.positioned) return;
     const auto length = static_cast<std::size_t>(call_.inputs->context.length);
     clip.template ProjectPositions<kArithmetic>(attention.query[head], own_.positions.data(), length,

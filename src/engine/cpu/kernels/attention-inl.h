@@ -26,7 +26,7 @@ struct HeadRows {
   std::size_t runs, run;
   HWY_INLINE const float* operator()(std::size_t token) const {
     const std::size_t v = token * runs + run;
-    return data + v / 2 * panel_floats + v % 2 * kLanes;
+    return data + PlaceOf(v, panel_floats);
   }
 };
 

@@ -19,7 +19,7 @@ struct HeadGradient {
   template <std::size_t kCount>
   HWY_INLINE void Store(std::size_t token, std::size_t e, const Vec (&value)[kCount]) const {
     const std::size_t v = token * runs + run;
-    float* to = data + v / 2 * panel_floats + v % 2 * kLanes;
+    float* to = data + PlaceOf(v, panel_floats);
     KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kCount; ++i) hn::Store(value[i], D(), to + (e + i) * kPanel);
   }
 };

@@ -64,7 +64,7 @@ void TokensAsOperands(std::size_t count, std::size_t dim, const At& at, std::uin
   const std::size_t panel_words = OperandWords<kArithmetic>(dim);
   HWY_ALIGN float even[kLanes], odd[kLanes];
   for (std::size_t v = 0; v < 2 * panels; ++v) {
-    std::uint32_t* row = operands + v / 2 * panel_words + v % 2 * kLanes;
+    std::uint32_t* row = operands + PlaceOf(v, panel_words);
     for (std::size_t c = 0; c < dim; c += 2, row += kPairWords<kArithmetic>) {
       for (std::size_t lane = 0; lane < kLanes; ++lane) {
         const std::size_t t = v * kLanes + lane;

@@ -118,6 +118,9 @@ HWY_INLINE Vec NeighboursOf(Vec low, Vec high) {
 }
 #endif
 
+/// The first element of vector v in a buffer [panel][channel][2N] whose panels are so far apart.
+constexpr std::size_t PlaceOf(std::size_t v, std::size_t panel) { return v / 2 * panel + v % 2 * kLanes; }
+
 /// Words of one channel pair in a panel of operands.
 template <Arithmetic kArithmetic>
 inline constexpr std::size_t kPairWords = is_paired(kArithmetic) ? kPanel : 2 * kPanel;

@@ -6,7 +6,6 @@
 #define KINEOGRAPH_CPU_KERNELS_WINDOW_AVERAGE_INL_H_
 #endif
 
-#include "base/assert.h"
 #include "engine/cpu/kernels/target-inl.h"
 
 KINEOGRAPH_BEFORE_NAMESPACE
@@ -28,7 +27,7 @@ struct WindowAverage {
     if (frame < counted) return;
     const D d;
     const std::size_t v = (first + frame) * runs + run;
-    float* const to = rows + v / 2 * panel_floats + c * kPanel + v % 2 * kLanes;
+    float* const to = rows + PlaceOf(v, panel_floats) + c * kPanel;
     const Vec share = hn::Set(d, static_cast<float>(shares[frame]));
     KINEOGRAPH_UNROLL for (std::size_t i = 0; i < kCount; ++i) {
       const Vec before = frame < fresh ? hn::Load(d, to + i * kPanel) : hn::Zero(d);

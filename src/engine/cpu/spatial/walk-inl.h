@@ -211,7 +211,7 @@ class SegmentWalk : public Walk<kArithmetic> {
                         ToRows<Sum::store>{mine.qkv.data() + range.begin * kv_panel, kv_panel});
         });
         for (std::size_t v = 0; v < shape_.vectors(); ++v)
-          PackKeys<kAttends>(rows_.pixels, mine.qkv.data() + v / 2 * kv_panel + v % 2 * kLanes, PixelOf(v),
+          PackKeys<kAttends>(rows_.pixels, mine.qkv.data() + PlaceOf(v, kv_panel), PixelOf(v),
                              runs_[v % shape_.runs].valid, rows_.pixel_head(step.turn, RowOf(v), model_.heads, head));
       }
     });

@@ -1,4 +1,4 @@
-// What the windows of a clip share: q, k and v of every frame, and of every position in a window.
+// Products that the windows of a clip share: q, k and v of every frame, and of every position in a window.
 #if defined(KINEOGRAPH_CPU_TILE_CLIP_PROJECTIONS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KINEOGRAPH_CPU_TILE_CLIP_PROJECTIONS_INL_H_
 #undef KINEOGRAPH_CPU_TILE_CLIP_PROJECTIONS_INL_H_
@@ -32,6 +32,8 @@ struct ClipProjections {
   void ProjectPositions(const PackedLinear& linear, const std::uint32_t* operands, std::size_t count, float* to) const {
     ProjectOperands<kArithmetic>(linear, operands, count, to);
     const std::size_t panel_floats = linear.rows * kPanel;
+    KINEOGRAPH_ASSERT(panel_floats == head.query_panel || panel_floats == head.kv_panel);
+    KINEOGRAPH_ASSERT(count <= head.position_panels * kPanel);
     for (std::size_t row = 0; row < linear.rows; ++row) {
       const Vec zeroth = hn::Set(D(), to[row * kPanel]);
       for (std::size_t panel = 0; panel < head.position_panels; ++panel)
@@ -69,8 +71,7 @@ struct ClipProjections {
       Sums sums{{}, {&kNone, &kNone}, 0};
       for (std::size_t slot = 0; slot < 2; ++slot) {
         const std::size_t v = std::min(2 * panel + slot, window.vectors() - 1), frame = v / runs;
-        const std::size_t in_clip = first * runs + v;
-        sums.rows[slot] = rows + in_clip / 2 * panel_floats + in_clip % 2 * kLanes;
+        sums.rows[slot] = rows + PlaceOf(first * runs + v, panel_floats);
         if (positioned) sums.position[slot] = positions + frame / kPanel * panel_floats + frame % kPanel;
       }
       if (positioned) sums.position_step = kPanel;
