@@ -18,15 +18,15 @@ def today():
     return datetime.date.today().isoformat()
 
 
-def new(columns, rows=1):
-    """A figure on white, so that it reads on dark pages too, and its axes."""
+def new(columns, rows=1, size=None, **more):
+    """A figure on white, so that it reads on dark pages too, and its axes. `size` in inches."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    size = (1 + 5.5 * columns, 1.2 + 3.2 * rows)
-    return pyplot.subplots(rows, columns, figsize=size, squeeze=False, facecolor="white")
+    size = size or (1 + 5.5 * columns, 1.2 + 3.2 * rows)
+    return pyplot.subplots(rows, columns, figsize=size, squeeze=False, facecolor="white", **more)
 
 
 def bars(axis, rows, value, unit, log=False):
@@ -65,6 +65,11 @@ def peak(axis, rows):
     axis.set_ylim(0, 1.15 * most)
 
 
+def sign(figure, made_on):
+    """The machine and the day, in the lower right corner."""
+    figure.text(0.99, 0.005, made_on, ha="right", va="bottom", fontsize=7, color="#52606d")
+
+
 def save(figure, axes, title, made_on, path):
     handles = {}
     for axis in axes.flat:
@@ -74,6 +79,6 @@ def save(figure, axes, title, made_on, path):
     figure.suptitle(title, fontsize=11)
     place = dict(loc="lower center", bbox_to_anchor=(0.5, 0.025), ncols=len(labels))
     figure.legend(handles.values(), labels, frameon=False, fontsize=8, **place)
-    figure.text(0.99, 0.005, made_on, ha="right", va="bottom", fontsize=7, color="#52606d")
+    sign(figure, made_on)
     figure.tight_layout(rect=(0, 0.08, 1, 1))
     figure.savefig(path, dpi=110)

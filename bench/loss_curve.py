@@ -84,12 +84,7 @@ def main():
     counted = kineograph.stats()
     assert counted == kineograph.Stats(arguments.steps, {}, arguments.steps), counted
 
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (above, below) = pyplot.subplots(2, 1, figsize=(7.5, 6.6), sharex=True, height_ratios=(2, 1))
+    figure, ((above,), (below,)) = figures.new(1, 2, (7.5, 6.6), sharex=True, height_ratios=(2, 1))
     above.plot(theirs, color="#52606d", linewidth=3, label="PyTorch")
     above.plot(found, color="#d1495b", linewidth=1, label="kineograph")
     above.set_ylabel("loss (logarithmic)")
@@ -116,7 +111,7 @@ def main():
     below.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.3))
     for axis in (above, below):
         axis.spines[["top", "right"]].set_visible(False)
-    figure.text(0.99, 0.005, f"Made on: {cpu_name()}, {figures.today()}", ha="right", fontsize=7, color="#52606d")
+    figures.sign(figure, f"Made on: {cpu_name()}, {figures.today()}")
     figure.tight_layout(rect=(0, 0.02, 1, 1))
     figure.savefig(arguments.output + ".png", dpi=110)
     print(

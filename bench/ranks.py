@@ -358,7 +358,7 @@ def plot(measured, rows, unet_rows, path):
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(fontsize=6, frameon=False)
     figure.suptitle("One clip over several machines: two measured, more of them simulated", fontsize=11)
-    figure.text(0.99, 0.005, measured["made_on"], ha="right", va="bottom", fontsize=7, color="#52606d")
+    figures.sign(figure, measured["made_on"])
     figure.tight_layout(rect=(0, 0.02, 1, 1))
     figure.savefig(path, dpi=110)
 

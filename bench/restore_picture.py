@@ -42,14 +42,9 @@ def columns(arguments, pristine):
 
 
 def draw(shown, number, path, made_on):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     _, height, width, _ = shown[0][0].shape
     size = (2.6 * len(shown), 2 * 2.6 * height / width + 0.9)
-    figure, axes = pyplot.subplots(2, len(shown), figsize=size, squeeze=False, facecolor="white")
+    figure, axes = figures.new(len(shown), 2, size)
     for column, (frames, title) in enumerate(shown):
         whole = frames[number]
         middle = whole[height // 4 : height * 3 // 4, width // 4 : width * 3 // 4]
@@ -57,7 +52,7 @@ def draw(shown, number, path, made_on):
             axis.imshow(picture, interpolation="nearest")
             axis.set_axis_off()
         axes[0, column].set_title(title, fontsize=9)
-    figure.text(0.995, 0.004, made_on, ha="right", va="bottom", fontsize=6, color="#52606d")
+    figures.sign(figure, made_on)
     figure.tight_layout(rect=(0, 0.015, 1, 1), w_pad=0.3, h_pad=0.3)
     figure.savefig(path, dpi=110)
 

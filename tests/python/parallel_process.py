@@ -67,13 +67,21 @@ def gradients(unet, call):
     return {name: p.grad.clone() for name, p in unet.named_parameters() if p.grad is not None}
 
 
-def assert_gradients(unet, call, wanted, what):
-    found = gradients(unet, call)
+def assert_gradient(found, want, what):
+    off = (found - want).abs().max().item()
+    assert off <= 1e-4 * want.abs().max().item() + 1e-7, f"gradient of {what}: off by {off}"
+
+
+def assert_added_gradients(found, wanted, what):
+    """Of parameters by name, of which each process has a share of the gradient."""
     for name, want in wanted.items():
         whole = found[name].clone()
         dist.all_reduce(whole)
-        off = (whole - want).abs().max().item()
-        assert off <= 1e-4 * want.abs().max().item() + 1e-7, f"gradient of {name} {what}: off by {off}"
+        assert_gradient(whole, want, f"{name} {what}")
+
+
+def assert_gradients(unet, call, wanted, what):
+    assert_added_gradients(gradients(unet, call), wanted, what)
 
 
 def check_numbers(unet, call, temporal, mesh, groups):
@@ -132,11 +140,7 @@ def check_training(unet, call, mesh):
 
     wanted = run()
     kineograph.parallelize(unet, mesh)
-    found = run()
-    for name, want in wanted.items():
-        dist.all_reduce(found[name])
-        off = (found[name] - want).abs().max().item()
-        assert off <= 1e-4 * want.abs().max().item() + 1e-7, f"gradient of {name} in training: off by {off}"
+    assert_added_gradients(run(), wanted, "in training")
     layer = unet.mid_block.resnets[0].dropout
     layer.p = 0.5
     assert_refused(unet, call, "mid_block.resnets.0.dropout, dropout of 0.5")
@@ -222,8 +226,7 @@ def check_trained_by_torch():
         module.zero_grad()
         wrapped(x[rank * FRAMES : (rank + 1) * FRAMES], num_frames=FRAMES).sample.square().mean().backward()
         for name, p in module.named_parameters():
-            off = (found_of(p.grad) - wanted[name]).abs().max().item()
-            assert off <= 1e-4 * wanted[name].abs().max().item() + 1e-7, f"gradient of {name}: off by {off}"
+            assert_gradient(found_of(p.grad), wanted[name], name)
 
     before = kineograph.stats().backward
     check(DistributedDataParallel(module), lambda gradient: gradient)  # its hooks end with it

@@ -95,7 +95,7 @@ def test_processes_on_other_devices_are_refused():
 
 
 def test_processes_on_gpus_exchange_by_nccl(monkeypatch):
-    """What can be seen without a GPU: who is asked for what, and that no module is said to run natively."""
+    """Without a GPU two things can be seen: nccl is asked for, and no module is said to run natively."""
     asked = []
     monkeypatch.setattr(torch.distributed, "new_group", lambda ranks, **how: asked.append((ranks, how["backend"])))
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
